@@ -1,0 +1,190 @@
+"""The outer problem: one-step hypergradient and mirror descent on the peers' weights. Pure functions.
+
+    min_w  L2(w, theta'(w)),   theta' = theta - gamma u(grad_theta L1(theta; w)),   on held-out text
+    dL2/dw_m = [dL2/dw_m at fixed theta']  -  gamma < grad_theta L2(theta'), J grad_theta A_m(theta) >
+
+A_m = dL1/dw_m, and J is the Jacobian of the optimizer's update u (the identity for SGD). Equations: "Outer
+problem" in docs/notation.md. Released code: the second term is cut off by a `detach` (`direct`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from . import losses
+from .losses import MutualOptions
+
+Parameters = Mapping[str, Tensor]
+Forward = Callable[[Parameters], Tensor]  # parameters of one peer -> its logits (N, V) on a fixed batch
+
+
+@dataclass(frozen=True)
+class InnerBatch:
+    """L1 on one batch. forward: one function a peer; targets, scored, batch_size: as in `losses.mutual_loss`."""
+
+    forward: Sequence[Forward]
+    targets: Tensor
+    scored: Tensor | None = None
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class OuterBatch:
+    """L2 on one held-out batch. forward: one function a peer; targets: (N,) token ids."""
+
+    forward: Sequence[Forward]
+    targets: Tensor
+
+
+def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, objective: str) -> Tensor:
+    """L2 in nats per scored token: P tensors (N, V), (N,), (P,) -> scalar.
+
+    logit_ensemble       CE of sum_i w_i z_i (what the method describes)
+    probability_mixture  -log sum_i w_i p_i[y]
+    weighted_ce          sum_i w_i CE_i (what the released code computes; linear in w)
+    """
+    weights = peer_weights.to(logits[0].dtype)
+    if objective == "logit_ensemble":
+        return F.cross_entropy(torch.einsum("p,pnv->nv", weights, torch.stack(list(logits))), targets)
+    ce = torch.stack([F.cross_entropy(z, targets, reduction="none") for z in logits])  # (P, N)
+    if objective == "probability_mixture":
+        # log-space: weights may be 0, where log would have an infinite slope, so they stay outside the log
+        return -((weights[:, None] * (-ce).exp()).sum(dim=0)).log().mean()
+    if objective == "weighted_ce":
+        return (weights * ce.mean(dim=1)).sum()
+    raise ValueError(f"unknown outer objective {objective!r}")
+
+
+def sgd_update(parameters: Parameters, gradients: Parameters, inner_lr: float) -> dict[str, Tensor]:
+    """theta' = theta - gamma g, for one peer."""
+    return {name: value - inner_lr * gradients[name] for name, value in parameters.items()}
+
+
+def hypergradient(
+    parameters: Sequence[Parameters],
+    peer_weights: Tensor,
+    inner: InnerBatch,
+    outer: OuterBatch,
+    options: MutualOptions,
+    *,
+    inner_lr: float,
+    objective: str = "logit_ensemble",
+    method: str = "sgd",
+) -> tuple[Tensor, Tensor]:
+    """(dL2/dw, L2): gradient (P,) and value of the outer loss, in nats per scored token.
+
+    parameters: each peer's theta. method: `direct` keeps the explicit term only, at theta; `sgd` takes the
+    inner step theta' = theta - gamma grad L1 and adds the response of theta' to w. First-order gradients
+    and one directional derivative a peer; the models are not changed. Dropout must be off.
+    """
+    parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
+    weights = peer_weights.detach()
+    if method == "direct":
+        stepped = parameters
+    else:
+        gradients = inner_gradients(parameters, weights, inner, options)
+        stepped = [sgd_update(p, g, inner_lr) for p, g in zip(parameters, gradients, strict=True)]
+    direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=method != "direct")
+    if method == "direct":
+        return direct, value
+    response = directional_weight_losses(parameters, slopes, inner, options)  # <grad_theta L2, grad_theta A_m>
+    return direct - inner_lr * response.to(direct.dtype), value
+
+
+def inner_gradients(
+    parameters: Sequence[Parameters], peer_weights: Tensor, inner: InnerBatch, options: MutualOptions
+) -> list[dict[str, Tensor]]:
+    """grad_theta L1(theta; w), one mapping a peer."""
+    leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
+    logits = [forward(peer) for forward, peer in zip(inner.forward, leaves, strict=True)]
+    loss = losses.mutual_loss(logits, inner.targets, peer_weights, options, inner.batch_size, inner.scored)
+    return _gradients(loss.total, leaves)
+
+
+def outer_gradients(
+    parameters: Sequence[Parameters], peer_weights: Tensor, outer: OuterBatch, objective: str, respond: bool
+) -> tuple[Tensor, list[dict[str, Tensor]], Tensor]:
+    """(dL2/dw at fixed theta, grad_theta L2 one mapping a peer, L2); the second empty unless `respond`."""
+    weights = peer_weights.detach().requires_grad_()
+    if not respond:
+        with torch.no_grad():
+            logits = [forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)]
+        value = outer_loss(logits, outer.targets, weights, objective)
+        return torch.autograd.grad(value, weights)[0], [], value.detach()
+    leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
+    logits = [forward(peer) for forward, peer in zip(outer.forward, leaves, strict=True)]
+    value = outer_loss(logits, outer.targets, weights, objective)
+    (direct,) = torch.autograd.grad(value, weights, retain_graph=True)
+    return direct, _gradients(value, leaves), value.detach()
+
+
+def _gradients(value: Tensor, leaves: Sequence[Parameters]) -> list[dict[str, Tensor]]:
+    flat = [leaf for peer in leaves for leaf in peer.values()]
+    gradients = iter(torch.autograd.grad(value, flat, allow_unused=True))
+    return [
+        {name: torch.zeros_like(leaf) if (g := next(gradients)) is None else g for name, leaf in peer.items()}
+        for peer in leaves
+    ]
+
+
+def directional_weight_losses(
+    parameters: Sequence[Parameters], directions: Sequence[Parameters], inner: InnerBatch, options: MutualOptions
+) -> Tensor:
+    """< v, grad_theta A_m(theta) > for every m at once: one forward-mode derivative a peer, (P,).
+
+    With `target` weights A_m depends on all peers, so reverse mode would take P backward passes through each
+    of P peers. Forward mode needs attention written out: the fused kernels have none.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        pairs = [
+            jvp(forward, (dict(peer),), (dict(direction),))
+            for forward, peer, direction in zip(inner.forward, parameters, directions, strict=True)
+        ]
+    logits, slopes = zip(*pairs, strict=True)
+
+    def all_weight_losses(*z: Tensor) -> Tensor:
+        ce = losses.cross_entropies(z, inner.targets, inner.scored)
+        kl = losses.kl_matrix(z, options, inner.batch_size)
+        return losses.weight_losses(ce, kl, options)
+
+    return jvp(all_weight_losses, tuple(logits), tuple(slopes))[1]
+
+
+def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_weight: float = 0.0) -> Tensor:
+    """w_m exp(-eta g_m) / sum_n w_n exp(-eta g_n), in log space and float64: (P,), (P,) -> (P,).
+
+    Adding a constant to g changes nothing; no weight is negative; the sum is exactly 1. Weights under
+    `min_weight` are set to it and the rest scaled (the projection in Kullback-Leibler divergence).
+    """
+    count = len(peer_weights)
+    if min_weight * count > 1:
+        raise ValueError(f"min_weight {min_weight} times {count} peers exceeds 1")
+    log_weights = peer_weights.double().log() - outer_lr * gradient.double()
+    weights = torch.softmax(log_weights, dim=0)
+    low = torch.zeros(count, dtype=torch.bool)
+    while (newly := (weights < min_weight) & ~low).any():
+        low |= newly
+        weights[low] = min_weight
+        weights[~low] *= (1 - min_weight * low.sum()) / weights[~low].sum()
+    return _exact_sum(weights)
+
+
+def _exact_sum(weights: Tensor) -> Tensor:
+    """Move the rounding error of the sum into the largest weight."""
+    weights = weights / weights.sum()
+    largest = int(weights.argmax())
+    for _ in range(4):
+        weights[largest] += 1 - weights.sum()
+    return weights
+
+
+def entropy(peer_weights: Tensor) -> float:
+    """Entropy of the weights in nats: log P when equal, 0 when one peer has all."""
+    return float(-(torch.xlogy(peer_weights, peer_weights)).sum())

@@ -1,0 +1,258 @@
+"""Frozen, validated configuration. Presets are TOML files; every number there carries its source.
+
+A configuration has one level of sections (``train.lr``), no inheritance and no defaults that
+depend on other sections: what a run does is what `Config.resolved` prints.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from . import paths
+from .errors import UserError
+
+Arm = Literal["independent", "dml", "wml", "distill"]
+ARMS: tuple[str, ...] = ("independent", "dml", "wml", "distill")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    corpus: str = "nursery"  # "nursery", a fetched corpus' name, or a folder/zip of .train/.dev files
+    words: int | None = Field(None, gt=0)  # words of training text to use (nursery: to write); None: all
+    dev_words: int | None = Field(None, gt=0)  # the same for the dev text
+    held_out: float = Field(0.05, gt=0, lt=0.5)  # share of the *training* text kept for the outer problem
+    seed: int = Field(0, ge=0)  # of the nursery and of the choice of the held-out slice
+    clean: bool = True
+    tokenizer: str = "train"  # "train", or a folder / Hugging Face id of an existing tokenizer
+    vocab_size: int = Field(1024, ge=270)  # 256 bytes + special tokens + merges
+    lowercase: bool = False
+    nfkc: bool = False
+    packing: Literal["documents", "windows"] = "documents"  # "windows": random windows of one flat stream
+    block_size: int = Field(32, ge=8)  # tokens a row
+
+
+class ModelConfig(Section):
+    objective: Literal["mlm", "clm"] = "mlm"
+    family: Literal["roberta", "modernbert", "gpt2", "llama"] = "roberta"
+    num_layers: int = Field(2, ge=1)  # the base model, whose size N sets the targets N/2, N/3, ...
+    num_heads: int = Field(2, ge=1)
+    hidden_size: int = Field(64, ge=8)
+    intermediate_size: int = Field(256, ge=8)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        masked = self.family in ("roberta", "modernbert")
+        if masked != (self.objective == "mlm"):
+            fitting = "roberta or modernbert" if self.objective == "mlm" else "gpt2 or llama"
+            raise ValueError(
+                f"model.family {self.family!r} cannot be trained with objective {self.objective!r}; use {fitting}"
+            )
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
+            )
+        return self
+
+
+class SearchConfig(Section):
+    method: Literal["exact", "bayesian"] = "exact"
+    num_layers: tuple[int, ...] = (1, 2, 3)
+    num_heads: tuple[int, ...] = (2,)
+    hidden_size: tuple[int, ...] = (32, 48, 64)
+    intermediate: Literal["fixed", "tied"] = "tied"  # the base's FFN width, or in proportion to hidden_size
+    count: Literal["all", "nonzero"] = "all"  # "nonzero": as released, leaves out zero-initialised entries
+    init_points: int = Field(30, ge=1)  # Bayesian only
+    n_iter: int = Field(70, ge=0)  # Bayesian only
+    seed: int = Field(0, ge=0)  # Bayesian only
+
+
+class MutualConfig(Section):
+    arm: Arm = "wml"
+    num_peers: int = Field(4, ge=1)
+    alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
+    kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries
+    ce_weight: Literal["one", "peer"] = "one"
+    detach_targets: bool = True
+    kl_positions: Literal["scored", "all"] = "scored"
+    kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
+    temperature: float = Field(1.0, gt=0)
+    kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
+
+
+class OuterConfig(Section):
+    objective: Literal["logit_ensemble", "probability_mixture", "weighted_ce"] = "logit_ensemble"
+    hypergradient: Literal["direct", "sgd", "adam"] = "sgd"
+    lr: float = Field(0.25, ge=0)  # eta, step size of the mirror descent
+    schedule: Literal["constant", "cosine"] = "constant"
+    every: int = Field(10, ge=1)  # inner steps between two outer steps
+    start: int = Field(0, ge=0)  # first inner step with an outer step
+    batch_size: int = Field(32, ge=1)  # rows of held-out text a step
+    min_weight: float = Field(0.0, ge=0, lt=1)  # floor of each peer's weight
+
+
+class TrainConfig(Section):
+    seed: int = Field(0, ge=0)
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(64, ge=1)  # rows a step
+    mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM only
+    mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    muon_lr: float = Field(0.02, gt=0)  # matrices of the trunk, with optimizer = "muon"
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)  # final lr / lr
+    warmup_steps: int = Field(50, ge=0)
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    weight_decay: float = Field(0.1, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = Field(1, ge=1)  # CPU threads of one run
+    log_every: int = Field(10, ge=1)
+    eval_every: int = Field(100, ge=1)  # steps between two measurements of the dev loss
+    eval_rows: int = Field(256, ge=1)  # rows of dev and of held-out text in such a measurement
+    checkpoint_every: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class EvaluateConfig(Section):
+    suites: tuple[str, ...] = ("nursery",)
+    pairs: str | None = None  # folder of JSONL pair files for suites other than the nursery's
+    protocol: str = "babylm2025"
+    ties: Literal["half", "first", "random"] = "half"
+    per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
+    token_budget: int = Field(8192, ge=64)  # tokens a forward pass
+
+
+class StudyConfig(Section):
+    runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("wml", 2))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    workers: int = Field(2, ge=1)  # runs side by side
+
+
+class Config(Section):
+    """A whole configuration: one attribute a section, read from ``presets/<preset>.toml``."""
+
+    preset: str
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    search: SearchConfig = SearchConfig()
+    mutual: MutualConfig = MutualConfig()
+    outer: OuterConfig = OuterConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: StudyConfig = StudyConfig()
+
+    def resolved(self) -> dict[str, Any]:
+        """All values, as JSON types."""
+        return self.model_dump(mode="json")
+
+    def updated(self, overrides: Mapping[str, Any]) -> Config:
+        """A copy with `overrides`, ``{"train.lr": 1e-3, ...}``, checked as if they stood in the preset.
+
+        Raises UserError for an unknown key (with the nearest valid one) or an invalid value.
+        """
+        document = self.resolved()
+        for key, value in overrides.items():
+            section, _, name = key.partition(".")
+            if section not in _KEYS or name not in _KEYS[section]:
+                raise UserError(_unknown_key(key))
+            document[section][name] = value
+        return _validated(document)
+
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    section: tuple(field.annotation.model_fields)  # type: ignore[union-attr]
+    for section, field in Config.model_fields.items()
+    if section != "preset"
+}
+
+
+def _unknown_key(key: str) -> str:
+    known = [f"{section}.{name}" for section, names in _KEYS.items() for name in names]
+    # A bare name is compared with the names alone: "learning_rate" has no section to compare.
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    if "." not in key:
+        by_name = {name.split(".")[1]: name for name in reversed(known)}
+        close = difflib.get_close_matches(key, by_name, n=1, cutoff=0.5)
+        near = [by_name[close[0]]] if close else near
+    return f"unknown config key {key!r}; the nearest valid key is {near[0]!r}"
+
+
+def _validated(document: Mapping[str, Any]) -> Config:
+    for section, values in document.items():
+        if section == "preset":
+            continue
+        if section not in _KEYS:
+            raise UserError(f"unknown config section {section!r}; expected one of {', '.join(_KEYS)}")
+        for name in values:
+            if name not in _KEYS[section]:
+                raise UserError(_unknown_key(f"{section}.{name}"))
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":  # raised by a validator of ours: the message is whole
+            raise UserError(str(first["ctx"]["error"])) from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"config key {key!r} is {first['input']!r}: {message}; change it") from None
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(path.stem for path in paths.PRESETS.glob("*.toml"))
+
+
+def load_preset(name: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Config:
+    """The preset `name` with overrides, a mapping or ``KEY=VALUE`` strings (VALUE as in TOML, else text).
+
+    Raises UserError for an unknown preset, key or value.
+    """
+    path = paths.PRESETS / f"{name}.toml"
+    if name not in preset_names():
+        raise UserError(f"there is no preset {name!r}; expected one of {', '.join(preset_names())}")
+    config = _validated({"preset": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    if not isinstance(overrides, Mapping):
+        overrides = dict(parse_assignment(text) for text in overrides)
+    return config.updated(overrides)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``"train.lr=1e-3"`` -> ``("train.lr", 0.001)``; a value that is not TOML is taken as text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set got {text!r}; expected KEY=VALUE, for example train.steps=100")
+    if value in ("none", "None", "null"):
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def digest(document: Any) -> str:
+    """SHA-256 of a JSON document in canonical form, as hexadecimal digits."""
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_hash(config: Config, data_hash: str) -> str:
+    """Identity of a run: the settings that shape its result and the content hash of its data.
+
+    Evaluation and study settings are left out (they choose what is done with runs, not what a run is).
+    """
+    shaping = ("model", "search", "mutual", "outer", "train")
+    document = {section: values for section, values in config.resolved().items() if section in shaping}
+    return digest({"config": document, "data": data_hash})

@@ -1,0 +1,260 @@
+"""One cleaning function a domain: lines in, cleaned lines out, as a stream.
+
+Every function here only *deletes*: markup, annotation, speaker tags, text that is not language. It keeps
+capitals, accents, punctuation and word forms as they are, since the tokenizer and the test sets know them.
+An empty line in the output separates two documents; a change of speaker does not. What was removed, and why,
+is counted in the Counter that the caller may pass in.
+
+Because a rule can expose what another one looks for, a line is cleaned until nothing changes any more. Rules
+only delete, so this ends, and cleaning text twice is the same as cleaning it once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+# Raise it whenever any output changes: prepared corpora made by older rules are then made again.
+RULES_VERSION = 1
+
+Removed = Counter[str]
+Cleaner = Callable[[Iterable[str], Removed | None], Iterator[str]]
+Rule = tuple[str, re.Pattern[str], str]  # reason, what to delete, what to keep of it ("", " " or a group)
+
+
+def _rule(reason: str, pattern: str, keep: str = "") -> Rule:
+    return reason, re.compile(pattern), keep
+
+
+# A bracket between two words leaves a space; before punctuation or the end of the line it leaves nothing.
+def _brackets(reason: str, opening: str, closing: str) -> tuple[Rule, Rule]:
+    inside = f"{opening}[^{opening}{closing}]*{closing}"
+    return _rule(reason, rf"\s*{inside}(?=[\s.,?!;:]|$)"), _rule(reason, inside, " ")
+
+
+_REPLACEMENT_CHARACTER = _rule("broken character", "\ufffd+")
+_SPACE_BEFORE_PUNCTUATION = _rule("space before punctuation", r"\s+(?=[.,?!](?:\s|$))")
+_HEADING = re.compile(r"(?:^|(?<=\s))=(?:\s=)+(?=\s|$)")  # "= = =", also in the middle of a line
+
+_CHILDES = (
+    _rule("code", r"\s*%[a-z]{3}:[^%\[*]*", " "),  # %add: MOT, %int: singing
+    *_brackets("annotation", r"\[", r"\]"),  # [turns the page]
+    _rule("annotation", r"\s*\[[^\[\]]*$"),  # opened on this line, closed on a lost one
+    _rule("annotation", r"^[^\[\]]*\]"),  # and the other half
+    _rule("unintelligible", r"\s*\b(?:xxx|yyy|www)\b(?=[\s.,?!;:]|$)"),
+    _rule("part of a word in brackets", r"\(([\w']+)\)", r"\1"),  # (I')m -> I'm
+    _rule("overlap mark", "[⌈⌉⌊⌋↫⟨⟩‹›„‡]"),
+    _rule("lone code", r"^(?:[A-Z]{3}\d?)$"),  # INV
+    _SPACE_BEFORE_PUNCTUATION,
+    _REPLACEMENT_CHARACTER,
+)
+_SPEAKER = re.compile(r"(?:^|(?<=\s))\*[A-Za-z0-9]{1,7}:")
+
+_SWITCHBOARD = (
+    _rule("speaker tag", r"^[AB]:(?:\s+|$)"),
+    _rule("annotator's note", r"\s*\*.*$"),  # "*typo", "* see note above": runs to the end of the line
+    _SPACE_BEFORE_PUNCTUATION,
+    _REPLACEMENT_CHARACTER,
+)
+
+_BNC = (_SPACE_BEFORE_PUNCTUATION, _REPLACEMENT_CHARACTER)  # the gaps are names that were taken out
+
+_SUBTITLES = (
+    _rule(
+        "credit",
+        r"(?i)^.*(?:\bsubtitles?:? (?:by|created|ripped|downloaded)|\bsubtitles?:|\bsync(?:ed|hronized)?\b.{0,20}\bcorrect"
+        r"|opensubtitles|www\.|https?://).*$",
+    ),
+    _rule("tag", r"</?\s*[A-Za-z][^<>]{0,60}>"),  # <i>, <font color=...>
+    *_brackets("sound", r"\[", r"\]"),  # [ music ]
+    *_brackets("sound", r"\(", r"\)"),  # (SIGHS)
+    *_brackets("styling", r"\{", r"\}"),  # {\an8}
+    _rule("music sign", "[♪♫♬¶]+"),
+    _rule("music sign", r"(?:^|(?<=\s))[#*]+(?=\s|$)"),
+    _rule("asterisk", r"\*+"),
+    # A dash marks a new speaker; "--" is a break in the speech and stays.
+    _rule("speaker dash", r"^\s*[-–—~](?![-–—~])\s*"),
+    _rule("speaker dash", r"""(?<=[.?!"'])\s+[-–~](?![-–~])(?=\s)"""),
+    _rule("speaker name", r"(?:^|(?<=[.?!\])]\s))[A-Z][A-Z.'#0-9 ]{1,24}:(?=\s|$)"),  # NARRATOR: His findings
+    _SPACE_BEFORE_PUNCTUATION,
+    _REPLACEMENT_CHARACTER,
+)
+
+_GUTENBERG = (
+    _rule("licence text", r"(?i)(?:\*\*\*\s*)?\b(?:end|start) of (?:the |this )?project gutenberg.*$"),
+    _rule("credit", r"^(?:Produced by|E-text prepared by|Transcribed (?:by|from)) .*$"),
+    *_brackets("illustration", r"\[(?=Illustration|Frontispiece|Cover Illustration|Footnote|Transcriber|Sidenote)", r"\]"),
+    _rule("illustration", r"\s*\[(?:Illustration|Frontispiece|Footnote)\b[^\[\]]*$"),  # closed on a later line
+    _rule("footnote mark", r"\[(?:\d{1,3}|[A-Z]|\*+)\]"),
+    _rule("italics", "_+"),
+    _rule("asterisks", r"\*+"),  # * * * between scenes, *CHAPTER I*
+    _rule("bold", r"=([^=\s](?:[^=]*[^=\s])?)=", r"\1"),
+    _rule("ruled line", r"[-=~]{4,}|\.{6,}"),
+    _REPLACEMENT_CHARACTER,
+)
+
+_WIKI = (
+    _rule("tag", r"&lt;/?[a-z]+\b(?:(?!&gt;).)*&gt;"),  # &lt;ref name="x"/&gt;
+    _rule("entity", r"&amp;", "&"),
+    _rule("entity", r"&(?:lt|gt|quot|apos|#\d{1,5});"),
+    _rule("entity", r"&nbsp;", " "),
+    _rule("address", r"\bhttps?://\S+"),
+    _rule("table cell", r"\S*\|\|\S*|(?:^|(?<=\s))[!|]\S*"),
+    _rule("empty brackets", r"\s*\([\s,;:/]*\)"),  # what templates leave behind: "Siddur () is"
+    _rule("empty brackets", r"(?<=\()[\s,;:]+"),  # "(; born 1970)"
+    _rule("template", r"\{\{|\}\}|\[\[|\]\]"),
+    _SPACE_BEFORE_PUNCTUATION,
+    _REPLACEMENT_CHARACTER,
+)
+
+_CBT = (
+    _rule("bracket code", r"-L[RSC]B-(?:(?!-[LR][RSC]B-).)*-R[SC]B-"),  # -LSB- 1 -RSB-, -LCB- picture -RCB-
+    _rule("bracket code", r"-[LR][RSC]B-"),
+    _rule("quotation code", r"``|''"),
+    _SPACE_BEFORE_PUNCTUATION,
+    _REPLACEMENT_CHARACTER,
+)
+_BOOK_TITLE = re.compile(r"^\s*_BOOK_TITLE_\b.*$")
+
+_QED = (
+    _rule("entity", r"&amp;", "&"),
+    _rule("entity", r"&(?:lt|gt|quot|apos|#\d{1,5});"),
+    *(rule for rule in _SUBTITLES if rule[0] != "asterisk"),
+)
+
+
+def childes(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """CHILDES of 2024: drops ``*MOT:`` tags, ``[...]`` annotation, ``%add:`` codes, ``xxx``, lone codes (``INV``).
+
+    Two utterances on one line become two lines. ``= = = childes/.../010900b.cha = = =`` starts a recording,
+    hence a document.
+    """
+    return _stream(lines, removed, _CHILDES, _split_utterances)
+
+
+def switchboard(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Switchboard: drops ``A:<tab>`` and ``B:<tab>`` and annotators' notes (``*typo``)."""
+    return _stream(lines, removed, _SWITCHBOARD)
+
+
+def bnc_spoken(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """BNC, spoken part: plain text; only the space that a removed name left before punctuation goes."""
+    return _stream(lines, removed, _BNC)
+
+
+def open_subtitles(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """OpenSubtitles: drops speakers' dashes and names in capitals, ``[ music ]``, ``(SIGHS)``, tags, music signs, credits.
+
+    Letters confused in scanning (I and l) are left alone: deleting cannot mend them.
+    """
+    return _stream(lines, removed, _SUBTITLES)
+
+
+def gutenberg(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Project Gutenberg: drops ``_italics_`` marks, ``[Illustration: ...]``, footnote marks, ``* * *``, licence lines.
+
+    ``= = = PG18681 = = =`` starts a book, hence a document.
+    """
+    return _stream(lines, removed, _GUTENBERG, _split_books)
+
+
+def simple_wiki(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Wikipedia and Simple Wikipedia: ``= = = Title = = =`` starts a document whose first line is the title.
+
+    Drops the heading marks, empty brackets of templates, table cells, escaped tags and addresses.
+    """
+    return _stream(lines, removed, _WIKI, _split_articles)
+
+
+def aochildes(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """AO-CHILDES of 2023: child-directed lines without tags; the rules of `childes` cover what annotation is left."""
+    return _stream(lines, removed, _CHILDES, _split_utterances)
+
+
+def cbt(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Children's Book Test (2023): drops bracket and quotation codes; ``_BOOK_TITLE_ : ...`` starts a document."""
+    return _stream(lines, removed, _CBT, _split_book_titles)
+
+
+def children_stories(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Children's stories (2023): plain prose, handled as `gutenberg`."""
+    return _stream(lines, removed, _GUTENBERG, _split_books)
+
+
+def qed(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """QED (2023): subtitles of lectures, handled as `open_subtitles`, and HTML entities."""
+    return _stream(lines, removed, _QED)
+
+
+def plain(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """Any other text: runs of white space become one space, blank lines separate documents, all else stays."""
+    return _stream(lines, removed, (), drop_wordless=False)
+
+
+def untouched(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
+    """No cleaning: every line as it stands; lines of white space alone separate documents."""
+    return _collapse_blank(line if line.strip() else "" for line in lines)
+
+
+# The domains of BabyLM 2023 and 2024 by file name; every other file name is `plain`.
+CLEANERS: dict[str, Cleaner] = {
+    "aochildes": aochildes,
+    "bnc_spoken": bnc_spoken,
+    "cbt": cbt,
+    "children_stories": children_stories,
+    "childes": childes,
+    "gutenberg": gutenberg,
+    "open_subtitles": open_subtitles,
+    "qed": qed,
+    "simple_wiki": simple_wiki,
+    "simple_wikipedia": simple_wiki,
+    "switchboard": switchboard,
+    "wikipedia": simple_wiki,
+}
+
+
+def cleaner(domain: str) -> Cleaner:
+    """The cleaning function of a domain, `plain` for a domain that is not BabyLM's."""
+    return CLEANERS.get(domain, plain)
+
+
+def _stream(
+    lines: Iterable[str],
+    removed: Removed | None,
+    rules: tuple[Rule, ...],
+    split: Callable[[str, Removed], list[str]] | None = None,
+    drop_wordless: bool = True,
+) -> Iterator[str]:
+    counts = Counter() if removed is None else removed
+    return _collapse_blank(_cleaned(lines, counts, rules, split, drop_wordless))
+
+
+def _cleaned(
+    lines: Iterable[str],
+    removed: Removed,
+    rules: tuple[Rule, ...],
+    split: Callable[[str, Removed], list[str]] | None,
+    drop_wordless: bool,
+) -> Iterator[str]:
+    for line in lines:
+        line = " ".join(line.split())
+        if not line:
+            yield ""  # a blank line in the source
+            continue
+        for piece in _settled(line, removed, rules, split):
+            if piece is BOUNDARY:
+                yield ""
+            elif any(map(str.isalnum, piece)) or (piece and not drop_wordless):
+                yield piece
+            else:
+                removed["line without words"] += 1
+
+
+BOUNDARY = ""  # between the pieces of one line: a new document starts here
+
+
+def _settled(
+    line: str, removed: Removed, rules: tuple[Rule, ...], split: Callable[[str, Removed], list[str]] | None
+) -> list[str]:
+    raise NotImplementedError

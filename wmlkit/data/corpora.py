@@ -1,0 +1,187 @@
+"""Where text comes from: a folder, a zip file or a corpus that was fetched before.
+
+A source is a list of text files, each with its domain, its split and its checksum; reading one is a stream of
+lines. In a folder or zip, ``<domain>.train`` is training text of that domain, ``<domain>.dev`` its dev text, and
+every ``.txt`` is training text of a domain named after the folder it lies in. Nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from .. import paths
+from ..errors import UserError
+
+Split = Literal["train", "dev"]
+SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
+# A file without line ends must not fill the memory: a longer line is read in pieces, cut at a space.
+LONGEST_LINE = 1 << 20  # characters
+# A zip is read as a stream, so a bomb costs time, not disk or memory; text never packs better than about 1:20.
+LARGEST_RATIO = 200
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file of a source. `name` is its path inside `container`, which is the folder or the zip file."""
+
+    domain: str
+    split: Split
+    name: str
+    container: Path
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus before preparation: its name and its files in a fixed order."""
+
+    name: str
+    files: tuple[TextFile, ...]
+
+    def domains(self) -> list[str]:
+        """Names of the domains, training before dev-only ones, alphabetically."""
+        train = {file.domain for file in self.files if file.split == "train"}
+        return sorted(train) + sorted({file.domain for file in self.files} - train)
+
+    def of(self, domain: str, split: Split) -> list[TextFile]:
+        """The files of one domain and split."""
+        return [file for file in self.files if file.domain == domain and file.split == split]
+
+
+def find_source(corpus: str, out: Path) -> Source:
+    """The source behind ``data.corpus``: a folder, a ``.zip`` file, or the name of a corpus fetched into `out`.
+
+    Raises UserError when there is no such thing, no training text in it, or two files of one domain and split.
+    """
+    fetched = paths.fetched(out, corpus)
+    if "/" not in corpus and "\\" not in corpus and fetched.is_dir():
+        return _describe(corpus, fetched, _files_of_folder(fetched))
+    path = Path(corpus).expanduser()
+    if path.is_dir():
+        return _describe(path.resolve().name, path, _files_of_folder(path))
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return _describe(path.stem, path, _files_of_zip(path))
+    if path.is_file():
+        raise UserError(
+            f"the corpus {corpus!r} is a single file; expected a folder or .zip file with .train, .dev or .txt files;"
+            " put the file into a folder of its own"
+        )
+    raise UserError(
+        f"there is no corpus {corpus!r}; expected 'nursery', a corpus fetched with `wmlkit data fetch`,"
+        " or an existing folder or .zip file; check data.corpus"
+    )
+
+
+def folder_source(name: str, folder: Path) -> Source:
+    """The source in `folder`, called `name`. Raises UserError as `find_source` does."""
+    return _describe(name, folder, _files_of_folder(folder))
+
+
+def _files_of_folder(folder: Path) -> list[str]:
+    found = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            found.append(relative.as_posix())
+    return found
+
+
+def _files_of_zip(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"the zip file {path} cannot be read ({error}); expected a complete one; copy it again") from None
+    for entry in entries:
+        if entry.flag_bits & 1:
+            raise UserError(f"{entry.filename!r} in {path} is encrypted; expected plain text; unpack it first")
+        if entry.file_size > LARGEST_RATIO * max(entry.compress_size, 1) + (1 << 20):
+            raise UserError(
+                f"{entry.filename!r} in {path} grows from {entry.compress_size} to {entry.file_size} bytes;"
+                f" expected at most {LARGEST_RATIO} times; unpack it first if you trust it"
+            )
+    # "__MACOSX/._x.txt" is what macOS packs beside every file; hidden files are no corpus either.
+    names = [entry.filename for entry in entries]
+    return [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)]
+
+
+def _describe(name: str, container: Path, names: list[str]) -> Source:
+    files: list[TextFile] = []
+    seen: dict[tuple[str, str], str] = {}
+    for inner in sorted(names):
+        path = PurePosixPath(inner)
+        split = SUFFIXES.get(path.suffix.lower())
+        if split is None:
+            continue
+        domain = path.stem
+        if path.suffix.lower() == ".txt":
+            domain = ".".join(path.parent.parts) or name
+        elif (domain, split) in seen:
+            raise UserError(
+                f"{container} holds two files for the {split} text of {domain!r}, {seen[domain, split]} and {inner};"
+                " expected one; give the folder of one of them"
+            )
+        seen[domain, split] = inner
+        size, sha256 = _digest(container, inner)
+        files.append(TextFile(domain, split, inner, container, size, sha256))
+    if not any(file.split == "train" for file in files):
+        raise UserError(
+            f"{container} holds no training text; expected <domain>.train or .txt files; check data.corpus"
+        )
+    if not any(file.split == "train" and file.size for file in files):
+        raise UserError(f"all training files in {container} are empty; expected text; check data.corpus")
+    return Source(name, tuple(files))
+
+
+def open_binary(container: Path, name: str) -> BinaryIO:
+    """One file of a folder or zip, for reading bytes."""
+    if container.is_dir():
+        return (container / name).open("rb")
+    # The archive object stays open as long as the member that is read from it.
+    return zipfile.ZipFile(container).open(name)  # type: ignore[return-value]
+
+
+def _digest(container: Path, name: str) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with open_binary(container, name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise UserError(f"{name} in {container} cannot be read ({error}); expected a readable text file; copy it again") from None
+    return size, digest.hexdigest()
+
+
+def read_lines(file: TextFile) -> Iterator[str]:
+    """The lines of `file` without their line ends, as a stream; UTF-8, with or without a byte order mark.
+
+    Lines end with LF, CR LF or CR. Raises UserError where the text is not UTF-8.
+    """
+    with open_binary(file.container, file.name) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
+        rest = ""
+        try:
+            while piece := text.readline(LONGEST_LINE):
+                if len(piece) < LONGEST_LINE or piece.endswith("\n"):
+                    yield rest + piece.removesuffix("\n")
+                    rest = ""
+                else:
+                    head, space, tail = piece.rpartition(" ")
+                    yield rest + (head if space else piece)
+                    rest = tail if space else ""
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file.name} in {file.container} is not UTF-8 text (byte {error.object[error.start]:#04x}:"
+                f" {error.reason}); expected UTF-8; convert the file"
+            ) from None
+        if rest:
+            yield rest

@@ -1,0 +1,178 @@
+"""Byte-level BPE that is saved whole: what a folder holds is all that is needed to encode the same text again.
+
+The released code kept only the vocabulary and the merges, so the lower-casing that the merges had been
+trained behind was gone after a reload and capital letters, unknown to them, were silently dropped. Here the
+normaliser, the pre-tokenizer, the post-processor and the decoder live in ``tokenizer.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+# Set here and nowhere else, before the library is imported: threads for training and batches, and no warning
+# when a notebook starts a shell command afterwards.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from .. import paths
+from ..errors import UserError
+
+# In this order they get the ids 0 to 4, as in RoBERTa.
+BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+# A pair seen once says nothing about the language; leaving it out also keeps rare lines out of the vocabulary.
+MIN_FREQUENCY = 2
+LINES_A_BATCH = 4096  # lines handed over at a time: enough to keep all threads busy, little memory
+
+
+def train_tokenizer(
+    lines: Iterable[str], vocab_size: int, lowercase: bool = False, nfkc: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `vocab_size` entries (specials and the 256 bytes included) from `lines`.
+
+    ``tokenizer(text)`` gives ``<s> text </s>``. Every string can be encoded, and without `lowercase` and
+    `nfkc` decoding gives it back exactly. The same lines in the same order give the same bytes on disk.
+    A small text may hold fewer than `vocab_size` entries' worth of repeated pairs: ask ``len(tokenizer)``.
+
+    Raises UserError for a `vocab_size` that cannot hold the bytes and the special tokens.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise UserError(
+            f"vocab_size is {vocab_size}; a byte-level vocabulary needs at least {smallest} entries"
+            " (256 bytes and 5 special tokens); raise data.vocab_size"
+        )
+    backend = Tokenizer(models.BPE())
+    steps: list[normalizers.Normalizer] = []
+    if nfkc:
+        steps.append(normalizers.NFKC())
+    if lowercase:
+        steps.append(normalizers.Lowercase())
+    if steps:
+        backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    # normalized=False: special tokens are found in the text as written, also behind a lower-casing normaliser.
+    # lstrip: "the <mask> sat" masks " cat" with its space, which is how RoBERTa's <mask> behaves.
+    special = [AddedToken(token, special=True, normalized=False, lstrip=token == MASK) for token in SPECIAL_TOKENS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_batches(lines), trainer=trainer)
+    backend.post_processor = processors.RobertaProcessing(
+        sep=(EOS, SPECIAL_TOKENS.index(EOS)), cls_token=(BOS, SPECIAL_TOKENS.index(BOS)), add_prefix_space=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=special[0],
+        cls_token=special[0],
+        pad_token=special[1],
+        eos_token=special[2],
+        sep_token=special[2],
+        unk_token=special[3],
+        mask_token=special[4],
+        clean_up_tokenization_spaces=False,  # the default joins "do n't" on decoding: not a round trip
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while batch := list(islice(iterator, LINES_A_BATCH)):
+        yield batch
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """Write `tokenizer` to `folder` in Hugging Face format; ``AutoTokenizer.from_pretrained(folder)`` reads it."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()  # what the last call asked for, not part of the tokenizer
+    backend.no_truncation()
+    tokenizer.save_pretrained(str(folder))
+    settings_path = folder / "tokenizer_config.json"
+    settings = paths.read_json(settings_path)
+    # transformers 5 writes its internal class name, which transformers 4 does not know; both know this one.
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.pop("is_local", None)  # how this process found it, not what it is
+    paths.write_json(settings_path, dict(sorted(settings.items())))
+    return folder
+
+
+def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTokenizerFast:
+    """An existing tokenizer from a folder or, for a name that is no folder, from the Hugging Face hub.
+
+    Code that comes with a tokenizer is never run. Where only ``cls``/``sep`` are defined (BERT) they become
+    ``bos``/``eos``; a missing ``pad`` (GPT-2) becomes ``eos``, which the attention mask tells apart.
+
+    Raises UserError when there is nothing to load, when it is not a fast tokenizer, or when it has no token
+    for the start or the end of a text or, with `needs_mask`, no mask token.
+    """
+    is_folder = Path(source).is_dir()
+    if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise UserError(f"there is no tokenizer folder {str(source)!r}; give an existing folder or a Hugging Face id")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=is_folder)
+    except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, KeyError, ...
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the tokenizer {str(source)!r} could not be loaded ({reason}); expected a folder with tokenizer.json"
+            " or a Hugging Face id; check data.tokenizer"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(
+            f"the tokenizer {str(source)!r} has no fast form ({type(tokenizer).__name__});"
+            " expected one with tokenizer.json; convert it or choose another"
+        )
+    return _with_required_tokens(tokenizer, str(source), needs_mask)
+
+
+def _with_required_tokens(
+    tokenizer: PreTrainedTokenizerFast, source: str, needs_mask: bool
+) -> PreTrainedTokenizerFast:
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.cls_token
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.sep_token
+    needed = ["bos", "eos"] + (["mask"] if needs_mask else [])
+    missing = [name for name in needed if getattr(tokenizer, f"{name}_token") is None]
+    if missing:
+        raise UserError(
+            f"the tokenizer {source!r} has no {' and no '.join(missing)} token; this objective needs"
+            f" {', '.join(needed)}; choose another tokenizer or set data.tokenizer to 'train'"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer's engine for encoding corpora: no truncation, no padding, and a ``<mask>`` or
+    ``</s>`` that stands in the text is encoded as the characters it is made of."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 (hexadecimal) over the serialised engine, in canonical form.
+
+    Truncation and padding are left out: a call such as ``tokenizer(text, padding=True)`` changes them in place,
+    and the identity of the vocabulary must not depend on what was encoded before.
+    """
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    document["truncation"] = None
+    document["padding"] = None
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

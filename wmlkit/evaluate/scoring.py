@@ -1,0 +1,197 @@
+"""The engine of sentence scoring: log-probabilities of the scored tokens, for several models in one pass.
+
+Three things make it fast without changing a score: the language-modelling head is applied at scored positions
+only, equal masked copies are computed once, and only texts of one length share a batch, so nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+from ..models import hidden_states, lm_logits
+from .spans import Encoded, Objective
+
+HEAD_ROWS = 256  # scored positions a call of the head: bounds the memory of logits, (HEAD_ROWS, V)
+COPY_CELLS = 4_000_000  # tokens in the masked copies that are held at once
+
+
+def score_encoded(
+    peers: Sequence[PreTrainedModel],
+    mask_id: int | None,
+    encoded: Sequence[Encoded],
+    *,
+    objective: Objective,
+    weights: np.ndarray,
+    within_word: bool = False,
+    temperature: float = 1.0,
+    token_budget: int = 8192,
+    device: str | torch.device | None = None,
+) -> np.ndarray:
+    """Summed log-probabilities of the scored tokens, (members, texts) float64.
+
+    Rows are the peers and then one ensemble a row of `weights` (E, P).
+    """
+    if objective == "mlm" and mask_id is None:
+        raise UserError("the tokenizer has no mask token; a masked model needs one: load the model's own tokenizer")
+    for model in peers:
+        model.to(device or peers[0].device)  # type: ignore[arg-type]
+    totals = np.zeros((len(peers) + len(weights), len(encoded)))
+    by_length: dict[int, list[int]] = {}
+    for index, item in enumerate(encoded):
+        by_length.setdefault(len(item.ids), []).append(index)
+    progress = tqdm(total=len(encoded), desc="scoring", unit="text", disable=None, leave=False, mininterval=1)
+    with evaluation_mode(peers), torch.inference_mode(), progress:
+        for length, same_length in sorted(by_length.items()):
+            texts_a_part = max(1, COPY_CELLS // length**2)
+            for start in range(0, len(same_length), texts_a_part):
+                part = same_length[start : start + texts_a_part]
+                items = [encoded[i] for i in part]
+                if objective == "mlm":
+                    jobs = _masked_jobs(items, int(mask_id or 0), within_word)
+                else:
+                    jobs = _causal_jobs(items)
+                scores = np.zeros((len(totals), len(part)))
+                _add_scores(peers, jobs, scores, weights, temperature, token_budget)
+                totals[:, part] = scores
+                progress.update(len(part))
+    return totals
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """What to compute for texts of one length: rows, the places to read in them, the tokens wanted there."""
+
+    inputs: np.ndarray  # (R, L) token ids
+    place_row: np.ndarray  # (K,) ascending; row of each place
+    place_position: np.ndarray  # (K,) position whose hidden state predicts the token
+    job_place: np.ndarray  # (J,) ascending; several tokens may be read off one place
+    job_target: np.ndarray  # (J,) token ids
+    job_text: np.ndarray  # (J,) text that the log-probability is added to
+
+
+def _masked_jobs(items: Sequence[Encoded], mask_id: int, within_word: bool) -> _Jobs:
+    """One masked copy a scored token; equal copies are kept once."""
+    copies, texts, targets = [], [], []
+    for text, item in enumerate(items):
+        ids = np.array(item.ids, dtype=np.int32)
+        for position in item.scored:
+            # The last column is the position to read: copies are equal only if that is equal too.
+            copy = np.append(ids, np.int32(position))
+            copy[position] = mask_id
+            if within_word:
+                for later in range(position + 1, len(ids)):
+                    if item.words[later] < 0 or item.words[later] != item.words[position]:
+                        break
+                    copy[later] = mask_id
+            copies.append(copy)
+            texts.append(text)
+            targets.append(item.ids[position])
+    unique, row_of = np.unique(np.stack(copies), axis=0, return_inverse=True)
+    row_of = row_of.reshape(-1)
+    order = np.argsort(row_of, kind="stable")
+    return _Jobs(
+        inputs=unique[:, :-1],
+        place_row=np.arange(len(unique)),
+        place_position=unique[:, -1],
+        job_place=row_of[order],
+        job_target=np.array(targets)[order],
+        job_text=np.array(texts)[order],
+    )
+
+
+def _causal_jobs(items: Sequence[Encoded]) -> _Jobs:
+    """One row a text; the token at position i is predicted from the hidden state at i - 1."""
+    inputs = np.array([item.ids for item in items], dtype=np.int32)
+    rows = np.array([row for row, item in enumerate(items) for _ in item.scored])
+    positions = np.array([position for item in items for position in item.scored])
+    return _Jobs(
+        inputs=inputs,
+        place_row=rows,
+        place_position=positions - 1,
+        job_place=np.arange(len(rows)),
+        job_target=inputs[rows, positions],
+        job_text=rows,
+    )
+
+
+def _add_scores(
+    peers: Sequence[PreTrainedModel],
+    jobs: _Jobs,
+    totals: np.ndarray,
+    weights: np.ndarray,
+    temperature: float,
+    token_budget: int,
+) -> None:
+    """Add the log-probabilities of all jobs to `totals`, (members, texts)."""
+    device = peers[0].device
+    batch_rows = max(1, token_budget // jobs.inputs.shape[1])
+    for start in range(0, len(jobs.inputs), batch_rows):
+        rows = slice(start, start + batch_rows)
+        ids = torch.from_numpy(jobs.inputs[rows].astype(np.int64)).to(device)
+        first, last = np.searchsorted(jobs.place_row, [rows.start, rows.stop])
+        row = torch.from_numpy(jobs.place_row[first:last] - start).to(device)
+        position = torch.from_numpy(jobs.place_position[first:last].astype(np.int64)).to(device)
+        hidden = [hidden_states(model, ids)[row, position] for model in peers]
+        for head_first in range(first, last, HEAD_ROWS):
+            head_last = min(head_first + HEAD_ROWS, last)
+            low, high = np.searchsorted(jobs.job_place, [head_first, head_last])
+            values = _log_probabilities(
+                peers,
+                [states[head_first - first : head_last - first] for states in hidden],
+                torch.from_numpy(jobs.job_place[low:high] - head_first).to(device),
+                torch.from_numpy(jobs.job_target[low:high].astype(np.int64)).to(device),
+                weights,
+                temperature,
+            )
+            for member, added in enumerate(values):
+                np.add.at(totals[member], jobs.job_text[low:high], added)
+
+
+def _log_probabilities(
+    peers: Sequence[PreTrainedModel],
+    hidden: Sequence[Tensor],
+    place: Tensor,
+    target: Tensor,
+    weights: np.ndarray,
+    temperature: float,
+) -> np.ndarray:
+    """Log-probability of each target (J,) at its place, (members, J); `hidden` holds one (K, H) a peer."""
+    values = []
+    mixtures: list[Tensor] = []
+    for i, model in enumerate(peers):
+        logits = lm_logits(model, hidden[i]).float() / temperature
+        values.append(_picked(logits, place, target))
+        if i == 0:
+            mixtures = [float(row[0]) * logits for row in weights]
+        else:
+            for mixture, row in zip(mixtures, weights, strict=True):
+                mixture.add_(logits, alpha=float(row[i]))
+    values.extend(_picked(mixture, place, target) for mixture in mixtures)
+    return torch.stack(values).double().cpu().numpy()
+
+
+def _picked(logits: Tensor, place: Tensor, target: Tensor) -> Tensor:
+    """log softmax of (K, V) logits, read at (place, target) only."""
+    return logits[place, target] - logits.logsumexp(dim=-1)[place]
+
+
+@contextmanager
+def evaluation_mode(models: Sequence[PreTrainedModel]) -> Iterator[None]:
+    """All `models` in evaluation mode inside the block, as they were after it."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was_training in zip(models, training, strict=True):
+            model.train(was_training)

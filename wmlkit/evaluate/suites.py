@@ -1,0 +1,191 @@
+"""Suites of minimal pairs as folders of JSONL files: reading with checks, sampling, EWoK's filter and copies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import paths
+from ..errors import UserError
+from .protocols import Protocol
+
+EWOK_KEYS = ("Context1", "Context2", "Target1", "Target2")
+
+# Labels that BLiMP's files spell in two ways or split off; the paper has 12 phenomena and 4 fields.
+PHENOMENON = {"s-selection": "argument_structure"}
+FIELD = {"syntax/semantics": "syntax_semantics"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two candidates, the first of them correct, each scored after its context."""
+
+    paradigm: str
+    phenomenon: str
+    field: str
+    pair_id: str
+    good: str
+    bad: str
+    good_context: str
+    bad_context: str
+    origin: str  # "FILE line N", for messages
+
+
+def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
+    """All pairs of the ``*.jsonl`` files of `folder`, files in alphabetical order.
+
+    A line is an object with sentence_good and sentence_bad (BLiMP, its supplement, the nursery) or with Context1,
+    Context2, Target1 and Target2 (EWoK). Without UID (EWoK: Domain) the file name names the paradigm; without
+    linguistics_term and field the paradigm and the folder do. Protocols differ on which EWoK scores they compare.
+
+    Raises UserError with file and line for broken JSON, a missing key or an empty sentence.
+    """
+    folder = Path(folder)
+    return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in _rows(file)]
+
+
+def suite_files(folder: str | Path) -> list[Path]:
+    """The JSONL files of a suite, alphabetical; UserError if there are none."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.name)
+    if not files:
+        hint = f"; {EWOK_HELP}" if "ewok" in folder.name.lower() else "; point evaluate.pairs at the suite's folder"
+        found = "has no .jsonl file" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {found}; expected one JSONL file of minimal pairs a paradigm{hint}")
+    return files
+
+
+def suite_hash(folder: str | Path) -> str:
+    """SHA-256 over the names and contents of a suite's files."""
+    total = hashlib.sha256()
+    for file in suite_files(folder):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        total.update(f"{file.name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def sample_pairs(pairs: list[Pair], per_paradigm: int | None, seed: int) -> list[Pair]:
+    """At most `per_paradigm` pairs of each paradigm in their order, drawn with `seed`; all of them if None.
+
+    A paradigm's draw depends on its name and on the seed, not on which other paradigms are there.
+    """
+    if per_paradigm is None:
+        return pairs
+    by_paradigm: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_paradigm.setdefault(pair.paradigm, []).append(index)
+    kept: list[int] = []
+    for paradigm, members in by_paradigm.items():
+        generator = np.random.default_rng([seed, zlib.crc32(paradigm.encode())])
+        count = min(per_paradigm, len(members))
+        kept.extend(members[i] for i in generator.choice(len(members), size=count, replace=False))
+    return [pairs[index] for index in sorted(kept)]
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{file.name} line {number} is not JSON ({error.msg}); expected one object a line; repair the "
+                    f"line in {file}"
+                ) from None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{file.name} line {number} is a {type(row).__name__}; expected an object; repair it in {file}"
+                )
+            yield number, row
+
+
+def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> Pair:
+    origin = f"{file.name} line {number}"
+    if any(key in row for key in EWOK_KEYS):
+        first, second, context1, context2 = (
+            _text(row, key, origin) for key in ("Target1", "Target2", "Context1", "Context2")
+        )
+        domain = str(row.get("Domain") or file.stem)
+        if protocol.ewok == "same_context":
+            good, bad, good_context, bad_context = first, second, context1, context1
+        else:
+            good, bad, good_context, bad_context = first, first, context1, context2
+        return Pair(domain, domain, "ewok", str(number), good, bad, good_context, bad_context, origin)
+    good, bad = _text(row, "sentence_good", origin), _text(row, "sentence_bad", origin)
+    paradigm = str(row.get("UID") or file.stem)
+    phenomenon = str(row.get("linguistics_term") or paradigm)
+    field = str(row.get("field") or file.parent.name)
+    return Pair(
+        paradigm=paradigm,
+        phenomenon=PHENOMENON.get(phenomenon, phenomenon),
+        field=FIELD.get(field, field),
+        pair_id=str(row.get("pair_id", number)),
+        good=good,
+        bad=bad,
+        good_context="",
+        bad_context="",
+        origin=origin,
+    )
+
+
+def _text(row: dict[str, Any], key: str, origin: str) -> str:
+    value = row.get(key)
+    if value is None:
+        raise UserError(f"{origin} has no key {key!r}; expected it beside {', '.join(list(row)[:6])}; add it")
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{origin} has {value!r} as {key}; expected a sentence; fill it in or remove the line")
+    return value
+
+
+EWOK_HELP = (
+    "EWoK is gated: ask for access at huggingface.co/datasets/ewok-core/ewok-core-1.0, save its test split as JSONL "
+    "and run wmlkit.evaluate.suites.write_ewok(FILE, FOLDER, VOCABULARY)"
+)
+
+
+def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str] | None = None) -> dict[str, int]:
+    """Filter EWoK's test split (JSONL) and write one file a domain into `folder`; returns the rows of each.
+
+    A row stays if every word of its contexts and targets, lower-cased, is in `vocabulary` (None: all stay). Each is
+    followed by its swapped copy, second context and second target first, as the 2024 pipeline writes it
+    (ewok/dl_and_filter.py). Words are split as Treebank tokens: punctuation and clitics on their own.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise UserError(f"there is no file {source}; expected EWoK's test split as JSONL; {EWOK_HELP}")
+    known = None if vocabulary is None else {word.strip().lower() for word in vocabulary}
+    by_domain: dict[str, list[str]] = {}
+    for number, row in _rows(source):
+        origin = f"{source.name} line {number}"
+        texts = [_text(row, key, origin) for key in EWOK_KEYS]
+        if known is not None and not all(word in known for text in texts for word in treebank_words(text)):
+            continue
+        swapped = row | {
+            "Context1": row["Context2"],
+            "Context2": row["Context1"],
+            "Target1": row["Target2"],
+            "Target2": row["Target1"],
+        }
+        lines = by_domain.setdefault(_text(row, "Domain", origin), [])
+        lines.extend(json.dumps(each, ensure_ascii=False) for each in (row, swapped))
+    for domain, lines in by_domain.items():
+        paths.write_text(Path(folder) / f"{domain}.jsonl", "\n".join(lines) + "\n")
+    return {domain: len(lines) for domain, lines in sorted(by_domain.items())}
+
+
+_WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]", re.IGNORECASE)
+
+
+def treebank_words(text: str) -> list[str]:
+    """Lower-case words, clitics ("n't", "'s") and punctuation marks of plain English text, in order."""
+    return _WORD.findall(text.lower())

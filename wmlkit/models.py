@@ -1,0 +1,223 @@
+"""Students and teachers as transformers classes; trunk and head separately, so a head can skip positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from .config import ModelConfig
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Student:
+    """The shape of one peer."""
+
+    num_layers: int
+    num_heads: int
+    hidden_size: int
+    intermediate_size: int
+
+
+def base_student(model: ModelConfig) -> Student:
+    """The base model whose size sets the targets of the search."""
+    return Student(model.num_layers, model.num_heads, model.hidden_size, model.intermediate_size)
+
+
+def build_model(
+    student: Student,
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    seed: int,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """A freshly initialised model of `student`'s shape, float32, in training mode.
+
+    `seed` alone fixes the initial weights; the global generator of torch is left as it was.
+    `attention="eager"` has the second derivatives that fused attention lacks.
+    """
+    if student.hidden_size % student.num_heads:
+        raise UserError(
+            f"a student of width {student.hidden_size} cannot have {student.num_heads} heads; "
+            "the width must be a multiple of the number of heads: change search.num_heads or search.hidden_size"
+        )
+    build = {"roberta": _roberta, "modernbert": _modernbert, "gpt2": _gpt2, "llama": _llama}[model.family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = build(student, model, tokenizer, block_size, attention)
+    return built.train()
+
+
+def _common(tokenizer: PreTrainedTokenizerBase, attention: str) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+        "attn_implementation": attention,
+    }
+
+
+def _roberta(
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+) -> PreTrainedModel:
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            **_common(tokenizer, attention),
+            num_hidden_layers=student.num_layers,
+            num_attention_heads=student.num_heads,
+            hidden_size=student.hidden_size,
+            intermediate_size=student.intermediate_size,
+            # RoBERTa counts positions from pad_token_id + 1
+            max_position_embeddings=block_size + tokenizer.pad_token_id + 1,
+            type_vocab_size=1,
+            hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout,
+        )
+    )
+
+
+def _modernbert(
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+) -> PreTrainedModel:
+    return ModernBertForMaskedLM(
+        ModernBertConfig(
+            **_common(tokenizer, attention),
+            cls_token_id=tokenizer.bos_token_id,
+            sep_token_id=tokenizer.eos_token_id,
+            num_hidden_layers=student.num_layers,
+            num_attention_heads=student.num_heads,
+            hidden_size=student.hidden_size,
+            intermediate_size=student.intermediate_size,
+            max_position_embeddings=block_size,
+            local_attention=max(block_size, 128),
+            attention_dropout=model.dropout,
+            mlp_dropout=model.dropout,
+            embedding_dropout=model.dropout,
+        )
+    )
+
+
+def _gpt2(
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+) -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            **_common(tokenizer, attention),
+            n_layer=student.num_layers,
+            n_head=student.num_heads,
+            n_embd=student.hidden_size,
+            n_inner=student.intermediate_size,
+            n_positions=block_size,
+            resid_pdrop=model.dropout,
+            embd_pdrop=model.dropout,
+            attn_pdrop=model.dropout,
+            use_cache=False,
+        )
+    )
+
+
+def _llama(
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **_common(tokenizer, attention),
+            num_hidden_layers=student.num_layers,
+            num_attention_heads=student.num_heads,
+            num_key_value_heads=student.num_heads,
+            hidden_size=student.hidden_size,
+            intermediate_size=student.intermediate_size,
+            max_position_embeddings=block_size,
+            attention_dropout=model.dropout,
+            use_cache=False,
+        )
+    )
+
+
+def trunk(model: PreTrainedModel) -> nn.Module:
+    """The model without its language-modelling head."""
+    return model.base_model
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+) -> Tensor:
+    """Last hidden states of the trunk, (B, T) ids -> (B, T, H); no head is applied.
+
+    attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) boolean, true where attention is allowed.
+    position_ids: (B, T), counted from 0 for every family (RoBERTa's offset is added here).
+    """
+    if position_ids is not None and model.config.model_type == "roberta":
+        position_ids = position_ids + model.config.pad_token_id + 1
+    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+    return output.last_hidden_state
+
+
+def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits of hidden states, (..., H) -> (..., V); apply it to scored positions only."""
+    return head(model)(hidden)
+
+
+def head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """The language-modelling head as one function of hidden states."""
+    if model.config.model_type == "modernbert":
+        transform: nn.Module = model.head  # type: ignore[assignment]
+        decoder: nn.Module = model.decoder  # type: ignore[assignment]
+        return lambda hidden: decoder(transform(hidden))
+    return model.lm_head  # type: ignore[return-value]
+
+
+def max_length(model: PreTrainedModel) -> int:
+    """Longest input in tokens, special tokens included."""
+    positions = int(model.config.max_position_embeddings)
+    return positions - model.config.pad_token_id - 1 if model.config.model_type == "roberta" else positions
+
+
+def body_parameters(model: PreTrainedModel) -> int:
+    """Parameters that every token passes through: all but the token and position embeddings."""
+    embeddings = {id(model.get_input_embeddings().weight)}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            embeddings.add(id(module.weight))
+    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
+    """A model saved in Hugging Face format; safetensors only, no code from the folder is run."""
+    if not (Path(folder) / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other "
+            "formats can run code: convert the model or export it with `wmlkit export`"
+        )
+    loader = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    return loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+
+
+def shape_document(student: Student) -> dict[str, int]:
+    """The shape as JSON types."""
+    return asdict(student)

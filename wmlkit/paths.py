@@ -1,0 +1,89 @@
+"""The only place that builds paths; also the atomic writers that every module uses.
+
+Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
+
+    OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets
+    OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
+    OUT/<preset>/{notebooks,tables,figures}/      what `wmlkit reproduce` leaves
+    OUT/<preset>/{report.html,summary.json}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
+REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one
+PRESETS = PACKAGE / "presets"
+REFERENCE_FIGURES = REPOSITORY / "figures"  # committed figures of the reference run
+
+
+def notebooks() -> Path:
+    """The folder of the numbered notebooks: beside the package in a checkout, inside it once installed."""
+    beside = REPOSITORY / "notebooks"
+    return beside if beside.is_dir() else PACKAGE / "notebooks"
+
+
+def output(out: str | Path | None = None) -> Path:
+    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory."""
+    return Path(out or os.environ.get("WMLKIT_OUT") or "runs").resolve()
+
+
+def prepared(out: Path, name: str, data_hash: str) -> Path:
+    """Folder of a prepared corpus."""
+    return out / "data" / f"{name}-{data_hash[:8]}"
+
+
+def fetched(out: Path, name: str) -> Path:
+    """Folder of a downloaded corpus or evaluation set, as its source publishes it."""
+    return out / "downloads" / name
+
+
+def preset(out: Path, name: str) -> Path:
+    """Folder of everything that one preset produces."""
+    return out / name
+
+
+def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_hash: str) -> Path:
+    """Folder of one run: ``<arm>-p<P>-s<seed>-<hash8>``."""
+    return preset(out, preset_name) / f"{arm}-p{num_peers}-s{seed}-{run_hash[:8]}"
+
+
+def peer(run_folder: Path, index: int) -> Path:
+    """Exported Hugging Face folder of peer `index` (1-based)."""
+    return run_folder / "peers" / f"peer_{index}"
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` as UTF-8, atomically."""
+    return write_atomic(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """Write one JSON document, atomically; NaN and infinity are refused because JSON has neither."""
+    return write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document."""
+    return json.loads(path.read_text(encoding="utf-8"))
