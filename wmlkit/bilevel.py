@@ -77,19 +77,21 @@ def hypergradient(
     inner_lr: float,
     objective: str = "logit_ensemble",
     method: str = "sgd",
+    gradients: Sequence[Parameters] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(dL2/dw, L2): gradient (P,) and value of the outer loss, in nats per scored token.
 
     parameters: each peer's theta. method: `direct` keeps the explicit term only, at theta; `sgd` takes the
     inner step theta' = theta - gamma grad L1 and adds the response of theta' to w. First-order gradients
     and one directional derivative a peer; the models are not changed. Dropout must be off.
+    gradients: grad_theta L1 where the training step has it already; computed here if None.
     """
     parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
     weights = peer_weights.detach()
     if method == "direct":
         stepped = parameters
     else:
-        gradients = inner_gradients(parameters, weights, inner, options)
+        gradients = gradients or inner_gradients(parameters, weights, inner, options)
         stepped = [sgd_update(p, g, inner_lr) for p, g in zip(parameters, gradients, strict=True)]
     direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=method != "direct")
     if method == "direct":
@@ -177,11 +179,11 @@ def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_wei
 
 
 def _exact_sum(weights: Tensor) -> Tensor:
-    """Move the rounding error of the sum into the largest weight."""
-    weights = weights / weights.sum()
+    """Weights on the grid of multiples of 2^-53, where sums below 1 are exact in any order; the largest takes the rest."""
+    weights = (weights * 2.0**53).round() / 2.0**53
     largest = int(weights.argmax())
-    for _ in range(4):
-        weights[largest] += 1 - weights.sum()
+    weights[largest] = 0
+    weights[largest] = 1 - weights.sum()
     return weights
 
 

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import paths
 from .errors import UserError
 
-Arm = Literal["independent", "dml", "wml", "distill"]
-ARMS: tuple[str, ...] = ("independent", "dml", "wml", "distill")
+Arm = Literal["independent", "dml", "wml"]
 
 
 class Section(BaseModel):
@@ -107,6 +106,8 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1)  # rows a step
     mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM only
     mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
+    mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead
+    mask_keep: float = Field(0.0, ge=0, le=1)  # share that shows the true token; both still scored
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     muon_lr: float = Field(0.02, gt=0)  # matrices of the trunk, with optimizer = "muon"

@@ -52,18 +52,24 @@ def _at_least_fp32(z: Tensor) -> Tensor:
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
+def _check_scored(scored: Tensor) -> None:
+    # on CPU only: asking a GPU would make it wait, and there the loss turns NaN, which stops the run
+    if scored.device.type == "cpu" and not scored.any():
+        raise UserError(
+            "no position of the batch is scored, so its loss is undefined; "
+            "raise train.mask_ratio, train.batch_size or data.block_size"
+        )
+
+
 def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | None = None) -> Tensor:
     """CE_i = mean over scored positions of -log p_i[y], in nats: P tensors (N, V) and targets (N,) -> (P,).
 
     scored: (N,) boolean, None for all. Raises UserError when nothing is scored: 0/0 is not a loss.
     """
-    scored = torch.ones_like(targets, dtype=torch.bool) if scored is None else scored
-    if not scored.any():
-        raise UserError(
-            "no position of the batch is scored, so its loss is undefined; "
-            "raise train.mask_ratio, train.batch_size or data.block_size"
-        )
-    return torch.stack([F.cross_entropy(_at_least_fp32(z[scored]), targets[scored]) for z in logits])
+    if scored is not None:
+        _check_scored(scored)
+        logits, targets = [z[scored] for z in logits], targets[scored]
+    return torch.stack([F.cross_entropy(_at_least_fp32(z), targets) for z in logits])
 
 
 def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int) -> Tensor:
@@ -125,51 +131,73 @@ def mutual_loss_reference(
     )
 
 
-class _WeightedKL(torch.autograd.Function):
-    """sum_i sum_j s_i u_j KL(p_j || p_i) in P passes over the vocabulary.
+CHUNK = 1 << 17  # logits of one peer handled at a time: a chunk of all peers stays in a CPU's cache
 
-    With M = sum_j u_j p_j and R = sum_i s_i log p_i (the terms with i = j cancel):
 
-        student i's part        s_i (sum_j u_j <p_j, log p_j> - <M, log p_i>)
-        d/dz_i as a student     s_i (U p_i - M) / tau
-        d/dz_j as a target      u_j p_j * (S log p_j - R - <p_j, S log p_j - R>) / tau
-        d/du_j                  <p_j, S log p_j - R>
+class _Mutual(torch.autograd.Function):
+    """(L1, CE (P,), KL (P, P)) with closed-form gradients, position by position in chunks.
 
-    where U = sum u, S = sum s. Gradients are computed in the forward pass, so nothing of size (N, V) but
-    the gradients themselves outlives it.
+    With b_ij = s_i u_j, M = sum_j u_j p_j, R = sum_i s_i log p_i, U = sum u, S = sum s (terms with i = j cancel):
+
+        KL[j, i]                 <p_j, log p_j> - <p_j, log p_i>: one matrix product for all pairs
+        dL1/dz_i, CE             (1 - alpha) a_i (p_i - y) / K
+        dL1/dz_i, as a student   alpha s_i (U p_i - M) / tau
+        dL1/dz_j, as a target    alpha u_j p_j * (S log p_j - R - <p_j, S log p_j - R>) / tau
+
+    Gradients are made in the forward pass; of size (N, V) nothing else outlives a chunk.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, s: Tensor, scale: float, tau: float, detach: bool, *logits: Tensor
+        ctx: Any,
+        options: MutualOptions,
+        coefficients: tuple[Tensor, Tensor, Tensor],
+        targets: Tensor,
+        scored: Tensor,
+        kl_scale: float,
+        *logits: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        log_p = [F.log_softmax(_at_least_fp32(z) / tau, dim=-1) for z in logits]
-        p = [value.exp() for value in log_p]
-        mixture = sum(u_j * p_j for u_j, p_j in zip(u, p, strict=True))
-        r = sum(s_i * l_i for s_i, l_i in zip(s, log_p, strict=True))
-        total_u, total_s = u.sum(), s.sum()
-        factor = tau * tau * scale
-
-        negative_entropy = torch.stack([(p_j * l_j).sum(dim=-1) for p_j, l_j in zip(p, log_p, strict=True)])  # (P, N)
-        cross = torch.stack([(mixture * l_i).sum() for l_i in log_p])  # (P,) <M, log p_i>
-        against = torch.stack([(p_j * r).sum(dim=-1) for p_j in p])  # (P, N) <p_j, R>
-        of_student = factor * (u @ negative_entropy.sum(dim=1) - cross)  # (P,), without s_i
-        of_target = factor * (total_s * negative_entropy - against).sum(dim=1)  # (P,), without u_j
-
-        grads = []
-        for i, (p_i, l_i) in enumerate(zip(p, log_p, strict=True)):
-            grad = (total_u * p_i).sub_(mixture).mul_(s[i])
-            if not detach:
-                slope = (total_s * l_i).sub_(r).sub_((total_s * negative_entropy[i] - against[i])[:, None])
-                grad.add_(slope.mul_(p_i).mul_(u[i]))
-            grads.append(grad.mul_(factor / tau).to(logits[i].dtype))
+        a, u, s = coefficients
+        tau, alpha = options.temperature, options.alpha
+        count, vocabulary = logits[0].shape
+        grads = [torch.empty_like(z) for z in logits]
+        kind = _at_least_fp32(logits[0][:0]).dtype
+        products = torch.zeros(len(logits), len(logits), dtype=kind, device=a.device)  # <p_j, log p_i>
+        ce = torch.zeros(len(logits), dtype=kind, device=a.device)
+        ce_scale = 1 / scored.sum().to(kind)
+        size = max(1, CHUNK // vocabulary)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            log_p = torch.stack([F.log_softmax(_at_least_fp32(z[part]) / tau, dim=-1) for z in logits])  # (P, n, V)
+            p = log_p.exp()
+            products += p.flatten(1) @ log_p.flatten(1).T
+            mixture = (u @ p.flatten(1)).view_as(p[0])
+            of_kl = alpha * kl_scale * tau
+            grad = (u.sum() * p).sub_(mixture).mul_((of_kl * s)[:, None, None])
+            if not options.detach_targets:
+                slope = s.sum() * log_p - (s @ log_p.flatten(1)).view_as(log_p[0])
+                slope -= (p * slope).sum(dim=-1, keepdim=True)
+                grad += slope.mul_(p).mul_((of_kl * u)[:, None, None])
+            if tau != 1:
+                log_p = torch.stack([F.log_softmax(_at_least_fp32(z[part]), dim=-1) for z in logits])
+                p = log_p.exp()
+            truth, own = targets[part, None], scored[part, None].to(kind) * ce_scale  # (n, 1)
+            index = truth.expand(len(logits), -1, -1)
+            ce -= (log_p.gather(-1, index)[..., 0] * own[:, 0]).sum(dim=1)
+            weight = (1 - alpha) * a[:, None, None] * own  # (P, n, 1)
+            grad += p.mul_(weight)
+            grad.scatter_add_(-1, index, -weight)
+            for i, value in enumerate(grads):
+                value[part] = grad[i]
         ctx.save_for_backward(*grads)
-        ctx.mark_non_differentiable(of_student, of_target)
-        return (s * of_student).sum(), of_student, of_target
+        kl = kl_scale * tau * tau * (products.diagonal()[:, None] - products)
+        total = (1 - alpha) * (a * ce).sum() + alpha * (u[:, None] * kl * s).sum()
+        ctx.mark_non_differentiable(ce, kl)
+        return total, ce, kl
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return (None, None, None, None, None, *(grad_total * grad for grad in ctx.saved_tensors))
+        return (None, None, None, None, None, *(grad * grad_total for grad in ctx.saved_tensors))
 
 
 def mutual_loss(
@@ -184,14 +212,12 @@ def mutual_loss(
     `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`)."""
     if len(logits) == 1 or options.alpha == 0:
         return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored)
-    ce = cross_entropies(logits, targets, scored)
-    weights = peer_weights.detach().to(ce.dtype)
+    scored = torch.ones_like(targets, dtype=torch.bool) if scored is None else scored
+    _check_scored(scored)
+    weights = peer_weights.detach().to(_at_least_fp32(logits[0][:0]).dtype)
     ones = torch.ones_like(weights)
     a = weights if options.ce_weight == "peer" else ones
     u, s = (weights, ones) if options.kl_weight == "target" else (ones, weights)
-    scale = 1 / len(logits[0]) if options.kl_reduction == "token_mean" else 1 / batch_size
-    kl, of_student, of_target = _WeightedKL.apply(u, s, scale, options.temperature, options.detach_targets, *logits)
-    total = (1 - options.alpha) * (a * ce).sum() + options.alpha * kl
-    own = (1 - options.alpha) * ce.detach() if options.ce_weight == "peer" else torch.zeros_like(weights)
-    mutual = of_target if options.kl_weight == "target" else of_student
-    return MutualLoss(total, ce.detach(), s * of_student, own + options.alpha * mutual)
+    kl_scale = 1 / len(logits[0]) if options.kl_reduction == "token_mean" else 1 / batch_size
+    total, ce, kl = _Mutual.apply(options, (a, u, s), targets, scored, kl_scale, *logits)
+    return MutualLoss(total, ce, (u[:, None] * kl * s).sum(dim=0), weight_losses(ce, kl, options))

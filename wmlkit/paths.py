@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_ha
 def peer(run_folder: Path, index: int) -> Path:
     """Exported Hugging Face folder of peer `index` (1-based)."""
     return run_folder / "peers" / f"peer_{index}"
+
+
+def evaluation(run_folder: Path, suite: str, protocol: str) -> Path:
+    """Result of one suite under one protocol; the scores of its items stand beside it in ``.items.jsonl``."""
+    return run_folder / "evaluation" / f"{suite}-{protocol}.json"
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder of results, under another name first, so that a half-deleted one is never read."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:

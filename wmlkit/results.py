@@ -1,77 +1,29 @@
-"""Run folders -> tidy tables. One row a run, a logged value, a score or a paradigm; nothing is averaged here.
+"""Run folders -> tidy tables, and statistics over seeds.
 
-Columns that all tables share: ``run`` (folder name), ``setting`` (how the run's configuration differs from the
-folder's main one; empty for the main one), ``arm``, ``peers``, ``seed``. A run counts once it has ``done.json``.
+All tables share the columns ``run`` (folder name), ``setting`` (how the run's configuration differs from the
+folder's main one; empty for the main one), ``arm``, ``peers`` and ``seed``. A run counts once it has ``done.json``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from . import paths
-from .config import ARMS, load_preset, preset_names
 from .errors import UserError
+from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_object, read_runs
 
-KEYS = ["run", "setting", "arm", "peers", "seed"]
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce")  # lists of P values
 PER_RUN = ("lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory", "seconds")
-SUMMARY_MEMBER = re.compile(r"peer_\d+|best_peer|ensemble")
-
-_RUN_NAME = re.compile(rf"(?:{'|'.join(ARMS)})-p\d+-s\d+-[0-9a-f]{{8}}")
-_SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections that shape what a run learns
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what its JSON files say."""
-
-    folder: Path
-    arm: str
-    peers: int
-    seed: int
-    setting: str
-    config: dict[str, Any]
-    data: dict[str, Any]
-    students: list[dict[str, Any]]
-    environment: dict[str, Any]
-    done: dict[str, Any]
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        """The columns that all tables share."""
-        return {
-            "run": self.folder.name, "setting": self.setting, "arm": self.arm, "peers": self.peers, "seed": self.seed
-        }  # fmt: skip
-
-    @property
-    def best_member(self) -> str:
-        """Name of the peer with the lowest held-out cross-entropy."""
-        return f"peer_{self.done['best_peer']}"
-
-
-def read_runs(folder: Path) -> list[Run]:
-    """All finished runs below a preset's folder, in the order of arms, peers, settings and seeds.
-
-    Raises UserError, naming the file, where one is not JSON or lacks what this version of wmlkit writes.
-    """
-    read = [_read_run(path) for path in _run_folders(folder) if (path / "done.json").is_file()]
-    main = _main_setting([run.config for run in read])
-    named = [Run(**{**run.__dict__, "setting": _difference(run.config, main)}) for run in read]
-    return sorted(named, key=lambda run: (ARMS.index(run.arm), run.peers, run.setting, run.seed))
-
-
-def unfinished_runs(folder: Path) -> list[str]:
-    """Names of the run folders that have no ``done.json``; no table counts them."""
-    return [path.name for path in _run_folders(folder) if not (path / "done.json").is_file()]
+# (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
+CONTRASTS = (("wml", "distill"), ("dml", "distill"), ("wml", "dml"), ("wml", "independent"), ("dml", "independent"))
 
 
 def runs_table(folder: Path) -> pd.DataFrame:
@@ -83,37 +35,35 @@ def runs_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         done, best = run.done, run.done["best_peer"] - 1
-        rows.append({
-            **run.keys,
-            "corpus": run.data["name"],
-            "data_hash": run.data["hash"],
-            "steps": done["steps"],
-            "tokens": done["tokens"],
-            "words": _words(run.folder / "metrics.jsonl"),
-            "parameters": sum(done["parameters"]),
-            "flops": done["flops"],
-            "seconds": done["seconds"],
-            "peak_memory": done["peak_memory"],
-            "best_peer": done["best_peer"],
-            "dev_ce": done["dev_ce"][best],
-            "held_out_ce": done["held_out_ce"][best],
-            "dev_ce_ensemble": done["dev_ce_ensemble"],
-            "commit": run.environment["commit"],
-            "device": run.environment["device"],
-            "precision": run.environment["precision"],
-            "command": run.environment["command"],
-        })  # fmt: skip
+        words = [line["words"] for line in metric_lines(run.folder)]
+        rows.append(
+            {
+                **run.keys,
+                "corpus": run.corpus,
+                "data_hash": run.data["hash"],
+                "steps": done["steps"],
+                "tokens": done["tokens"],
+                "words": words[-1] if words else np.nan,
+                "parameters": sum(done["parameters"]),
+                "flops": done["flops"],
+                "seconds": done["seconds"],
+                "peak_memory": done["peak_memory"],
+                "best_peer": done["best_peer"],
+                "dev_ce": done["dev_ce"][best],
+                "held_out_ce": done["held_out_ce"][best],
+                "dev_ce_ensemble": done["dev_ce_ensemble"],
+                **{name: run.environment[name] for name in ("commit", "device", "precision", "command")},
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def metrics_table(folder: Path) -> pd.DataFrame:
-    """Every logged value of every finished run, long form: see `run_metrics`, plus the shared columns."""
+    """Every logged value of every finished run, long form: the shared columns and those of `run_metrics`."""
     frames = []
     for run in read_runs(folder):
-        frame = run_metrics(run.folder)
-        for position, (name, value) in enumerate(run.keys.items()):
-            frame.insert(position, name, value)
-        frames.append(frame)
+        logged = run_metrics(run.folder)
+        frames.append(pd.concat([pd.DataFrame(run.keys, index=logged.index), logged], axis=1))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -124,7 +74,7 @@ def run_metrics(run_folder: Path) -> pd.DataFrame:
     (`ce`, `kl`, `total`, `peer_weights`, `hypergradient`, `dev_ce`, ...). A step logged twice counts once, the
     last time. Raises UserError for a broken line.
     """
-    lines = {line["step"]: line for line in _metric_lines(run_folder / "metrics.jsonl")}
+    lines = {line["step"]: line for line in metric_lines(run_folder)}
     rows: list[tuple[Any, ...]] = []
     for step in sorted(lines):
         line = lines[step]
@@ -145,17 +95,11 @@ def scores_table(folder: Path) -> pd.DataFrame:
     Members are those of the evaluation files and `best_peer`, which repeats the peer that the held-out text chose.
     """
     rows = []
-    for run, document, member in _members(folder):
-        rows.append({
-            **run.keys,
-            "corpus": run.data["name"],
-            "suite": document["suite"],
-            "protocol": document["protocol"],
-            "member": member["member"],
-            "score": member["score"],
-            "ties": member["ties"],
-            "n": member["n"],
-        })  # fmt: skip
+    for run in read_runs(folder):
+        for document in evaluations(run):
+            shared = {**run.keys, "corpus": run.corpus, "suite": document["suite"], "protocol": document["protocol"]}
+            for member in document["members"]:
+                rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows)
 
 
@@ -163,10 +107,12 @@ def paradigm_table(folder: Path) -> pd.DataFrame:
     """One row a member and a paradigm: suite, protocol, member, paradigm, phenomenon, field, accuracy, ties, n."""
     columns = ("paradigm", "phenomenon", "field", "accuracy", "ties", "n")
     rows = []
-    for run, document, member in _members(folder):
-        shared = {"suite": document["suite"], "protocol": document["protocol"], "member": member["member"]}
-        for paradigm in member["paradigms"]:
-            rows.append({**run.keys, **shared, **{column: paradigm[column] for column in columns}})
+    for run in read_runs(folder):
+        for document in evaluations(run):
+            shared = {**run.keys, "corpus": run.corpus, "suite": document["suite"], "protocol": document["protocol"]}
+            for member in document["members"]:
+                for row in member["paradigms"]:
+                    rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
     return pd.DataFrame(rows)
 
 
@@ -175,34 +121,151 @@ def dev_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         values = {f"peer_{index}": value for index, value in enumerate(run.done["dev_ce"], start=1)}
-        values["best_peer"] = values[run.best_member]
-        values["ensemble"] = run.done["dev_ce_ensemble"]
-        for member, value in values.items():
-            rows.append({**run.keys, "corpus": run.data["name"], "suite": "dev_ce", "protocol": "",
-                         "member": member, "score": value})  # fmt: skip
+        values = {**values, "ensemble": run.done["dev_ce_ensemble"], "best_peer": values[run.best_member]}
+        shared = {**run.keys, "corpus": run.corpus, "suite": "dev_ce", "protocol": ""}
+        rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
     return pd.DataFrame(rows)
+
+
+def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
+    """`scores` and one more member a run, `mean_peer`: the mean over its peers of score, ties and n."""
+    if scores.empty:
+        return scores
+    peers = scores[scores["member"].str.fullmatch(r"peer_\d+")]
+    numbers = [name for name in ("score", "ties", "n") if name in scores]
+    shared = [name for name in scores if name not in (*numbers, "member")]
+    mean = peers.groupby(shared, sort=False, dropna=False)[numbers].mean().reset_index().assign(member="mean_peer")
+    return pd.concat([scores, mean[list(scores.columns)]], ignore_index=True)
 
 
 def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
     """Items of one evaluation: paradigm, pair_id, copy (0 unless a pair_id repeats), then a column a member.
 
-    A cell is 1 for the good sentence preferred, 0 for the bad one and, at a tie, what the evaluation's `ties` says
-    (`half` and `random` give 1/2, the expectation of either; `first` gives 1). `best_peer` and `mean_peer` are added.
+    A cell is the credit that the evaluation gave: 1 for the good sentence preferred, 0 for the bad one, and at a tie
+    what its rule says. `best_peer` and `mean_peer` are added.
     Returns None where the run has no item file of that evaluation.
     """
-    path = run.folder / "evaluation" / f"{suite}-{protocol}.items.jsonl"
-    if not path.is_file():
+    # Imported here: scoring needs torch, and reading results must not wait for it.
+    from .evaluate.protocols import credit
+
+    path = paths.evaluation(run.folder, suite, protocol)
+    if not path.with_suffix(".items.jsonl").is_file():
         return None
-    settings = _read(run.folder / "evaluation" / f"{suite}-{protocol}.json", ("settings",))["settings"]
-    at_tie = 1.0 if settings.get("ties") == "first" else 0.5
-    rows = []
-    for item in _lines(path, ("paradigm", "pair_id", "scores")):
-        preferred = {name: at_tie if good == bad else float(good > bad) for name, (good, bad) in item["scores"].items()}
-        rows.append({"paradigm": item["paradigm"], "pair_id": item["pair_id"], **preferred})
-    table = pd.DataFrame(rows)
-    table.insert(2, "copy", table.groupby(["paradigm", "pair_id"]).cumcount())
+    settings = read_object(path, ("settings",))["settings"]
+    rows = list(read_lines(path.with_suffix(".items.jsonl"), ("paradigm", "pair_id", "scores")))
+    table = pd.DataFrame({name: [row[name] for row in rows] for name in ("paradigm", "pair_id")})
+    table["copy"] = table.groupby(["paradigm", "pair_id"]).cumcount()
+    for name in rows[0]["scores"] if rows else ():
+        pairs = np.array([row["scores"][name] for row in rows], dtype=float)  # (N, 2): good, bad
+        table[name] = credit(pairs[:, 0], pairs[:, 1], settings["ties"], settings.get("seed", 0))
     table["mean_peer"] = table[[name for name in table if re.fullmatch(r"peer_\d+", str(name))]].mean(axis=1)
     return table.assign(best_peer=table[run.best_member])
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided t-interval of the mean, values independent (one a seed). Empty (NaN, NaN) where none can be had:
+    for fewer than two values, and for values without any spread."""
+    if len(values) < 2 or np.ptp(values) < 1e-9:
+        return np.nan, np.nan
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
+    """One row a group of `by`: mean, low, high (95 % t-interval over seeds), n_seeds, seeds, values (in that order).
+
+    Raises UserError where a group holds one seed twice: that would make the interval too narrow.
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False, dropna=False):
+        group = group.sort_values("seed")
+        if group["seed"].duplicated().any():
+            raise UserError(
+                f"{distinct(group['run'])} repeat a seed of {dict(zip(by, key, strict=True))}; expected one run a "
+                "seed; add the column in which they differ to the grouping, or move one away"
+            )
+        rows.append({**dict(zip(by, key, strict=True)), **_described(group[value].tolist(), group["seed"].tolist())})
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n_seeds", "seeds", "values"])
+
+
+def paired_differences(
+    scores: pd.DataFrame,
+    by: Sequence[str] = ("setting", "corpus", "suite", "protocol", "peers", "member"),
+    value: str = "score",
+) -> pd.DataFrame:
+    """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group of `by`.
+
+    Columns: by, a, b, mean, low, high (95 % t-interval over the seeds' differences), p (two-sided paired t-test,
+    not corrected for the number of rows), n_seeds, seeds, values. One seed has neither interval nor p.
+    """
+    rows = []
+    for a, b in CONTRASTS:
+        left, right = scores[scores["arm"] == a], scores[scores["arm"] == b]
+        both = left.merge(right, on=[*by, "seed"], suffixes=("_a", "_b"), validate="one_to_one")
+        for key, group in both.groupby(list(by), sort=False, dropna=False):
+            group = group.sort_values("seed")
+            differences = (group[f"{value}_a"] - group[f"{value}_b"]).tolist()
+            described = _described(differences, group["seed"].tolist())
+            # Equal differences have no spread to test against.
+            testable = not np.isnan(described["low"])
+            p = float(stats.ttest_rel(group[f"{value}_a"], group[f"{value}_b"]).pvalue) if testable else np.nan
+            rows.append({**dict(zip(by, key, strict=True)), "a": a, "b": b, **described, "p": p})
+    columns = [*by, "a", "b", "mean", "low", "high", "p", "n_seeds", "seeds", "values"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _described(values: list[float], seeds: list[int]) -> dict[str, Any]:
+    low, high = interval(values)
+    return {
+        "mean": float(np.mean(values)), "low": low, "high": high, "n_seeds": len(values),
+        "seeds": " ".join(str(seed) for seed in seeds), "values": " ".join(f"{number:.4g}" for number in values),
+    }  # fmt: skip
+
+
+def paired_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], member: str) -> pd.DataFrame:
+    """Item-by-item differences a - b for the seeds that both have: seed, paradigm, difference (-1 to 1).
+
+    `a` and `b` map seeds to the `items_table` of a run. Raises UserError where the two runs of a seed scored other
+    items.
+    """
+    frames = [pd.DataFrame(columns=["seed", "paradigm", "difference"])]
+    for seed in sorted(a.keys() & b.keys()):
+        if member not in a[seed] or member not in b[seed]:
+            continue
+        keys = ["paradigm", "pair_id", "copy"]
+        left, right = a[seed][[*keys, member]], b[seed][[*keys, member]]
+        both = left.merge(right, on=keys, suffixes=("_a", "_b"))
+        if not len(left) == len(right) == len(both):
+            raise UserError(
+                f"the two runs of seed {seed} scored {len(left)} and {len(right)} items, {len(both)} of them the same; "
+                "expected the same items; evaluate both again with the same settings"
+            )
+        difference = both[f"{member}_a"] - both[f"{member}_b"]
+        frames.append(pd.DataFrame({"seed": seed, "paradigm": both["paradigm"], "difference": difference}))
+    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def item_bootstrap(
+    items: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval, in points, of the mean difference when *items* are resampled within seed and paradigm.
+
+    `items` is that of `paired_items`. The statistic is the mean over seeds of the macro mean over paradigms. It
+    says how much the choice of items matters for these very runs, nothing about other seeds.
+    """
+    if items.empty:
+        return np.nan, np.nan
+    seeds = []
+    for _, of_seed in items.groupby("seed"):
+        means = []
+        for _, group in of_seed.groupby("paradigm"):
+            # Drawing n items with replacement is a multinomial draw over their few distinct values.
+            levels, counts = np.unique(group["difference"].to_numpy(float), return_counts=True)
+            draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
+            means.append(draws @ levels / counts.sum())  # (resamples,)
+        seeds.append(np.mean(means, axis=0))
+    low, high = np.quantile(100 * np.mean(seeds, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def summary(
@@ -215,144 +278,20 @@ def summary(
     """
     runs = [run for run in read_runs(folder) if not run.setting]
     train = sum(run.done["seconds"] for run in runs) / 60
-    scores = scores_table(folder)
-    results = []
+    scores, results = scores_table(folder), []
     if len(scores):
-        wanted = scores[(scores["setting"] == "") & scores["member"].map(lambda name: bool(SUMMARY_MEMBER.fullmatch(name)))]
+        wanted = scores[(scores["setting"] == "") & scores["member"].str.fullmatch(r"peer_\d+|best_peer|ensemble")]
         columns = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
         results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
     return {
         "preset": folder.name,
-        "commit": commit or _distinct(str(run.environment["commit"]) for run in runs),
-        "device": device or _distinct(str(run.environment["device"]) for run in runs),
+        "commit": commit or distinct(str(run.environment["commit"]) for run in runs),
+        "device": device or distinct(str(run.environment["device"]) for run in runs),
         "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
         "results": results,
     }
 
 
 def write_summary(folder: Path, **known: Any) -> Path:
-    """Write ``summary.json`` into a preset's folder; arguments as of `summary`."""
+    """Write ``summary.json`` into a preset's folder; `known` as the arguments of `summary`."""
     return paths.write_json(folder / "summary.json", summary(folder, **known))
-
-
-def _distinct(values: Iterator[str]) -> str:
-    return ", ".join(dict.fromkeys(values))
-
-
-def _run_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; expected a preset's folder with runs in it; train first")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _RUN_NAME.fullmatch(path.name))
-
-
-def _read_run(folder: Path) -> Run:
-    document = _read(folder / "config.json", ("config", "data", "hash", "students"))
-    done = _read(
-        folder / "done.json",
-        ("steps", "tokens", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters", "flops",
-         "peak_memory"),
-    )  # fmt: skip
-    environment = _read(folder / "environment.json", ("commit", "device", "precision", "command"))
-    try:
-        config = document["config"]
-        arm, peers, seed = config["mutual"]["arm"], config["mutual"]["num_peers"], config["train"]["seed"]
-        settings = {section: dict(config[section]) for section in _SHAPING}
-        name, data_hash = document["data"]["name"], document["data"]["hash"]
-    except (KeyError, TypeError) as error:
-        raise _other_format(folder / "config.json", str(error)) from None
-    if arm not in ARMS or not 1 <= done["best_peer"] <= peers or len(done["dev_ce"]) != peers:
-        raise UserError(
-            f"{folder / 'done.json'} does not fit {peers} peers of arm {arm!r} in config.json; expected one value a "
-            f"peer and best_peer from 1 to {peers}; remove the run's folder and train it again"
-        )
-    del settings["mutual"]["arm"], settings["mutual"]["num_peers"], settings["train"]["seed"]
-    return Run(
-        folder, arm, peers, seed, "", {"preset": config.get("preset"), **settings},
-        {"name": name, "hash": data_hash, **document["data"]}, document["students"], environment, done,
-    )  # fmt: skip
-
-
-def _main_setting(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The preset as shipped where a run used it, else the configuration that most runs share."""
-    if not configs:
-        return {}
-    preset = configs[0]["preset"]
-    if preset in preset_names():
-        shipped = load_preset(preset).resolved()
-        for config in configs:
-            if not _difference(config, shipped):
-                return config
-    counts = Counter(json.dumps(config, sort_keys=True) for config in configs)
-    most = max(counts.values())
-    return json.loads(min(text for text, count in counts.items() if count == most))
-
-
-def _difference(config: Mapping[str, Any], main: Mapping[str, Any]) -> str:
-    """``"mutual.alpha=0.9 train.steps=200"``: the values of `config` that differ from `main`."""
-    return " ".join(
-        f"{section}.{name}={json.dumps(value)}"
-        for section in _SHAPING
-        for name, value in config[section].items()
-        if value != main[section].get(name)
-    )
-
-
-def _members(folder: Path) -> Iterator[tuple[Run, dict[str, Any], dict[str, Any]]]:
-    """(run, evaluation document, member) for all members, `best_peer` included."""
-    for run in read_runs(folder):
-        for path in sorted((run.folder / "evaluation").glob("*.json")):
-            document = _read(path, ("suite", "protocol", "settings", "data_hash", "members"))
-            for member in document["members"]:
-                for key in ("member", "score", "ties", "n", "paradigms"):
-                    if key not in member:
-                        raise _other_format(path, repr(key))
-                yield run, document, member
-                if member["member"] == run.best_member:
-                    yield run, document, {**member, "member": "best_peer"}
-
-
-def _words(path: Path) -> float:
-    """Words seen at the last logged step."""
-    last = None
-    for last in _metric_lines(path):
-        pass
-    return float(last["words"]) if last else np.nan
-
-
-def _metric_lines(path: Path) -> Iterator[dict[str, Any]]:
-    return _lines(path, ("step", "tokens", "words"))
-
-
-def _lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; expected a file of one JSON object a line; remove its run and repeat it")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            yield _parsed(line, f"line {number} of {path}", path, required)
-
-
-def _read(path: Path, required: Sequence[str]) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; expected it in every finished run; remove that run's folder and repeat it")
-    return _parsed(path.read_text(encoding="utf-8"), str(path), path, required)
-
-
-def _parsed(text: str, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{place} is not JSON ({error.msg}, column {error.colno}); expected one JSON object; "
-            "remove that run's folder and repeat the run"
-        ) from None
-    for key in required:
-        if not isinstance(document, dict) or key not in document:
-            raise _other_format(path, repr(key))
-    return document
-
-
-def _other_format(path: Path, key: str) -> UserError:
-    return UserError(
-        f"{path} has no {key}; expected the files that this version of wmlkit writes; move runs of other versions "
-        "elsewhere and repeat them"
-    )

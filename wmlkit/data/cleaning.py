@@ -20,6 +20,8 @@ RULES_VERSION = 1
 
 Removed = Counter[str]
 Cleaner = Callable[[Iterable[str], Removed | None], Iterator[str]]
+# Cuts a line into pieces; None stands for a document boundary.
+Splitter = Callable[[str, Removed], list[str | None]]
 Rule = tuple[str, re.Pattern[str], str]  # reason, what to delete, what to keep of it ("", " " or a group)
 
 
@@ -28,18 +30,22 @@ def _rule(reason: str, pattern: str, keep: str = "") -> Rule:
 
 
 # A bracket between two words leaves a space; before punctuation or the end of the line it leaves nothing.
-def _brackets(reason: str, opening: str, closing: str) -> tuple[Rule, Rule]:
-    inside = f"{opening}[^{opening}{closing}]*{closing}"
+def _brackets(reason: str, opening: str, closing: str, begins: str = "") -> tuple[Rule, Rule]:
+    inside = rf"\{opening}{begins}[^\{opening}\{closing}]*\{closing}"
     return _rule(reason, rf"\s*{inside}(?=[\s.,?!;:]|$)"), _rule(reason, inside, " ")
 
 
 _REPLACEMENT_CHARACTER = _rule("broken character", "\ufffd+")
 _SPACE_BEFORE_PUNCTUATION = _rule("space before punctuation", r"\s+(?=[.,?!](?:\s|$))")
+LONGEST_TITLE = 12  # words; longer pieces between heading marks are text
+_RECORDING = re.compile(r"\S+\.cha")
+_BOOK_NUMBER = re.compile(r"PG\d+")
+_STRAY_STOP = _rule("stray full stop", r"(?<=[.?!])\s+\.(?=\s|$)")  # "is it? ." after a name that was removed
 _HEADING = re.compile(r"(?:^|(?<=\s))=(?:\s=)+(?=\s|$)")  # "= = =", also in the middle of a line
 
 _CHILDES = (
-    _rule("code", r"\s*%[a-z]{3}:[^%\[*]*", " "),  # %add: MOT, %int: singing
-    *_brackets("annotation", r"\[", r"\]"),  # [turns the page]
+    _rule("code", r"%[a-z]{3}:[^%\[*]*", " "),  # %add: MOT, %int: singing
+    *_brackets("annotation", "[", "]"),  # [turns the page]
     _rule("annotation", r"\s*\[[^\[\]]*$"),  # opened on this line, closed on a lost one
     _rule("annotation", r"^[^\[\]]*\]"),  # and the other half
     _rule("unintelligible", r"\s*\b(?:xxx|yyy|www)\b(?=[\s.,?!;:]|$)"),
@@ -58,18 +64,18 @@ _SWITCHBOARD = (
     _REPLACEMENT_CHARACTER,
 )
 
-_BNC = (_SPACE_BEFORE_PUNCTUATION, _REPLACEMENT_CHARACTER)  # the gaps are names that were taken out
+_BNC = (_STRAY_STOP, _SPACE_BEFORE_PUNCTUATION, _REPLACEMENT_CHARACTER)  # the gaps are names that were taken out
 
 _SUBTITLES = (
     _rule(
         "credit",
-        r"(?i)^.*(?:\bsubtitles?:? (?:by|created|ripped|downloaded)|\bsubtitles?:|\bsync(?:ed|hronized)?\b.{0,20}\bcorrect"
-        r"|opensubtitles|www\.|https?://).*$",
+        r"(?i)^.*(?:\bsubtitles? (?:by|created|ripped|downloaded)|\bsubtitles?:|opensubtitles|www\.|https?://"
+        r"|\bsync(?:ed|hronized)?\b.{0,20}\bcorrect).*$",
     ),
-    _rule("tag", r"</?\s*[A-Za-z][^<>]{0,60}>"),  # <i>, <font color=...>
-    *_brackets("sound", r"\[", r"\]"),  # [ music ]
-    *_brackets("sound", r"\(", r"\)"),  # (SIGHS)
-    *_brackets("styling", r"\{", r"\}"),  # {\an8}
+    _rule("tag", r"<\s?/?\s?[ibu]\s?>|</?[A-Za-z][^<>]{0,60}>"),  # <i>, < i >, <font color=...>
+    *_brackets("sound", "[", "]"),  # [ music ]
+    *_brackets("sound", "(", ")"),  # (SIGHS)
+    *_brackets("styling", "{", "}"),  # {\an8}
     _rule("music sign", "[♪♫♬¶]+"),
     _rule("music sign", r"(?:^|(?<=\s))[#*]+(?=\s|$)"),
     _rule("asterisk", r"\*+"),
@@ -77,20 +83,23 @@ _SUBTITLES = (
     _rule("speaker dash", r"^\s*[-–—~](?![-–—~])\s*"),
     _rule("speaker dash", r"""(?<=[.?!"'])\s+[-–~](?![-–~])(?=\s)"""),
     _rule("speaker name", r"(?:^|(?<=[.?!\])]\s))[A-Z][A-Z.'#0-9 ]{1,24}:(?=\s|$)"),  # NARRATOR: His findings
+    _rule("speaker name", r"^:\s*"),  # what "[BILLY]:" leaves
+    _STRAY_STOP,
     _SPACE_BEFORE_PUNCTUATION,
     _REPLACEMENT_CHARACTER,
 )
 
+_INSERTS = r"(?:Illustration|Frontispiece|Cover Illustration|Footnote|Transcriber|Sidenote)\b"
 _GUTENBERG = (
     _rule("licence text", r"(?i)(?:\*\*\*\s*)?\b(?:end|start) of (?:the |this )?project gutenberg.*$"),
     _rule("credit", r"^(?:Produced by|E-text prepared by|Transcribed (?:by|from)) .*$"),
-    *_brackets("illustration", r"\[(?=Illustration|Frontispiece|Cover Illustration|Footnote|Transcriber|Sidenote)", r"\]"),
-    _rule("illustration", r"\s*\[(?:Illustration|Frontispiece|Footnote)\b[^\[\]]*$"),  # closed on a later line
+    *_brackets("illustration", "[", "]", _INSERTS),
+    _rule("illustration", rf"\s*\[{_INSERTS}[^\[\]]*$"),  # closed on a later line
     _rule("footnote mark", r"\[(?:\d{1,3}|[A-Z]|\*+)\]"),
     _rule("italics", "_+"),
     _rule("asterisks", r"\*+"),  # * * * between scenes, *CHAPTER I*
     _rule("bold", r"=([^=\s](?:[^=]*[^=\s])?)=", r"\1"),
-    _rule("ruled line", r"[-=~]{4,}|\.{6,}"),
+    _rule("ruled line", r"(?<!\w)[-=~]{4,}|\.{6,}"),
     _REPLACEMENT_CHARACTER,
 )
 
@@ -100,7 +109,7 @@ _WIKI = (
     _rule("entity", r"&(?:lt|gt|quot|apos|#\d{1,5});"),
     _rule("entity", r"&nbsp;", " "),
     _rule("address", r"\bhttps?://\S+"),
-    _rule("table cell", r"\S*\|\|\S*|(?:^|(?<=\s))[!|]\S*"),
+    _rule("table cell", r"\S*\|\S*"),
     _rule("empty brackets", r"\s*\([\s,;:/]*\)"),  # what templates leave behind: "Siddur () is"
     _rule("empty brackets", r"(?<=\()[\s,;:]+"),  # "(; born 1970)"
     _rule("template", r"\{\{|\}\}|\[\[|\]\]"),
@@ -109,8 +118,8 @@ _WIKI = (
 )
 
 _CBT = (
-    _rule("bracket code", r"-L[RSC]B-(?:(?!-[LR][RSC]B-).)*-R[SC]B-"),  # -LSB- 1 -RSB-, -LCB- picture -RCB-
-    _rule("bracket code", r"-[LR][RSC]B-"),
+    _rule("annotation", r"-L([SC])B-(?:(?!-[LR][RSC]B-).)*-R\1B-"),  # -LSB- 1 -RSB-, -LCB- picture -RCB-
+    _rule("bracket code", r"-[LR][RSC]B-"),  # -LRB- text -RRB-: the text stays
     _rule("quotation code", r"``|''"),
     _SPACE_BEFORE_PUNCTUATION,
     _REPLACEMENT_CHARACTER,
@@ -144,7 +153,7 @@ def bnc_spoken(lines: Iterable[str], removed: Removed | None = None) -> Iterator
 
 
 def open_subtitles(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
-    """OpenSubtitles: drops speakers' dashes and names in capitals, ``[ music ]``, ``(SIGHS)``, tags, music signs, credits.
+    """OpenSubtitles: drops speakers' dashes and names in capitals, ``[ music ]``, ``(SIGHS)``, tags, credits.
 
     Letters confused in scanning (I and l) are left alone: deleting cannot mend them.
     """
@@ -223,19 +232,15 @@ def _stream(
     lines: Iterable[str],
     removed: Removed | None,
     rules: tuple[Rule, ...],
-    split: Callable[[str, Removed], list[str]] | None = None,
+    split: Splitter | None = None,
     drop_wordless: bool = True,
 ) -> Iterator[str]:
-    counts = Counter() if removed is None else removed
+    counts: Removed = Counter() if removed is None else removed
     return _collapse_blank(_cleaned(lines, counts, rules, split, drop_wordless))
 
 
 def _cleaned(
-    lines: Iterable[str],
-    removed: Removed,
-    rules: tuple[Rule, ...],
-    split: Callable[[str, Removed], list[str]] | None,
-    drop_wordless: bool,
+    lines: Iterable[str], removed: Removed, rules: tuple[Rule, ...], split: Splitter | None, drop_wordless: bool
 ) -> Iterator[str]:
     for line in lines:
         line = " ".join(line.split())
@@ -243,7 +248,7 @@ def _cleaned(
             yield ""  # a blank line in the source
             continue
         for piece in _settled(line, removed, rules, split):
-            if piece is BOUNDARY:
+            if piece is None:
                 yield ""
             elif any(map(str.isalnum, piece)) or (piece and not drop_wordless):
                 yield piece
@@ -251,10 +256,94 @@ def _cleaned(
                 removed["line without words"] += 1
 
 
-BOUNDARY = ""  # between the pieces of one line: a new document starts here
+def _settled(line: str, removed: Removed, rules: tuple[Rule, ...], split: Splitter | None) -> list[str | None]:
+    """`line` cut and cleaned until nothing changes; None stands for a document boundary."""
+    pieces: list[str | None] = [line]
+    while True:
+        result: list[str | None] = []
+        for piece in pieces:
+            if piece is None:
+                result.append(None)
+                continue
+            for part in split(piece, removed) if split else [piece]:
+                result.append(None if part is None else _applied(part, removed, rules))
+        if result == pieces:
+            return result
+        pieces = result
 
 
-def _settled(
-    line: str, removed: Removed, rules: tuple[Rule, ...], split: Callable[[str, Removed], list[str]] | None
-) -> list[str]:
-    raise NotImplementedError
+def _applied(text: str, removed: Removed, rules: tuple[Rule, ...]) -> str:
+    for reason, pattern, keep in rules:
+        text, count = pattern.subn(keep, text)
+        if count:
+            removed[reason] += count
+    return " ".join(text.split())
+
+
+def _collapse_blank(lines: Iterable[str]) -> Iterator[str]:
+    """Runs of empty lines become one; none at the start or the end."""
+    started = False
+    pending = False
+    for line in lines:
+        if not line:
+            pending = started
+            continue
+        if pending:
+            yield ""
+        pending = False
+        started = True
+        yield line
+
+
+def _split_utterances(line: str, removed: Removed) -> list[str | None]:
+    parts: list[str | None] = []
+    for piece in _cut_at_headings(line, _RECORDING, removed):
+        if piece is None:
+            parts.append(None)
+            continue
+        utterances = _SPEAKER.split(piece)
+        if len(utterances) > 1:
+            removed["speaker tag"] += len(utterances) - 1
+        parts.extend(utterance for utterance in utterances if utterance.strip())
+    return parts
+
+
+def _split_books(line: str, removed: Removed) -> list[str | None]:
+    return _cut_at_headings(line, _BOOK_NUMBER, removed)
+
+
+def _cut_at_headings(line: str, file_name: re.Pattern[str], removed: Removed) -> list[str | None]:
+    """Cut at ``= = =``; what matches `file_name` between two cuts is dropped and marks a boundary."""
+    if "= =" not in line:
+        return [line]
+    parts: list[str | None] = []
+    for piece in _HEADING.split(line):
+        if file_name.fullmatch(piece.strip()):
+            removed["file name"] += 1
+            parts.append(None)
+        elif piece.strip():
+            parts.append(piece)
+    return parts
+
+
+def _split_articles(line: str, removed: Removed) -> list[str | None]:
+    if "= =" not in line:
+        return [line]
+    removed["heading mark"] += 1
+    pieces = [piece.strip() for piece in _HEADING.split(line) if piece.strip()]
+    if len(pieces) == 1 and len(_HEADING.findall(line)) > 1:
+        return [None, pieces[0]]
+    # Where line breaks were lost, a mark may stand between a title and its text: only a title opens a document.
+    parts: list[str | None] = []
+    for piece in pieces:
+        if len(piece.split()) <= LONGEST_TITLE and piece[-1] not in ".!?":
+            parts.append(None)
+        parts.append(piece)
+    return parts
+
+
+def _split_book_titles(line: str, removed: Removed) -> list[str | None]:
+    if _BOOK_TITLE.match(line):
+        removed["file name"] += 1
+        return [None]
+    return [line]

@@ -99,7 +99,9 @@ def _files_of_zip(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"the zip file {path} cannot be read ({error}); expected a complete one; copy it again") from None
+        raise UserError(
+            f"the zip file {path} cannot be read ({error}); expected a complete one; copy it again"
+        ) from None
     for entry in entries:
         if entry.flag_bits & 1:
             raise UserError(f"{entry.filename!r} in {path} is encrypted; expected plain text; unpack it first")
@@ -133,9 +135,7 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
         size, sha256 = _digest(container, inner)
         files.append(TextFile(domain, split, inner, container, size, sha256))
     if not any(file.split == "train" for file in files):
-        raise UserError(
-            f"{container} holds no training text; expected <domain>.train or .txt files; check data.corpus"
-        )
+        raise UserError(f"{container} holds no training text; expected <domain>.train or .txt files; check data.corpus")
     if not any(file.split == "train" and file.size for file in files):
         raise UserError(f"all training files in {container} are empty; expected text; check data.corpus")
     return Source(name, tuple(files))
@@ -158,7 +158,9 @@ def _digest(container: Path, name: str) -> tuple[int, str]:
                 digest.update(block)
                 size += len(block)
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise UserError(f"{name} in {container} cannot be read ({error}); expected a readable text file; copy it again") from None
+        raise UserError(
+            f"{name} in {container} cannot be read ({error}); expected a readable text file; copy it again"
+        ) from None
     return size, digest.hexdigest()
 
 

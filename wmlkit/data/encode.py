@@ -29,7 +29,7 @@ from .tokenizer import plain_backend, tokenizer_hash
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "uint64": np.dtype("<u8")}
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "uint64": np.dtype("<u8")}
 # Lines handed to the tokenizer at a time; its threads share them, and memory stays at a few MiB.
 LINES_A_BATCH = 8192
 
@@ -41,7 +41,9 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def write_array(path: Path, chunks: Iterable[np.ndarray], kind: str, dtype: str, vocab_size: int, made_by: str) -> Header:
+def write_array(
+    path: Path, chunks: Iterable[np.ndarray], kind: str, dtype: str, vocab_size: int, made_by: str
+) -> Header:
     """Stream `chunks` (one-dimensional arrays) into one file and return its header.
 
     The file appears under `path` only when it is complete. Memory: one chunk. Raises ValueError for an
@@ -145,9 +147,7 @@ def check_tokenizer(header: Header, tokenizer: PreTrainedTokenizerFast) -> None:
         )
 
 
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, documents: Iterable[list[str]]
-) -> Iterator[np.ndarray]:
+def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[list[str]]) -> Iterator[np.ndarray]:
     """One array of ids a document (a list of lines), in order: ``<s> line </s> line </s> ...``.
 
     Lines go through the tokenizer's own threads in batches, so memory is bounded by a batch plus a document.

@@ -30,7 +30,7 @@ OTHER = {"sg": "pl", "pl": "sg", "m": "f", "f": "m"}
 # weight, name, pattern. The weights are per mille of sentences before a domain's own factor.
 PATTERNS: tuple[tuple[float, str, str], ...] = (
     (60, "agreement", "Det.n (0.3 Adj:a) Anim.n:s<a Vi.n:v<s (0.2 Manner) ."),
-    (110, "agreement_pp", "Det.n (0.2 Adj:a) Anim.n:s<a Prep Det.m Place.m:p<s Vi.n:v<s ."),
+    (100, "agreement_pp", "Det.n (0.2 Adj:a) Anim.n:s<a Prep Det.m Place.m:p<s Vi.n:v<s ."),
     (60, "agreement_adverb", "Det.n Anim.n:s Freq Vi.n:v<s ."),
     (50, "agreement_subject_relative", "Det.n Anim.n:s that Vt.n:r<s Det.m Thing.m:q Vi.n:v<s ."),
     (60, "agreement_object_relative", "Det.n Anim.n:s that Det.m Anim.m:q Vt.m:r<q Vi.n:v<s ."),
@@ -38,9 +38,10 @@ PATTERNS: tuple[tuple[float, str, str], ...] = (
     (50, "transitive", "Det.n Anim.n:s Vt.n:v<s Det.m (0.4 Adj:b) Thing.m:o<b ."),
     (50, "demonstrative", "Name.g:s Vt.sg:v<s Dem.m Adj:b Thing.m:o<b ."),
     (90, "possessive", "Name.g:s Vt.sg:v<s Poss.g (0.3 Adj:b) Thing.m:o<b ."),
-    (60, "reflexive_name", "Name.g:s (0.5 Prep Det.m Place.m:p<s) Vr.past:v<s Refl.g.sg ."),
-    (45, "reflexive_noun", "Det.n Kin.g.n:s (0.5 Prep Det.m Place.m:p<s) Vr.past:v<s Refl.g.n ."),
-    (60, "reflexive_embedded", "Name.g:s Vs.past:u<s that Name.h:t Vr.past:v<t Refl.h.sg ."),
+    (90, "pronoun", "Name.g:s Vt.past:v<s Det.m Thing.m:o Sub Pron.g Vi.past:w<s ."),
+    (70, "reflexive_name", "Name.g:s (0.5 Prep Det.m Place.m:p<s) Vr.past:v<s Refl.g.sg ."),
+    (40, "reflexive_noun", "Det.n Kin.g.n:s (0.5 Prep Det.m Place.m:p<s) Vr.past:v<s Refl.g.n ."),
+    (70, "reflexive_embedded", "Name.g:s Vs.past:u<s that Name.h:t Vr.past:v<t Refl.h.sg ."),
     (25, "perfect", "Name.g:s has Manner Vx.pp:v<s Det.m Thing.m:o ."),
     (25, "past", "Name.g:s Manner Vx.past:v<s Det.m Thing.m:o ."),
     (25, "modal_transitive", "Det.n Anim.n:s Modal Vt.base:v<s Det.m Thing.m:o ."),

@@ -74,6 +74,8 @@ CLOSED: dict[str, str] = {  # category -> words; a word may be weighted by repet
     "Num.pl": "two three several many some",
     "Pos.sg": "every this that my",
     "Pos.pl": "these those many all most",
+    "Pron.m": "he",
+    "Pron.f": "she",
     "Poss.m": "his",
     "Poss.f": "her",
     "Prep": "near behind beside by",

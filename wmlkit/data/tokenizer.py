@@ -136,9 +136,7 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTo
     return _with_required_tokens(tokenizer, str(source), needs_mask)
 
 
-def _with_required_tokens(
-    tokenizer: PreTrainedTokenizerFast, source: str, needs_mask: bool
-) -> PreTrainedTokenizerFast:
+def _with_required_tokens(tokenizer: PreTrainedTokenizerFast, source: str, needs_mask: bool) -> PreTrainedTokenizerFast:
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.cls_token
     if tokenizer.eos_token is None:

@@ -1,5 +1,6 @@
 """Evaluation: minimal pairs under the BabyLM protocols, language-model loss, (Super)GLUE."""
 
 from .minimal_pairs import score_sentences
+from .pairs import evaluate_pairs
 
-__all__ = ["score_sentences"]
+__all__ = ["evaluate_pairs", "score_sentences"]

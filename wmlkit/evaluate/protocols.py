@@ -56,7 +56,9 @@ def get_protocol(name: str) -> Protocol:
     """The protocol `name`; UserError with the nearest name if there is none."""
     if name not in PROTOCOLS:
         near = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
-        raise UserError(f"there is no protocol {name!r}; expected one of {', '.join(PROTOCOLS)}; did you mean {near!r}?")
+        raise UserError(
+            f"there is no protocol {name!r}; expected one of {', '.join(PROTOCOLS)}; did you mean {near!r}?"
+        )
     return PROTOCOLS[name]
 
 
@@ -119,21 +121,20 @@ def paradigm_rows(
     tied: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Accuracy and ties of each paradigm in percent, in order of first appearance; all arguments (N,)."""
-    rows = []
-    names = np.array(paradigms)
-    for paradigm, first in {name: i for i, name in reversed(list(enumerate(paradigms)))}.items():
-        chosen = names == paradigm
-        rows.append(
-            {
-                "paradigm": paradigm,
-                "phenomenon": phenomena[first],
-                "field": fields[first],
-                "accuracy": 100 * float(earned[chosen].mean()),
-                "ties": 100 * float(tied[chosen].mean()),
-                "n": int(chosen.sum()),
-            }
-        )
-    return rows[::-1]
+    members: dict[str, list[int]] = {}
+    for index, paradigm in enumerate(paradigms):
+        members.setdefault(paradigm, []).append(index)
+    return [
+        {
+            "paradigm": paradigm,
+            "phenomenon": phenomena[indices[0]],
+            "field": fields[indices[0]],
+            "accuracy": 100 * float(earned[indices].mean()),
+            "ties": 100 * float(tied[indices].mean()),
+            "n": len(indices),
+        }
+        for paradigm, indices in members.items()
+    ]
 
 
 def macro_average(rows: Iterable[dict[str, Any]]) -> float:

@@ -1,0 +1,283 @@
+"""Evaluating a folder of pairs and a finished run, end to end with tiny models; reading and checking suites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from wmlkit import paths
+from wmlkit.config import EvaluateConfig, ModelConfig
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.evaluate import evaluate_pairs, score_sentences
+from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
+from wmlkit.evaluate.protocols import PROTOCOLS
+from wmlkit.evaluate.suites import read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
+from wmlkit.models import Student, build_model
+
+NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]
+ORDER = [("She saw him.", "She him saw."), ("He ate bread.", "Ate he bread.")]
+EWOK = {
+    "Context1": "Anna is Ben's boss.",
+    "Context2": "Anna is Ben's pupil.",
+    "Target1": "Anna leads Ben.",
+    "Target2": "Ben leads Anna.",
+    "Domain": "social-relations",
+}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    folder = tmp_path / "toy"
+    write_rows(
+        folder / "number.jsonl",
+        [
+            {
+                "sentence_good": good,
+                "sentence_bad": bad,
+                "UID": "number",
+                "linguistics_term": "agreement",
+                "field": "morphology",
+                "pair_id": 10 + i,
+            }
+            for i, (good, bad) in enumerate(NUMBER)
+        ],
+    )
+    write_rows(folder / "order.jsonl", [{"sentence_good": good, "sentence_bad": bad} for good, bad in ORDER])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([*(text for pair in NUMBER + ORDER for text in pair), *EWOK.values()], 300)
+
+
+def tiny(tokenizer: PreTrainedTokenizerFast, seed: int = 0, family: str = "roberta") -> PreTrainedModel:
+    objective = "mlm" if family == "roberta" else "clm"
+    model = build_model(Student(1, 2, 16, 16), ModelConfig(objective=objective, family=family), tokenizer, 32, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(20)
+    return model
+
+
+def test_document_of_peers_follows_from_the_scores(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    models = [tiny(tokenizer, seed) for seed in range(2)]
+    document, items = evaluate_pairs(models, tokenizer, suite, member_weights=[0.8, 0.2])
+    scores = score_sentences(
+        models, tokenizer, [text for pair in NUMBER + ORDER for text in pair], member_weights=[0.8, 0.2]
+    )
+    assert [member["member"] for member in document["members"]] == list(scores)
+    for member in document["members"]:
+        better = scores[member["member"]][0::2] > scores[member["member"]][1::2]
+        number, order = 100 * better[:3].mean(), 100 * better[3:].mean()
+        assert member["score"] == pytest.approx((number + order) / 2)
+        assert member["ties"] == 0 and member["n"] == 5
+        assert member["paradigms"] == [
+            {
+                "paradigm": "number",
+                "phenomenon": "agreement",
+                "field": "morphology",
+                "accuracy": pytest.approx(number),
+                "ties": 0,
+                "n": 3,
+            },
+            # without labels the paradigm and the folder stand in
+            {
+                "paradigm": "order",
+                "phenomenon": "order",
+                "field": "toy",
+                "accuracy": pytest.approx(order),
+                "ties": 0,
+                "n": 2,
+            },
+        ]
+    assert document["suite"] == "toy" and document["protocol"] == "babylm2025"
+    assert document["data_hash"] == suite_hash(suite)
+    settings = document["settings"]
+    assert settings["reduction"] == "sum" and settings["prefix"] == "none" and settings["dtype"] == "float32"
+    assert settings["ties"] == "half" and settings["per_paradigm"] is None and settings["seed"] == 0
+    assert [(item["paradigm"], item["pair_id"]) for item in items[:3]] == [("number", str(i)) for i in (10, 11, 12)]
+    assert items[4]["scores"]["ensemble"] == pytest.approx(scores["ensemble"][8:10], abs=1e-6)
+    json.dumps(document, allow_nan=False)
+
+
+def test_one_model_is_the_member_model(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    document, items = evaluate_pairs(tiny(tokenizer, family="gpt2"), tokenizer, suite, suite="named")
+    assert [member["member"] for member in document["members"]] == ["model"]
+    assert list(items[0]["scores"]) == ["model"]
+    assert document["suite"] == "named" and document["settings"]["objective"] == "clm"
+
+
+def test_equal_candidates_tie_by_rule(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_rows(tmp_path / "same" / "p.jsonl", [{"sentence_good": "A cat.", "sentence_bad": "A cat."}])
+    expected = {"half": 50.0, "first": 100.0, "protocol": 100.0}
+    for ties, accuracy in expected.items():
+        document, _ = evaluate_pairs(tiny(tokenizer), tokenizer, tmp_path / "same", ties=ties)  # type: ignore[arg-type]
+        assert document["members"][0]["score"] == accuracy and document["members"][0]["ties"] == 100
+    settings = evaluate_pairs(tiny(tokenizer), tokenizer, tmp_path / "same", ties="protocol")[0]["settings"]
+    assert settings["ties"] == "first"
+
+
+def test_released_protocol_permutes_masked_scores_only(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The first sentence comes back right after its second use: requests 0 and 3 are equal."""
+    rows = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The cat sleeps.")]
+    write_rows(tmp_path / "d" / "p.jsonl", [{"sentence_good": g, "sentence_bad": b} for g, b in rows])
+    for family, order in (("roberta", [0, 3, 1, 2]), ("gpt2", [0, 1, 2, 3])):
+        model = tiny(tokenizer, family=family)
+        fixed = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-fixed")[1]
+        released = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-released")[1]
+        right = [score for item in fixed for score in item["scores"]["model"]]
+        assert [score for item in released for score in item["scores"]["model"]] == [right[i] for i in order]
+        assert right[0] == right[3] != right[1]
+
+
+def test_ewok_by_protocol(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_rows(tmp_path / "ewok_filtered" / "social-relations.jsonl", [EWOK])
+    model = tiny(tokenizer)
+    c1, c2, t1, t2 = (EWOK[key] for key in ("Context1", "Context2", "Target1", "Target2"))
+    candidates = {"babylm2025": ([t1, t2], [c1, c1]), "babylm2026": ([t1, t1], [c1, c2])}
+    for protocol, (sentences, contexts) in candidates.items():
+        document, items = evaluate_pairs(model, tokenizer, tmp_path / "ewok_filtered", protocol=protocol)
+        expected = score_sentences(model, tokenizer, sentences, contexts=contexts)
+        assert items[0]["scores"]["model"] == pytest.approx(expected, abs=1e-6)
+        row = document["members"][0]["paradigms"][0]
+        assert (row["paradigm"], row["field"]) == ("social-relations", "ewok")
+
+
+def test_sampling_is_seeded_and_independent_of_other_paradigms(suite: Path) -> None:
+    pairs = read_suite(suite, PROTOCOLS["babylm2025"])
+    assert sample_pairs(pairs, None, 0) == pairs
+    assert sample_pairs(pairs, 99, 5) == pairs
+    drawn = sample_pairs(pairs, 1, 0)
+    assert [pair.paradigm for pair in drawn] == ["number", "order"]
+    assert drawn == sample_pairs(pairs, 1, 0)
+    assert sample_pairs(pairs[:3], 1, 0) == drawn[:1]
+    assert len({sample_pairs(pairs, 1, seed)[0].good for seed in range(20)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"sentence_good": "A", ', r"number.jsonl line 4 is not JSON"),
+        ('["A", "B"]', r"number.jsonl line 4 is a list"),
+        ('{"sentence_good": "A"}', r"number.jsonl line 4 has no key 'sentence_bad'"),
+        ('{"sentence_good": "A", "sentence_bad": " "}', r"number.jsonl line 4 has ' ' as sentence_bad"),
+        ('{"sentence_good": "A", "sentence_bad": 3}', r"number.jsonl line 4 has 3 as sentence_bad"),
+        ('{"Context1": "A", "Context2": "B", "Target1": "C"}', r"number.jsonl line 4 has no key 'Target2'"),
+    ],
+)
+def test_bad_lines_are_named(suite: Path, line: str, message: str) -> None:
+    with (suite / "number.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=message):
+        read_suite(suite, PROTOCOLS["babylm2025"])
+
+
+def test_a_sentence_that_is_too_long_is_named_by_file_and_line(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_rows(suite / "zlong.jsonl", [{"sentence_good": "A cat.", "sentence_bad": "The cat sleeps. " * 20}])
+    with pytest.raises(UserError, match=r"zlong.jsonl line 1 has \d+ tokens, the model's window is 32"):
+        evaluate_pairs(tiny(tokenizer), tokenizer, suite)
+
+
+def test_missing_suites_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; .*evaluate.pairs"):
+        read_suite(tmp_path / "blimp", PROTOCOLS["babylm2025"])
+    (tmp_path / "ewok").mkdir()
+    with pytest.raises(UserError, match="no .jsonl file.* EWoK is gated: ask for access"):
+        read_suite(tmp_path / "ewok", PROTOCOLS["babylm2025"])
+
+
+def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
+    unknown = EWOK | {"Context2": "Anna is Ben's zymurgist."}
+    clitic = EWOK | {"Domain": "agent-properties", "Context2": "Anna isn't Ben's boss."}
+    write_rows(tmp_path / "test.jsonl", [EWOK, unknown, clitic])
+    vocabulary = ["anna", "is", "ben", "'s", "boss", "pupil", "leads", ".", "n't"]
+    counts = write_ewok(tmp_path / "test.jsonl", tmp_path / "out", vocabulary)
+    assert counts == {"agent-properties": 2, "social-relations": 2}
+    rows = [json.loads(line) for line in (tmp_path / "out" / "social-relations.jsonl").read_text().splitlines()]
+    assert rows[0] == EWOK
+    assert [rows[1][key] for key in ("Context1", "Context2", "Target1", "Target2")] == [
+        EWOK[key] for key in ("Context2", "Context1", "Target2", "Target1")
+    ]
+    assert write_ewok(tmp_path / "test.jsonl", tmp_path / "all")["social-relations"] == 4
+    with pytest.raises(UserError, match="no file .*; EWoK is gated"):
+        write_ewok(tmp_path / "absent.jsonl", tmp_path / "out")
+
+
+def test_treebank_words() -> None:
+    assert treebank_words("Anna can't see Ben's well-made hat, they're off!") == [
+        *("anna", "ca", "n't", "see", "ben", "'s", "well-made", "hat", ",", "they", "'re", "off", "!")
+    ]
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path / "wml-p2-s0-00000000"
+    for index in (1, 2):
+        tiny(tokenizer, seed=index).save_pretrained(paths.peer(folder, index))
+        save_tokenizer(tokenizer, paths.peer(folder, index))
+    paths.write_json(folder / "config.json", {"config": {"model": {"objective": "mlm"}}})
+    paths.write_json(folder / "done.json", {"peer_weights": [0.7, 0.3], "best_peer": 1})
+    return folder
+
+
+def test_run_is_evaluated_once(run_folder: Path, suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = EvaluateConfig(per_paradigm=2, ties="first")
+    document = evaluate_run(run_folder, "toy", suite, config)
+    path = run_folder / "evaluation" / "toy-babylm2025.json"
+    assert json.loads(path.read_text()) == document
+    items = [json.loads(line) for line in path.with_suffix(".items.jsonl").read_text().splitlines()]
+    assert len(items) == 4 and list(items[0]) == ["paradigm", "pair_id", "scores"]
+    models = [tiny(tokenizer, seed=index) for index in (1, 2)]
+    direct, _ = evaluate_pairs(
+        models, tokenizer, suite, suite="toy", per_paradigm=2, ties="first", member_weights=[0.7, 0.3]
+    )
+    assert direct == document
+
+    stamp = path.stat().st_mtime_ns
+    assert evaluate_run(run_folder, "toy", suite, config) == document
+    assert path.stat().st_mtime_ns == stamp  # same settings, same pairs: nothing is scored again
+    evaluate_run(run_folder, "toy", suite, EvaluateConfig(per_paradigm=2))
+    assert path.stat().st_mtime_ns > stamp  # other settings
+    stamp = path.stat().st_mtime_ns
+    with (suite / "order.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"sentence_good": "Ben sings.", "sentence_bad": "Sings Ben."}) + "\n")
+    assert evaluate_run(run_folder, "toy", suite, EvaluateConfig())["members"][0]["n"] == 6
+    assert path.stat().st_mtime_ns > stamp  # other pairs
+
+
+def test_unfinished_and_unsafe_runs_are_refused(run_folder: Path, suite: Path) -> None:
+    weights = paths.peer(run_folder, 2) / "model.safetensors"
+    torch.save({}, weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(UserError, match="no model.safetensors"):
+        evaluate_run(run_folder, "toy", suite, EvaluateConfig())
+    (run_folder / "done.json").unlink()
+    with pytest.raises(UserError, match="no done.json"):
+        evaluate_run(run_folder, "toy", suite, EvaluateConfig())
+
+
+def test_peers_with_different_tokenizers_are_refused(run_folder: Path, suite: Path) -> None:
+    other = train_tokenizer(["completely different text with other merges"] * 3, 300)
+    save_tokenizer(other, paths.peer(run_folder, 2))
+    with pytest.raises(UserError, match="different tokenizers"):
+        evaluate_run(run_folder, "toy", suite, EvaluateConfig())
+
+
+def test_write_evaluation_refuses_what_json_cannot_hold(tmp_path: Path) -> None:
+    document = {"suite": "s", "protocol": "p", "members": [{"score": float("nan")}]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_evaluation(tmp_path, document, [])
+    assert not (tmp_path / "evaluation" / "s-p.json").exists()

@@ -1,0 +1,142 @@
+"""Checkpoints that resume to the bit, and export to Hugging Face format. safetensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import paths
+from .errors import UserError
+
+VERSION = 1
+
+
+def save(
+    folder: Path,
+    step: int,
+    models: list[PreTrainedModel],
+    optimizers: list[list[Optimizer]],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write ``folder/step-<step>/``: one safetensors file and one JSON file, then drop all but the last `keep`.
+
+    state: JSON types; what else the run must remember (peer weights, length of metrics.jsonl, ...).
+    The folder gets its name when it is complete, so a half-written checkpoint is never seen.
+    """
+    tensors: dict[str, Tensor] = {"rng/torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    groups = []
+    for i, (model, own) in enumerate(zip(models, optimizers, strict=True), 1):
+        for name, parameter in model.named_parameters():
+            tensors[f"peer_{i}/model/{name}"] = parameter.detach().contiguous()
+        for o, optimizer in enumerate(own):
+            document = optimizer.state_dict()
+            groups.append(document["param_groups"])
+            for index, entries in document["state"].items():
+                for key, value in entries.items():
+                    tensors[f"peer_{i}/optimizer_{o}/{index}/{key}"] = torch.as_tensor(value).contiguous()
+    version, keys, gauss = random.getstate()
+    numpy_name, numpy_keys, *numpy_rest = np.random.get_state()  # type: ignore[misc]
+    document = {
+        "version": VERSION,
+        "step": step,
+        "state": state,
+        "param_groups": groups,
+        "rng": {
+            "python": [version, list(keys), gauss],
+            "numpy": [numpy_name, np.asarray(numpy_keys).tolist(), *numpy_rest],
+        },
+    }
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / "tensors.safetensors")
+        paths.write_json(temporary / "state.json", document)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Optimizer]]) -> tuple[int, dict[str, Any]]:
+    """Load a checkpoint into models and optimizers of the same shapes; returns (step, state).
+
+    Raises UserError for a damaged checkpoint or one of another version, naming the file.
+    """
+    try:
+        document = paths.read_json(path / "state.json")
+        tensors = load_file(path / "tensors.safetensors")
+    except Exception as error:  # safetensors raises its own kind for a truncated file
+        raise UserError(f"checkpoint {path} cannot be read ({error}); delete that folder to use the one before") from None
+    if document.get("version") != VERSION:
+        raise UserError(
+            f"checkpoint {path} has version {document.get('version')}, expected {VERSION}; "
+            "delete the run folder and train again"
+        )
+    groups = iter(document["param_groups"])
+    for i, (model, own) in enumerate(zip(models, optimizers, strict=True), 1):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"peer_{i}/model/{name}"])
+        for o, optimizer in enumerate(own):
+            prefix = f"peer_{i}/optimizer_{o}/"
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(prefix):
+                    index, name = key.removeprefix(prefix).split("/")
+                    state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": next(groups)})
+    torch.set_rng_state(tensors["rng/torch"])
+    if "rng/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng/cuda"])
+    version, keys, gauss = document["rng"]["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, numpy_keys, *rest = document["rng"]["numpy"]
+    np.random.set_state((name, np.array(numpy_keys, dtype=np.uint32), *rest))
+    return document["step"], document["state"]
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> Path:
+    """A folder that ``AutoModelFor...from_pretrained`` and ``AutoTokenizer.from_pretrained`` load without wmlkit."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary, safe_serialization=True)
+        tokenizer.save_pretrained(temporary)
+        # transformers 5 writes a class name that older versions do not know
+        settings = temporary / "tokenizer_config.json"
+        document = json.loads(settings.read_text(encoding="utf-8"))
+        document["tokenizer_class"] = "PreTrainedTokenizerFast"
+        paths.write_json(settings, document)
+        paths.write_text(temporary / "README.md", card)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+

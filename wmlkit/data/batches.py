@@ -1,0 +1,249 @@
+"""Rows, masks and batches. A batch is a function of (seed, stream, step) and of nothing else.
+
+Letters: B rows, T tokens a row, K scored positions. No state is kept between steps, so resuming at step n
+needs no replay, and every arm of a study sees the same tokens in the same order for a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import UserError
+
+STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on its device.
+
+    input_ids (B, T); attention_mask (B, 1, T, T) boolean, or None where all may attend to all; position_ids
+    (B, T), from 0 within each document; targets (B*T,), what each position is scored on; scored (K,) and
+    real (N,), flat indices of the scored positions and of all but padding; tokens, words: how many the batch
+    shows (tokens without padding, words without special tokens).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    position_ids: Tensor
+    targets: Tensor
+    scored: Tensor
+    real: Tensor
+    tokens: int
+    words: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+def segments(
+    tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int
+) -> NDArray[np.int64]:
+    """Cut documents into pieces of at most `block_size` tokens, at a line end where one is near: (S, 2) start, length.
+
+    Every document starts with the start token and ends each line with `eos_id`. A piece that continues a
+    document has no start token of its own: `rows` puts one there, so it is one token shorter.
+    """
+    pieces = []
+    ends = np.append(documents[1:], len(tokens)).astype(np.int64)
+    for start, end in zip(documents.astype(np.int64).tolist(), ends.tolist(), strict=True):
+        line_ends = np.flatnonzero(tokens[start:end] == eos_id) + start + 1
+        position = start + 1  # after the start token
+        while position < end:
+            limit = min(position + block_size - 1, end)
+            fitting = line_ends[np.searchsorted(line_ends, position, "right") : np.searchsorted(line_ends, limit, "right")]
+            stop = int(fitting[-1]) if len(fitting) else limit
+            pieces.append((position, stop - position))
+            position = stop
+    return np.array(pieces, dtype=np.int64).reshape(-1, 2)
+
+
+def pack(lengths: NDArray[np.int64], block_size: int, order: NDArray[np.int64]) -> list[list[int]]:
+    """Fill rows of `block_size` with pieces (each one token longer, for its start token), in `order`.
+
+    A piece goes to the fullest of the last open rows that has room for it; rows stay open until 32 are.
+    """
+    done: list[list[int]] = []
+    open_rows: list[tuple[int, list[int]]] = []  # (room left, pieces)
+    for piece in order.tolist():
+        need = int(lengths[piece]) + 1
+        fitting = [row for row in open_rows if row[0] >= need]
+        if fitting:
+            row = min(fitting, key=lambda entry: entry[0])
+            open_rows.remove(row)
+            row = (row[0] - need, [*row[1], piece])
+        else:
+            row = (block_size - need, [piece])
+        if row[0] < 4:  # shorter than any useful piece
+            done.append(row[1])
+        else:
+            open_rows.append(row)
+        if len(open_rows) > 32:
+            done.append(open_rows.pop(0)[1])
+    return done + [row[1] for row in open_rows]
+
+
+class Rows:
+    """The rows of one text. `packing` "documents": pieces of documents side by side that do not attend to each
+    other; "windows": `block_size` tokens from anywhere in the flat stream, as the released code draws them."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.integer],
+        documents: NDArray[np.integer],
+        tokenizer: PreTrainedTokenizerBase,
+        block_size: int,
+        packing: str,
+        seed: int,
+        stream: str,
+    ) -> None:
+        self.tokens = tokens
+        self.block_size = block_size
+        self.packing = packing
+        self.seed = [seed, STREAMS[stream]]
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.bos_id = int(tokenizer.bos_token_id)
+        self.special = np.zeros(len(tokenizer), dtype=bool)
+        self.special[tokenizer.all_special_ids] = True
+        self.ordinary_ids = np.flatnonzero(~self.special)
+        self.starts_word = np.array([text.startswith("Ġ") for text in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))])
+        if packing == "windows":
+            if len(tokens) < block_size:
+                raise UserError(
+                    f"the {stream} text has {len(tokens)} tokens, fewer than one window of {block_size}; "
+                    "use more text (data.words) or a smaller data.block_size"
+                )
+            self.pieces = np.zeros((0, 2), dtype=np.int64)
+            self.rows: list[list[int]] = []
+        else:
+            self.pieces = segments(tokens, documents, block_size, int(tokenizer.eos_token_id))
+            order = np.random.default_rng([*self.seed, 0]).permutation(len(self.pieces))
+            self.rows = pack(self.pieces[:, 1], block_size, order)
+            if not self.rows:
+                raise UserError(f"the {stream} text is empty; use more text (data.words) or another corpus")
+        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.packing == "documents" else len(self.tokens) // self.block_size
+
+    def epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the rows in pass number `epoch` over the text."""
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([*self.seed, 1, epoch]).permutation(len(self.rows)))
+        return self._epoch[1]
+
+    def take(self, step: int, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, document, position) of the rows of batch number `step`, each (B, T); document is -1 on padding."""
+        shape = (batch_size, self.block_size)
+        if self.packing == "windows":
+            starts = np.random.default_rng([*self.seed, 2, step]).integers(
+                0, len(self.tokens) - self.block_size + 1, batch_size
+            )
+            ids = np.stack([np.asarray(self.tokens[start : start + self.block_size]) for start in starts]).astype(np.int64)
+            return ids, np.zeros(shape, np.int64), np.tile(np.arange(self.block_size), (batch_size, 1))
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        document = np.full(shape, -1, dtype=np.int64)
+        position = np.zeros(shape, dtype=np.int64)
+        for b, number in enumerate(range(step * batch_size, (step + 1) * batch_size)):
+            epoch, within = divmod(number, len(self.rows))
+            place = 0
+            for piece in self.rows[self.epoch_order(epoch)[within]]:
+                start, length = self.pieces[piece]
+                ids[b, place] = self.bos_id
+                ids[b, place + 1 : place + 1 + length] = self.tokens[start : start + length]
+                document[b, place : place + 1 + length] = piece
+                position[b, place : place + 1 + length] = np.arange(1 + length)
+                place += 1 + int(length)
+        return ids, document, position
+
+    def masked_batch(
+        self, step: int, batch_size: int, mask_id: int, ratio: float, random: float = 0.0, keep: float = 0.0
+    ) -> Batch:
+        """A batch for a masked model: `mask_tokens` on the rows of `step`."""
+        ids, document, position = self.take(step, batch_size)
+        rng = np.random.default_rng([*self.seed, 3, step])
+        inputs, scored = mask_tokens(ids, ~self.special[ids], self.ordinary_ids, mask_id, ratio, random, keep, rng)
+        return self._batch(inputs, document, position, scored, ids, ids)
+
+    def causal_batch(self, step: int, batch_size: int) -> Batch:
+        """A batch for a causal model: position t is scored on the token at t + 1 of the same document."""
+        ids, document, position = self.take(step, batch_size)
+        scored = np.zeros_like(document, dtype=bool)
+        scored[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, :-1] >= 0)
+        following = np.roll(ids, -1, axis=1)
+        return self._batch(ids, document, position, scored, following, ids)
+
+    def _batch(
+        self,
+        inputs: NDArray[np.int64],
+        document: NDArray[np.int64],
+        position: NDArray[np.int64],
+        scored: NDArray[np.bool_],
+        targets: NDArray[np.int64],
+        ids: NDArray[np.int64],
+    ) -> Batch:
+        mask = None
+        if (document != document[:, :1]).any():
+            # Padding attends to padding: a row of the mask without any true entry would give NaN.
+            mask = torch.from_numpy(document[:, None, :, None] == document[:, None, None, :])  # (B, 1, T, T)
+        before = np.concatenate([np.ones((len(ids), 1), dtype=bool), self.special[ids[:, :-1]]], axis=1)
+        words = int(((self.starts_word[ids] | before) & ~self.special[ids]).sum())
+        return Batch(
+            torch.from_numpy(inputs),
+            mask,
+            torch.from_numpy(position),
+            torch.from_numpy(targets.reshape(-1)),
+            torch.from_numpy(np.flatnonzero(scored)),
+            torch.from_numpy(np.flatnonzero(document >= 0)),
+            int((document >= 0).sum()),
+            words,
+        )
+
+
+def mask_tokens(
+    ids: NDArray[np.int64],
+    candidates: NDArray[np.bool_],
+    ordinary_ids: NDArray[np.int64],
+    mask_id: int,
+    ratio: float,
+    random: float,
+    keep: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(inputs, scored): exactly round(ratio x candidates) positions scored, drawn without replacement.
+
+    ids, candidates: (B, T). Special tokens are no candidates and are never drawn as random replacements.
+    Of the scored positions a share `random` shows a random token, `keep` the true one, the rest `mask_id`.
+    """
+    places = np.flatnonzero(candidates)
+    chosen = rng.permutation(places)[: max(1, round(ratio * len(places)))]
+    inputs, scored = ids.copy(), np.zeros(ids.shape, dtype=bool)
+    scored.flat[chosen] = True
+    split_random = round(random * len(chosen))
+    split_keep = split_random + round(keep * len(chosen))
+    inputs.flat[chosen[split_keep:]] = mask_id
+    inputs.flat[chosen[:split_random]] = rng.choice(ordinary_ids, split_random)
+    return inputs, scored
+
+
+def batch_source(
+    rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, random: float, keep: float
+) -> Callable[[int, float], Batch]:
+    """(step, mask ratio) -> batch, for the objective in use."""
+    if objective == "clm":
+        return lambda step, ratio: rows.causal_batch(step, batch_size)
+    mask_id = int(tokenizer.mask_token_id)
+    return lambda step, ratio: rows.masked_batch(step, batch_size, mask_id, ratio, random, keep)

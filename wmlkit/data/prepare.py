@@ -1,0 +1,317 @@
+"""From a source of text to token files: clean, sample, split, train the tokenizer, encode.
+
+Everything streams. The cleaned text is written once to a spool file inside the unfinished folder and read back
+for the tokenizer and for each split, so memory holds one batch of lines, the counts of the documents and the set
+of distinct words of one domain. The folder is filled under a temporary name and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tokenizers
+import transformers
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from .. import paths
+from ..config import DataConfig, digest
+from ..errors import UserError
+from . import cleaning, nursery, splits
+from .corpora import Source, Split, find_source, folder_source, read_lines
+from .encode import count_tokens, write_documents
+from .statistics import DomainCounts, domain_statistics, example_lines
+from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
+
+# Raise it whenever prepare writes other bytes for the same text and settings.
+FORMAT_VERSION = 1
+NURSERY_WORDS = 200_000  # of training text, where data.words does not say
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus: its folder, the hash of its content and settings, and the name of its source."""
+
+    folder: Path
+    hash: str
+    name: str
+
+
+def prepare(data: DataConfig, out: Path) -> Prepared:
+    """Prepare the corpus `data.corpus` below ``out/data``, or return it when the same content is there already.
+
+    The folder's hash covers the content of the source files and the settings that shape the result; the same
+    inputs give the same bytes. Raises UserError, leaving nothing behind, when there is no text to work with.
+    """
+    tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    source = None if data.corpus == "nursery" else find_source(data.corpus, out)
+    with _workspace(out / "data") as work:
+        if source is None:
+            nursery.write_corpus(work / "nursery", *_nursery_sizes(data), data.seed)
+            source = folder_source("nursery", work / "nursery")
+        content = _content_hash(source, data, tokenizer)
+        final = paths.prepared(out, source.name, content)
+        if not (final / "done.json").is_file():
+            _fill(work, source, data, tokenizer, content)
+            _publish(work / "corpus", final)
+        prepared = open_prepared(final)
+    if prepared.hash != content:
+        raise UserError(f"{final} holds the corpus {prepared.hash}; expected {content}; delete that folder")
+    return prepared
+
+
+def _nursery_sizes(data: DataConfig) -> tuple[int, int]:
+    words = data.words or NURSERY_WORDS
+    return words, data.dev_words or max(words // 20, 1000)
+
+
+@contextmanager
+def _workspace(parent: Path) -> Iterator[Path]:
+    """A folder for unfinished work below `parent`, removed at the end whatever happens.
+
+    What a killed process left there is removed too; its name tells the machine and the process.
+    """
+    created = [folder for folder in (parent, parent.parent) if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".prepare-{socket.gethostname()}-"
+    for leftover in parent.glob(f"{prefix}*"):
+        if not _is_running(leftover.name.removeprefix(prefix).split("-")[0]):
+            shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in created:
+            with suppress(OSError):  # not empty: something was made
+                folder.rmdir()
+
+
+def _is_running(process: str) -> bool:
+    if not process.isdigit():
+        return False
+    if os.name != "posix":  # asking by signal 0 is a POSIX way; elsewhere leave the folder alone
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _publish(folder: Path, final: Path) -> None:
+    """Rename the complete `folder` to `final`. Another process may have been faster; the bytes are the same."""
+    if final.exists() and not (final / "done.json").is_file():
+        shutil.rmtree(final)  # someone removed done.json: not a whole corpus any more
+    try:
+        os.rename(folder, final)
+    except OSError:
+        if not (final / "done.json").is_file():
+            raise
+
+
+def _content_hash(source: Source, data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> str:
+    return digest(
+        {
+            "format": FORMAT_VERSION,
+            "files": [[file.domain, file.split, file.sha256] for file in source.files],
+            "settings": _settings(data, tokenizer),
+        }
+    )
+
+
+def _settings(data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> dict[str, Any]:
+    """The settings that shape a prepared corpus. The nursery's sizes are in its text, which is hashed anyway."""
+    nursery_made = data.corpus == "nursery"
+    settings: dict[str, Any] = {
+        "words": None if nursery_made else data.words,
+        "dev_words": None if nursery_made else data.dev_words,
+        "held_out": data.held_out,
+        "seed": data.seed,
+        "cleaning_rules": cleaning.RULES_VERSION if data.clean else None,
+    }
+    if tokenizer is None:
+        settings["tokenizer"] = {"vocab_size": data.vocab_size, "lowercase": data.lowercase, "nfkc": data.nfkc}
+    else:
+        settings["tokenizer"] = tokenizer_hash(tokenizer)
+    return settings
+
+
+def _fill(
+    work: Path, source: Source, data: DataConfig, tokenizer: PreTrainedTokenizerFast | None, content: str
+) -> None:
+    folder = work / "corpus"
+    folder.mkdir()
+    settings = _settings(data, tokenizer)
+    source_splits: tuple[Split, ...] = ("train", "dev")
+    parts = [
+        _clean_part(work, source, domain, split, data.clean)
+        for split in source_splits
+        for domain in source.domains()
+        if source.of(domain, split)
+    ]
+    chosen, notes = splits.assign(parts, settings)
+    for note in notes:
+        log.warning("%s: %s", source.name, note)
+    if tokenizer is None:
+        lines = (line for document in _documents(parts, chosen["train"]) for line in document)
+        tokenizer = train_tokenizer(_progress(lines, "tokenizer", "lines"), data.vocab_size, data.lowercase, data.nfkc)
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    statistics = _encode_splits(folder, source, parts, chosen, tokenizer)
+    statistics["tokenizer"] = {
+        "entries": len(tokenizer),
+        "hash": tokenizer_hash(tokenizer),
+        "trained": data.tokenizer == "train",
+    }
+    statistics["notes"] = notes
+    paths.write_json(folder / "statistics.json", statistics)
+    if data.clean:
+        examples = {
+            part.domain: example_lines(part.domain, _source_lines(source, part))
+            for part in parts
+            if part.split == "train"
+        }
+        paths.write_json(folder / "examples.json", examples)
+    _seal(folder, source, settings, content, notes)
+
+
+def _source_lines(source: Source, part: splits.Part) -> Iterator[str]:
+    """The lines of the source behind `part`; a new file starts a new document."""
+    for file in source.of(part.domain, part.split):
+        yield from read_lines(file)
+        yield ""
+
+
+def _clean_part(work: Path, source: Source, domain: str, split: Split, clean: bool) -> splits.Part:
+    """Clean one split of one domain into a spool file, one line a line; `Part.counts` knows where documents end."""
+    part = splits.Part(domain, split, work / f"{split}-{domain}.txt", DomainCounts())
+    counts = part.counts
+    raw = counts.raw(_progress(_source_lines(source, part), f"cleaning {domain}", "lines"))
+    function = cleaning.cleaner(domain) if clean else cleaning.untouched
+    with part.spool.open("w", encoding="utf-8", newline="\n") as file:
+        for document in splits.group_documents(function(raw, counts.removed)):
+            counts.add(document)
+            file.writelines(f"{line}\n" for line in document)
+    counts.close()
+    return part
+
+
+def _documents(parts: list[splits.Part], masks: list[np.ndarray]) -> Iterator[list[str]]:
+    for part, mask in zip(parts, masks, strict=True):
+        if mask.any():
+            yield from part.documents(mask)
+
+
+def _encode_splits(
+    folder: Path,
+    source: Source,
+    parts: list[splits.Part],
+    chosen: dict[str, list[np.ndarray]],
+    tokenizer: PreTrainedTokenizerFast,
+) -> dict[str, Any]:
+    """Write the token files of all splits and return the counts for ``statistics.json``."""
+    text_tokens = [0] * len(parts)  # of each part, in all splits, without start and end tokens
+    rows: list[dict[str, Any]] = []
+    for split in splits.SPLITS:
+        documents = _progress(_documents(parts, chosen[split]), f"encoding {split}", "documents")
+        _, lengths = write_documents(folder / f"{split}.tokens", tokenizer, documents)
+        position = 0
+        for index, (part, mask) in enumerate(zip(parts, chosen[split], strict=True)):
+            count = int(mask.sum())
+            if not count:
+                continue
+            lines = int(np.array(part.counts.document_lines)[mask].sum())
+            tokens = int(lengths[position : position + count].sum())
+            position += count
+            text_tokens[index] += tokens - lines - count
+            sizes = {"documents": count, "lines": lines, "words": int(part.words()[mask].sum()), "tokens": tokens}
+            rows.append({"split": split, "domain": part.domain, **sizes})
+    domains = []
+    for index, part in enumerate(parts):
+        used = np.logical_or.reduce([chosen[split][index] for split in splits.SPLITS])
+        unused = (line for document in part.documents(~used) for line in document)
+        tokens = text_tokens[index] + count_tokens(tokenizer, unused)
+        raw = _progress(_source_lines(source, part), f"counting {part.domain}", "lines")
+        raw_tokens = count_tokens(tokenizer, (line for line in raw if line.strip()))
+        domains.append(domain_statistics(part.domain, part.split, part.counts, raw_tokens, tokens))
+    return {"corpus": source.name, "splits": rows, "domains": domains}
+
+
+def _progress(items: Iterable[T], what: str, unit: str) -> Iterable[T]:
+    return tqdm(items, desc=what, unit=f" {unit}", leave=False, mininterval=0.5, disable=not sys.stderr.isatty())
+
+
+def _seal(folder: Path, source: Source, settings: dict[str, Any], content: str, notes: list[str]) -> None:
+    """Write what identifies the corpus and the checksums of all its files, ``done.json`` last."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    document = {
+        "name": source.name,
+        "hash": content,
+        "settings": settings,
+        "sources": [
+            {"domain": file.domain, "split": file.split, "file": file.name, "size": file.size, "sha256": file.sha256}
+            for file in source.files
+        ],
+        "notes": notes,
+        "versions": {"tokenizers": tokenizers.__version__, "transformers": transformers.__version__},
+        "files": files,
+    }
+    paths.write_json(folder / "corpus.json", document)
+    paths.write_json(folder / "done.json", {"hash": content, "corpus.json": _sha256(folder / "corpus.json")})
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """The prepared corpus in `folder`, after checking every file named in ``corpus.json`` by size and SHA-256.
+
+    Raises UserError naming the file that is missing or differs.
+    """
+    remedy = "delete the folder and prepare the corpus again"
+    for name in ("done.json", "corpus.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}; expected a complete prepared corpus; {remedy}")
+    try:
+        done, document = paths.read_json(folder / "done.json"), paths.read_json(folder / "corpus.json")
+        expected = {"corpus.json": done["corpus.json"]}
+        expected.update({name: entry["sha256"] for name, entry in document["files"].items()})
+        prepared = Prepared(folder, document["hash"], document["name"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"done.json or corpus.json in {folder} is damaged; expected what prepare wrote; {remedy}"
+        ) from None
+    for name, checksum in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; expected every file named in corpus.json; {remedy}")
+        size = document["files"].get(name, {}).get("size", path.stat().st_size)
+        if path.stat().st_size != size:
+            raise UserError(f"{path} has {path.stat().st_size} bytes; expected {size}; {remedy}")
+        found = _sha256(path)
+        if found != checksum:
+            raise UserError(f"{path} has SHA-256 {found}; expected {checksum}; {remedy}")
+    return prepared
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,125 @@
+"""Documents and which of them go where: training, held-out or dev text, or a sample of a given size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .corpora import Split
+from .statistics import DomainCounts
+
+# Most domains show no boundary between documents, and some books are one long document. Consecutive lines are
+# then one document up to this many lines: a few hundred words, so that a training row holds little else, and
+# short enough that a held-out slice of whole documents comes close to its share even in a small corpus.
+DOCUMENT_LINES = 32
+SPLITS = ("train", "held_out", "dev")
+
+
+@dataclass
+class Part:
+    """The cleaned text of one split of one domain: where it lies and what was counted."""
+
+    domain: str
+    split: Split
+    spool: Path
+    counts: DomainCounts
+
+    def words(self) -> np.ndarray:
+        """Words of every document, shape (documents,)."""
+        return np.array(self.counts.document_words, dtype=np.int64)
+
+    def documents(self, chosen: np.ndarray) -> Iterator[list[str]]:
+        """The documents for which `chosen` (documents,) is true, in order, each a list of lines."""
+        with self.spool.open(encoding="utf-8", newline="\n") as file:
+            for length, wanted in zip(self.counts.document_lines, chosen, strict=True):
+                lines = [next(file) for _ in range(length)]
+                if wanted:
+                    yield [line[:-1] for line in lines]
+
+
+def group_documents(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Documents from cleaned lines: they end at an empty line, or after `DOCUMENT_LINES` lines."""
+    document: list[str] = []
+    for line in lines:
+        if line:
+            document.append(line)
+        if document and (not line or len(document) == DOCUMENT_LINES):
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def draw(words: np.ndarray, budget: float, key: str) -> np.ndarray:
+    """A seeded sample of whole documents: a mask, shape (documents,), over documents of `words` words each.
+
+    Documents are taken in the order of a hash of `key` and their index until the next would exceed `budget`
+    words; one is taken at least. The order does not depend on the budget, so a larger one holds a smaller one.
+    """
+    mask = np.zeros(len(words), dtype=bool)
+    if len(words) == 0:
+        return mask
+    ranks = [hashlib.blake2b(f"{key}/{index}".encode(), digest_size=8).digest() for index in range(len(words))]
+    order = np.array(sorted(range(len(words)), key=ranks.__getitem__))
+    mask[order[np.cumsum(words[order]) <= budget]] = True
+    mask[order[0]] = True
+    return mask
+
+
+def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Which documents of which part go where: for every split one mask a part; and what the user should know.
+
+    The held-out slice, and a dev slice where the source has no dev text, are drawn from the training text.
+    """
+    seed, share = settings["seed"], settings["held_out"]
+    chosen: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    notes: list[str] = []
+    has_dev = any(part.split == "dev" and part.counts.words for part in parts)
+    if not has_dev:
+        notes.append(f"the source has no dev text: a share of {share:g} of its training documents is kept for it")
+    totals = {split: sum(part.counts.words for part in parts if part.split == split) for split in ("train", "dev")}
+    limits = {"train": settings["words"], "dev": settings["dev_words"]}
+    for part in parts:
+        words = part.words()
+        free = np.ones(len(words), dtype=bool)
+        limit = limits[part.split]
+        if limit is not None and limit < totals[part.split]:
+            free = draw(words, limit * part.counts.words / totals[part.split], f"{seed}/words/{part.domain}")
+        masks = {split: np.zeros(len(words), dtype=bool) for split in SPLITS}
+        if part.split == "dev":
+            masks["dev"] = free
+        else:
+            target = share * float(words[free].sum())
+            for split in ("held_out",) if has_dev else ("held_out", "dev"):
+                if free.sum() > 1:  # the last document of a domain is for training
+                    masks[split] = _draw_among(free, words, target, f"{seed}/{split}/{part.domain}")
+                    free = free & ~masks[split]
+            masks["train"] = free
+        for split in SPLITS:
+            chosen[split].append(masks[split])
+    _check_sizes(parts, chosen)
+    return chosen, notes
+
+
+def _draw_among(free: np.ndarray, words: np.ndarray, budget: float, key: str) -> np.ndarray:
+    mask = np.zeros(len(free), dtype=bool)
+    mask[np.flatnonzero(free)] = draw(words[free], budget, key)
+    return mask
+
+
+def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]]) -> None:
+    if not any(part.counts.words for part in parts if part.split == "train"):
+        raise UserError("the training text holds no words after cleaning; expected text; check data.corpus")
+    empty = [split for split in SPLITS if not any(mask.any() for mask in chosen[split])]
+    if empty:
+        documents = sum(len(part.counts.document_lines) for part in parts)
+        raise UserError(
+            f"the text has only {documents} documents (of up to {DOCUMENT_LINES} lines), which leaves none for"
+            f" {' and '.join(empty)}; expected one for each of {', '.join(SPLITS)}; give more text or a .dev file"
+        )

@@ -1,0 +1,121 @@
+"""Counts of a corpus for table T1 and its pictures: sizes before and after cleaning, line lengths, new words.
+
+A word is what stands between white space. Tokens are counted without start and end tokens, so that fertility
+(tokens a word) compares texts whose lines differ in length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from . import cleaning
+
+# Upper limits, inclusive, of the classes of line length in words; one more class holds all longer lines.
+LINE_WORDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100, 200)
+# Vocabulary growth is noted after 1, 2, 5 times a power of ten words and at the end: about 20 points, evenly
+# spaced on the logarithmic axis on which growth is read.
+GROWTH_POINTS = tuple(factor * 10**power for power in range(1, 10) for factor in (1, 2, 5))
+EXAMPLES = 5  # a domain
+EXAMPLE_LINES = 3000  # lines at the start of a domain among which examples are looked for
+EXAMPLE_CHARACTERS = 400
+
+
+@dataclass
+class DomainCounts:
+    """Counts that grow while one split of one domain streams through `raw` and then `clean`."""
+
+    raw_lines: int = 0
+    raw_words: int = 0
+    raw_blocks: int = 0  # stretches of text between blank lines
+    lines: int = 0
+    words: int = 0
+    removed: Counter[str] = field(default_factory=Counter)
+    line_words: list[int] = field(default_factory=lambda: [0] * (len(LINE_WORDS) + 1))
+    growth: list[tuple[int, int]] = field(default_factory=list)  # (words, distinct words)
+    document_lines: list[int] = field(default_factory=list)
+    document_words: list[int] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def raw(self, lines: Iterable[str]) -> Iterator[str]:
+        """Pass `lines` of the source on, counted."""
+        in_block = False
+        for line in lines:
+            words = len(line.split())
+            self.raw_words += words
+            self.raw_lines += words > 0
+            self.raw_blocks += words > 0 and not in_block
+            in_block = words > 0
+            yield line
+
+    def add(self, document: list[str]) -> None:
+        """Count one cleaned document."""
+        before = self.words
+        for line in document:
+            words = line.split()
+            self.line_words[bisect_left(LINE_WORDS, len(words))] += 1
+            self._grow(words)
+        self.lines += len(document)
+        self.document_lines.append(len(document))
+        self.document_words.append(self.words - before)
+
+    def _grow(self, words: list[str]) -> None:
+        end = self.words + len(words)
+        point = bisect_right(GROWTH_POINTS, self.words)
+        if point == len(GROWTH_POINTS) or GROWTH_POINTS[point] > end:
+            self.seen.update(words)
+            self.words = end
+            return
+        head = GROWTH_POINTS[point] - self.words
+        self.seen.update(words[:head])
+        self.words += head
+        self.growth.append((self.words, len(self.seen)))
+        self._grow(words[head:])
+
+    def close(self) -> None:
+        """Note the last point of the vocabulary's growth and free the set of words."""
+        if self.words and (not self.growth or self.growth[-1][0] != self.words):
+            self.growth.append((self.words, len(self.seen)))
+        self.seen = set()
+
+
+def domain_statistics(domain: str, split: str, counts: DomainCounts, raw_tokens: int, tokens: int) -> dict[str, Any]:
+    """One record of ``statistics.json``: the whole text of one domain in one split of the source."""
+    return {
+        "domain": domain,
+        "split": split,
+        "before": _sizes(counts.raw_lines, counts.raw_words, counts.raw_blocks, raw_tokens),
+        "after": _sizes(counts.lines, counts.words, len(counts.document_lines), tokens),
+        "removed": dict(counts.removed.most_common()),
+        "line_words": {"up_to": [*LINE_WORDS, None], "lines": counts.line_words},
+        "vocabulary_growth": {
+            "words": [words for words, _ in counts.growth],
+            "distinct": [distinct for _, distinct in counts.growth],
+        },
+    }
+
+
+def _sizes(lines: int, words: int, documents: int, tokens: int) -> dict[str, float | int | None]:
+    fertility = round(tokens / words, 4) if words else None
+    return {"lines": lines, "words": words, "documents": documents, "tokens": tokens, "fertility": fertility}
+
+
+def example_lines(domain: str, lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Up to `EXAMPLES` lines before and after cleaning, each changed for reasons that no earlier one shows."""
+    clean = cleaning.cleaner(domain)
+    examples: list[dict[str, Any]] = []
+    shown: set[frozenset[str]] = set()
+    for line in islice(lines, EXAMPLE_LINES):
+        removed: Counter[str] = Counter()
+        after = list(clean([line], removed))
+        reasons = frozenset(removed)
+        if reasons and reasons not in shown and len(line) <= EXAMPLE_CHARACTERS:
+            shown.add(reasons)
+            examples.append({"before": line, "after": after, "reasons": sorted(reasons)})
+        if len(examples) == EXAMPLES:
+            break
+    return examples

@@ -1,0 +1,246 @@
+"""Evaluate models on a suite of minimal pairs: read, score, decide, average, write into the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .. import paths
+from ..config import EvaluateConfig
+from ..data.tokenizer import load_tokenizer, tokenizer_hash
+from ..errors import UserError
+from ..models import load_model
+from .minimal_pairs import objective_of, score_sentences
+from .protocols import (
+    Protocol,
+    Ties,
+    as_returned,
+    credit,
+    get_protocol,
+    is_tie,
+    macro_average,
+    paradigm_rows,
+    released_order,
+    tie_rule,
+)
+from .spans import Objective
+from .suites import Pair, read_suite, sample_pairs, suite_hash
+
+
+def evaluate_pairs(
+    models: PreTrainedModel | Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    suite: str | None = None,
+    protocol: str = "babylm2025",
+    ties: Ties = "half",
+    per_paradigm: int | None = None,
+    seed: int = 0,
+    member_weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
+    within_word: bool = False,
+    objective: Objective | None = None,
+    token_budget: int = 8192,
+    device: str | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Accuracy of one model (member "model") or of peers and their ensembles on the pairs of `folder`.
+
+    folder: JSONL files, see `suites.read_suite`; suite: its name in the result (None: the folder's).
+    protocol: a key of `protocols.PROTOCOLS`.
+    ties: "half" (a tie earns 0.5), "first" (1, what 2024 and 2025 do), "random" (0 or 1, drawn with `seed`, what 2026
+    does) or "protocol" (the rule of the protocol's own year).
+    per_paradigm: pairs a paradigm, drawn with `seed`; None: all.
+    member_weights, temperature, within_word, objective, token_budget, device: see `score_sentences`.
+
+    Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, ties, n and
+    paradigms; accuracies and ties in percent, score the unweighted mean over paradigms) and one record an item with
+    each member's scores [good, bad] in nats as the protocol returns them.
+    Raises UserError for a bad file, or a sentence that cannot be scored, naming file and line.
+    """
+    rules = get_protocol(protocol)
+    rule = tie_rule(rules, ties)
+    pairs = sample_pairs(read_suite(folder, rules), per_paradigm, seed)
+    first = models if isinstance(models, PreTrainedModel) else models[0]
+    objective = objective or objective_of(first)
+    scores = score_sentences(
+        [models] if isinstance(models, PreTrainedModel) else models,
+        tokenizer,
+        [sentence for pair in pairs for sentence in (pair.good, pair.bad)],
+        contexts=[context for pair in pairs for context in (pair.good_context, pair.bad_context)],
+        objective=objective,
+        within_word=within_word,
+        reduction=rules.reduction(objective),
+        prefix=rules.prefix,
+        temperature=temperature,
+        member_weights=member_weights,
+        token_budget=token_budget,
+        device=device,
+        origins=[pair.origin for pair in pairs for _ in range(2)],
+    )
+    if isinstance(models, PreTrainedModel):
+        scores = {"model": scores["peer_1"]}
+    returned = {name: (values[0::2], values[1::2]) for name, values in scores.items()}
+    if rules.ordering_fault and objective == "mlm":
+        order = _released_order(pairs, tokenizer)
+        returned = {name: as_returned(good, bad, order) for name, (good, bad) in returned.items()}
+    document = {
+        "suite": suite or Path(folder).name,
+        "protocol": protocol,
+        "settings": _settings(
+            rules,
+            rule,
+            objective,
+            within_word=within_word,
+            temperature=temperature,
+            ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
+            per_paradigm=per_paradigm,
+            seed=seed,
+            dtype=str(first.dtype).removeprefix("torch."),
+        ),
+        "data_hash": suite_hash(folder),
+        "members": [_member(name, pairs, good, bad, rule, seed) for name, (good, bad) in returned.items()],
+    }
+    items = [
+        {
+            "paradigm": pair.paradigm,
+            "pair_id": pair.pair_id,
+            "scores": {name: [round(float(s[i]), 6) for s in both] for name, both in returned.items()},
+        }
+        for i, pair in enumerate(pairs)
+    ]
+    return document, items
+
+
+def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
+    """Write both parts of an evaluation into the run folder, the document last; returns its path."""
+    path = paths.evaluation(run_folder, document["suite"], document["protocol"])
+    lines = [json.dumps(item, ensure_ascii=False, allow_nan=False) for item in items]
+    paths.write_text(path.with_suffix(".items.jsonl"), "\n".join(lines) + "\n")
+    return paths.write_json(path, document)
+
+
+def evaluate_run(
+    run_folder: Path,
+    suite: str,
+    pairs_folder: str | Path,
+    config: EvaluateConfig,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    device: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Evaluate all peers of a finished run and their ensembles on `pairs_folder`; returns the written document.
+
+    A run that has this evaluation already, with the same settings and the same pairs, is not scored again unless
+    `force` is set. Raises UserError for a run that is not finished.
+    """
+    rules = get_protocol(config.protocol)
+    rule = tie_rule(rules, config.ties)
+    weights, objective = run_facts(run_folder)
+    expected = _settings(
+        rules,
+        rule,
+        objective,
+        within_word=False,
+        temperature=temperature,
+        ensemble_weights=weights,
+        per_paradigm=config.per_paradigm,
+        seed=seed,
+    )
+    path = paths.evaluation(run_folder, suite, config.protocol)
+    if path.is_file() and not force:
+        document: dict[str, Any] = paths.read_json(path)
+        # dtype is a fact about the stored weights, known only once they are loaded
+        settings = {key: value for key, value in document["settings"].items() if key != "dtype"}
+        if settings == expected and document["data_hash"] == suite_hash(pairs_folder):
+            return document
+    models, tokenizer = load_peers(run_folder)
+    document, items = evaluate_pairs(
+        models,
+        tokenizer,
+        pairs_folder,
+        suite=suite,
+        protocol=config.protocol,
+        ties=config.ties,
+        per_paradigm=config.per_paradigm,
+        seed=seed,
+        member_weights=weights,
+        temperature=temperature,
+        objective=objective,
+        token_budget=config.token_budget,
+        device=device,
+    )
+    write_evaluation(run_folder, document, items)
+    return document
+
+
+def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
+    """Learned peer weights and objective of a finished run."""
+    if not (run_folder / "done.json").is_file():
+        raise UserError(
+            f"{run_folder} has no done.json, so the run is not finished; start the same training command again to "
+            "resume it, then evaluate"
+        )
+    weights = [float(weight) for weight in paths.read_json(run_folder / "done.json")["peer_weights"]]
+    return weights, paths.read_json(run_folder / "config.json")["config"]["model"]["objective"]
+
+
+def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerBase]:
+    """The exported peers of a finished run in their order, and the tokenizer that they share."""
+    weights, objective = run_facts(run_folder)
+    folders = [paths.peer(run_folder, index) for index in range(1, len(weights) + 1)]
+    tokenizers = [load_tokenizer(folder) for folder in folders]
+    hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers]
+    if len(set(hashes)) > 1:
+        raise UserError(
+            f"the peers of {run_folder} have different tokenizers ({', '.join(h[:8] for h in hashes)}); "
+            "peers of a run share one: export the run again"
+        )
+    return [load_model(folder, objective) for folder in folders], tokenizers[0]
+
+
+def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) -> dict[str, Any]:
+    """What a score depends on beside the model and the pairs."""
+    return {
+        "objective": objective,
+        "reduction": rules.reduction(objective),
+        "prefix": rules.prefix,
+        "ties": rule,
+        "ordering_fault": rules.ordering_fault and objective == "mlm",
+        "ewok": rules.ewok,
+        **options,
+    }
+
+
+def _released_order(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+    contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
+    length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
+    return released_order(sentences, [(length[context], context) for context in contexts])
+
+
+def _member(
+    name: str, pairs: Sequence[Pair], good: np.ndarray, bad: np.ndarray, rule: Any, seed: int
+) -> dict[str, Any]:
+    tied = is_tie(good, bad)
+    rows = paradigm_rows(
+        [pair.paradigm for pair in pairs],
+        [pair.phenomenon for pair in pairs],
+        [pair.field for pair in pairs],
+        credit(good, bad, rule, seed),
+        tied,
+    )
+    return {
+        "member": name,
+        "score": macro_average(rows),
+        "ties": 100 * float(tied.mean()),
+        "n": len(pairs),
+        "paradigms": rows,
+    }

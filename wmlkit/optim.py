@@ -1,0 +1,62 @@
+"""The peers' optimizers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from .config import TrainConfig
+
+
+def schedule(train: TrainConfig, step: int) -> float:
+    """Factor on the learning rate at 0-based `step`: linear warm-up, then the chosen decay to `min_lr_ratio`."""
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
+    return train.min_lr_ratio + (1 - train.min_lr_ratio) * shape
+
+
+def mask_ratio(train: TrainConfig, step: int) -> float:
+    """Share of tokens masked at 0-based `step`."""
+    if train.mask_ratio_end is None:
+        return train.mask_ratio
+    return train.mask_ratio + (train.mask_ratio_end - train.mask_ratio) * step / max(1, train.steps - 1)
+
+
+def build_optimizers(model: nn.Module, train: TrainConfig, device: torch.device) -> list[Optimizer]:
+    """AdamW for everything, or Muon for the trunk's matrices and AdamW for the rest.
+
+    Vectors (biases, norms) are not decayed. Embeddings and the head are AdamW's in both cases: Muon is
+    made for matrices that map hidden states to hidden states.
+    """
+    outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    matrices, others, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            vectors.append(parameter)
+        elif id(parameter) in outside or name.startswith(("lm_head", "head", "decoder")):
+            others.append(parameter)
+        else:
+            matrices.append(parameter)
+    if train.optimizer == "adamw":
+        others, matrices = others + matrices, []
+    groups = [{"params": others, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    # fused: one kernel a step on CPU and CUDA; MPS has it too, but its results differ from the plain form
+    adamw = AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=device.type in ("cpu", "cuda"))
+    if not matrices:
+        return [adamw]
+    return [adamw, Muon(matrices, lr=train.muon_lr, weight_decay=train.weight_decay, momentum=0.95)]
+
+
+def set_learning_rate(optimizers: list[Optimizer], train: TrainConfig, step: int) -> float:
+    """Set every group to its scheduled rate; returns AdamW's, the gamma of the outer problem."""
+    factor = schedule(train, step)
+    for optimizer in optimizers:
+        base = train.muon_lr if isinstance(optimizer, Muon) else train.lr
+        for group in optimizer.param_groups:
+            group["lr"] = base * factor
+    return train.lr * factor

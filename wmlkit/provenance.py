@@ -1,0 +1,49 @@
+"""Which command, commit, seeds and device made a table or a figure: one ``provenance.json`` a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import paths
+from .errors import UserError
+from .runs import Run, distinct
+
+
+def record_provenance(
+    folder: Path, name: str, *, command: str, commit: str, seeds: Sequence[int], device: str, created_by: str
+) -> Path:
+    """Note in ``folder/provenance.json`` what made the file `name` (``T4``, ``F2``) there; replaces an older note.
+
+    `commit` is the one of the runs that the numbers come from, `created_by` the function or notebook that wrote
+    the file. Raises UserError where the existing file is not JSON.
+    """
+    noted = read_provenance(folder)
+    noted[name] = {
+        "command": command, "commit": commit, "seeds": sorted(set(seeds)), "device": device, "created_by": created_by
+    }  # fmt: skip
+    return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))
+
+
+def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
+    """All notes of a folder, by name; none where the folder has no ``provenance.json``."""
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(paths.read_json(path))
+    except (json.JSONDecodeError, ValueError) as error:
+        raise UserError(f"{path} is not JSON ({error}); expected one object; remove it and make the tables again") from None
+
+
+def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any]:
+    """Arguments of `record_provenance` for something made from `runs`."""
+    return {
+        "command": command,
+        "commit": distinct(str(run.environment["commit"]) for run in runs),
+        "seeds": sorted({run.seed for run in runs}),
+        "device": distinct(str(run.environment["device"]) for run in runs),
+        "created_by": created_by,
+    }

@@ -1,0 +1,183 @@
+"""Finished run folders, read and checked: the one place that knows their files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .config import load_preset, preset_names
+from .errors import UserError
+
+ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
+
+_RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
+_SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections that shape what a run learns
+_DONE = (
+    "steps", "tokens", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters", "flops",
+    "peak_memory",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what its JSON files say."""
+
+    folder: Path
+    arm: str
+    peers: int
+    seed: int
+    setting: str  # how the configuration differs from the folder's main one; "" for the main one
+    config: dict[str, Any]
+    corpus: str
+    data: dict[str, Any]
+    students: list[dict[str, Any]]
+    environment: dict[str, Any]
+    done: dict[str, Any]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The columns that all tables share."""
+        keys = {"run": self.folder.name, "setting": self.setting, "arm": self.arm, "peers": self.peers}
+        return {**keys, "seed": self.seed}
+
+    @property
+    def best_member(self) -> str:
+        """Name of the peer with the lowest held-out cross-entropy."""
+        return f"peer_{self.done['best_peer']}"
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All finished runs below a preset's folder, in the order of arms, peers, settings and seeds.
+
+    Raises UserError, naming the file, where one is not JSON or lacks what this version of wmlkit writes.
+    """
+    read = [_read_run(path) for path in _run_folders(folder) if (path / "done.json").is_file()]
+    if not read:
+        return []
+    main = _main_settings(read)
+    named = [replace(run, setting=_difference(_settings(run), main)) for run in read]
+    return sorted(named, key=lambda run: (ARMS.index(run.arm), run.peers, run.setting, run.seed))
+
+
+def unfinished_runs(folder: Path) -> list[str]:
+    """Names of the run folders that have no ``done.json``; no table counts them."""
+    return [path.name for path in _run_folders(folder) if not (path / "done.json").is_file()]
+
+
+def evaluations(run: Run) -> Iterator[dict[str, Any]]:
+    """The evaluation documents of a run; `best_peer`, the peer that the held-out text chose, joins the members."""
+    for path in sorted((run.folder / "evaluation").glob("*.json")):
+        document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
+        for member in document["members"]:
+            for key in ("member", "score", "ties", "n", "paradigms"):
+                if key not in member:
+                    raise _other_format(path, repr(key))
+        best = [{**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member]
+        yield {**document, "members": [*document["members"], *best]}
+
+
+def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
+    """The logged steps of a run, finished or not, in the order of the file."""
+    return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
+
+
+def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
+    """One JSON object that has the `required` keys. Raises UserError, naming the file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected it in every finished run; remove that run's folder and repeat it")
+    return _parsed(path.read_text(encoding="utf-8"), str(path), path, required)
+
+
+def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """JSON objects, one a line, that have the `required` keys. Raises UserError, naming the file and the line."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected one JSON object a line; remove that run's folder and repeat it")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            yield _parsed(line, f"line {number} of {path}", path, required)
+
+
+def distinct(values: Iterable[str]) -> str:
+    """The different values, in the order in which they first come, joined by commas."""
+    return ", ".join(dict.fromkeys(values))
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected a preset's folder with runs in it; train first")
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _RUN_NAME.fullmatch(path.name))
+
+
+def _read_run(folder: Path) -> Run:
+    document = read_object(folder / "config.json", ("config", "data", "hash", "students"))
+    done = read_object(folder / "done.json", _DONE)
+    environment = read_object(folder / "environment.json", ("commit", "device", "precision", "command"))
+    config, data = document["config"], document["data"]
+    try:
+        arm, peers, seed = config["mutual"]["arm"], config["mutual"]["num_peers"], config["train"]["seed"]
+        corpus, _ = data["name"], data["hash"]
+        for section in _SHAPING:
+            config[section].items()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _other_format(folder / "config.json", str(error)) from None
+    if arm not in ARMS or not 1 <= done["best_peer"] <= peers or len(done["dev_ce"]) != peers:
+        raise UserError(
+            f"{folder / 'done.json'} does not fit {peers} peers of arm {arm!r} in config.json; expected one value a "
+            f"peer and best_peer from 1 to {peers}; remove the run's folder and train it again"
+        )
+    return Run(folder, arm, peers, seed, "", config, corpus, data, document["students"], environment, done)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included."""
+    flat = {f"{section}.{name}": value for section in _SHAPING for name, value in run.config[section].items()}
+    for key in ("mutual.arm", "mutual.num_peers", "train.seed"):
+        flat.pop(key, None)
+    return {**flat, "data.hash": str(run.data["hash"])[:8]}
+
+
+def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
+    """Those of the preset as shipped where a run used it, else those that most runs share."""
+    preset = runs[0].config.get("preset")
+    if preset in preset_names():
+        shipped = load_preset(str(preset)).resolved()
+        for run in runs:
+            own = _settings(run)
+            if all(own[key] == shipped[key.split(".")[0]].get(key.split(".")[1]) for key in own if key != "data.hash"):
+                return own
+    counts = Counter(json.dumps(_settings(run), sort_keys=True) for run in runs)
+    most = max(counts.values())
+    return json.loads(min(text for text, count in counts.items() if count == most))
+
+
+def _difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
+    """``"mutual.alpha=0.9 train.steps=200"``: what differs from `main`."""
+    missing = object()
+    changed = [key for key in settings if settings[key] != main.get(key, missing)]
+    return " ".join(f"{key}={json.dumps(settings[key])}" for key in changed)
+
+
+def _parsed(text: str, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place} is not JSON ({error.msg}, column {error.colno}); expected one JSON object; "
+            "remove that run's folder and repeat the run"
+        ) from None
+    for key in required:
+        if not isinstance(document, dict) or key not in document:
+            raise _other_format(path, repr(key))
+    return document
+
+
+def _other_format(path: Path, key: str) -> UserError:
+    return UserError(
+        f"{path} has no {key}; expected the files that this version of wmlkit writes; move runs of other versions "
+        "elsewhere and repeat them"
+    )

@@ -1,0 +1,272 @@
+"""Tables T1 to T7 as data frames, from tidy tables (`wmlkit.results`), prepared corpora and presets.
+
+A table holds what there is data for and nothing else; every table made from runs has a column `corpus`.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import paths, results
+from .config import load_preset
+from .errors import UserError
+from .provenance import of_runs, record_provenance
+from .runs import Run, read_runs
+
+MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # the members that T4 shows
+PROVENANCES = ("published", "secondary", "unknown")
+
+CAPTIONS = {
+    "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are counted "
+    "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text.",
+    "T2": "Hyper-parameters, each with its source.",
+    "T3": "Searched students: target and found number of parameters, error in percent of the target.",
+    "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored token). "
+    "Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on held-out text; "
+    "mean_peer is the mean over the peers.",
+    "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
+    "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed and "
+    "paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
+    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds.",
+    "T6": "GLUE by task, mean and 95 % t-interval over seeds.",
+    "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means over seeds.",
+    "T8": "Ablations.",
+    "T9": "Replay of the released code: each defect alone, and all together.",
+}  # fmt: skip
+
+
+def corpora(prepared_folder: Path) -> pd.DataFrame:
+    """T1: one row a domain of a split of the source, and one for all of them, from a prepared corpus."""
+    path = prepared_folder / "statistics.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected a prepared corpus; run `wmlkit data prepare`")
+    statistics = paths.read_json(path)
+    rows = []
+    for record in statistics["domains"]:
+        used = [part["words"] for part in statistics["splits"]
+                if part["domain"] == record["domain"] and (part["split"] == "dev") == (record["split"] == "dev")]  # fmt: skip
+        sizes = {f"{size}_{when}": record[when][size] for size in ("words", "documents", "lines", "tokens")
+                 for when in ("before", "after")}  # fmt: skip
+        place = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}
+        rows.append({**place, **sizes, "used_words": sum(used)})
+    table = pd.DataFrame(rows)
+    totals = table.groupby(["corpus", "split"], sort=False).sum(numeric_only=True).reset_index().assign(domain="all")
+    table = pd.concat([table, totals[list(table.columns)]]).sort_values("split", kind="stable", ascending=False)
+    for when in ("before", "after"):
+        words = table[f"words_{when}"].where(table[f"words_{when}"] > 0)
+        table[f"fertility_{when}"] = table[f"tokens_{when}"] / words
+    return table.reset_index(drop=True)
+
+
+def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """T2: section, name, value, source for every setting of a preset.
+
+    The source is the comment at the end of the value's line in ``presets/<preset>.toml``. With `config`, a run's
+    resolved configuration, the values are those of the run and a changed one says what the preset has.
+    """
+    shipped = load_preset(preset).resolved()
+    sources = annotations((paths.PRESETS / f"{preset}.toml").read_text(encoding="utf-8"))
+    rows = []
+    for section, values in shipped.items():
+        if section == "preset":
+            continue
+        for name, value in values.items():
+            source = sources.get(f"{section}.{name}", "default of wmlkit.config")
+            used = value if config is None else config.get(section, {}).get(name, value)
+            if used != value:
+                source = f"set for these runs; the preset has {json.dumps(value)} ({source})"
+            rows.append({"section": section, "name": name, "value": json.dumps(used, ensure_ascii=False), "source": source})
+    return pd.DataFrame(rows)
+
+
+def annotations(text: str) -> dict[str, str]:
+    """``{"train.lr": "Table 2", ...}``: the comment at the end of each value of a TOML text of one-level sections."""
+    sources, section, pending = {}, "", ""
+    for line in text.splitlines():
+        pending += line
+        try:
+            document = tomllib.loads(pending)
+        except tomllib.TOMLDecodeError:
+            pending += "\n"  # a value that goes on in the next line
+            continue
+        if line.strip().startswith("["):
+            section = next(iter(document))
+        else:
+            for name in document:
+                sources[f"{section}.{name}"] = _comment(pending, document)
+        pending = ""
+    return sources
+
+
+def _comment(text: str, document: Mapping[str, Any]) -> str:
+    """What follows the first `#` of the last line that is not part of the value."""
+    start = text.rfind("\n") + 1
+    for position, character in enumerate(text[start:], start):
+        if character == "#":
+            try:
+                complete = tomllib.loads(text[:position]) == document
+            except tomllib.TOMLDecodeError:  # this one stands inside a string
+                continue
+            if complete:
+                return text[position + 1 :].strip()
+    return "no source given"
+
+
+def searched_students(
+    found: Mapping[str, Sequence[Any]], seconds: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """T3: one row a method and a peer. `found` maps a method's name (``exact``, ``bayesian``) to what
+    `wmlkit.search.search_students` returned, `seconds` to the time that its whole search took."""
+    names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
+    rows = []
+    for method, students in found.items():
+        for peer, student in enumerate(students, start=1):
+            values = {name: student[name] if isinstance(student, Mapping) else getattr(student, name) for name in names}
+            error = 100 * (values["parameters"] - values["target"]) / values["target"]
+            cost = (seconds or {}).get(method, np.nan)
+            rows.append({"method": method, "peer": peer, **values, "error_percent": error, "search_seconds": cost})
+    return pd.DataFrame(rows)
+
+
+def read_published(path: Path | None = None) -> pd.DataFrame:
+    """The scores of ``published.json``: kind, system, corpus, arm, peers, suite, task, protocol, value, provenance,
+    source, note. Raises UserError where a value contradicts its provenance."""
+    path = path or paths.PACKAGE / "published.json"
+    document = paths.read_json(path)
+    for row in document["scores"]:
+        if row["provenance"] not in PROVENANCES or (row["value"] is None) != (row["provenance"] == "unknown"):
+            raise UserError(
+                f"{path}: {row['system']} on {row['suite']} has value {row['value']} and provenance "
+                f"{row['provenance']!r}; expected no value for 'unknown' and one for 'published' or 'secondary'; mend it"
+            )
+    table = pd.DataFrame(document["scores"]).astype({"value": float, "peers": "Int64"})
+    return table.assign(source=[document["sources"].get(source, source) for source in table["source"]])
+
+
+def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:
+    """T4: measured means over seeds, then the paper's numbers and the official baselines.
+
+    `scores` is `results.scores_table` and `results.dev_table`, concatenated. Columns: kind (`measured`, `paper`,
+    `official_baseline`), system, setting, corpus, arm, peers, member, suite, protocol, mean, low, high, n_seeds,
+    seeds, values, ties, provenance, source. Published rows are scores on other text: their corpus and protocol say so.
+    """
+    by = ["setting", "corpus", "arm", "peers", "member", "suite", "protocol"]
+    shown = results.with_mean_peer(scores)
+    shown = shown[shown["member"].isin(MEMBERS)]
+    measured = results.over_seeds(shown, by).assign(kind="measured", provenance="measured", source="these runs", system="")
+    if "ties" in shown:
+        measured = measured.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
+    columns = ["kind", "system", *by, "mean", "low", "high", "n_seeds", "seeds", "values", "ties", "provenance", "source"]
+    if published is None:
+        return measured.reindex(columns=columns)
+    others = published[published["kind"].isin(["paper", "official_baseline"]) & (published["task"] == "")]
+    others = others.rename(columns={"value": "mean"}).assign(setting="", member="")
+    others["source"] = [f"{source}; {note}" if note else source for source, note in zip(others["source"], others["note"], strict=True)]
+    frames = [frame.reindex(columns=columns).astype(object) for frame in (measured, others)]
+    table = pd.concat(frames, ignore_index=True)
+    numbers = {name: float for name in ("mean", "low", "high", "ties")}
+    return table.astype({**numbers, "peers": "Int64", "n_seeds": "Int64"})
+
+
+def differences(
+    scores: pd.DataFrame, runs: Sequence[Run] = (), rng: np.random.Generator | None = None, resamples: int = 2000
+) -> pd.DataFrame:
+    """T4_differences: `results.paired_differences` of the members of T4; with `runs`, item_low and item_high too."""
+    shown = results.with_mean_peer(scores)
+    table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
+    rng = rng or np.random.default_rng(0)
+    loaded: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}  # of one suite and protocol: (arm, ...) -> seed -> items
+    evaluation = None
+    intervals = {}
+    for row in table.sort_values(["suite", "protocol"], kind="stable").itertuples():
+        if (row.suite, row.protocol) != evaluation:  # forget the last one's items: a suite has tens of thousands a run
+            evaluation, loaded = (row.suite, row.protocol), _items(runs, row.suite, row.protocol)
+        a, b = (loaded.get((row.setting, row.peers, arm), {}) for arm in (row.a, row.b))
+        intervals[row.Index] = results.item_bootstrap(results.paired_items(a, b, row.member), rng, resamples)
+    bounds = pd.DataFrame([intervals[index] for index in table.index], columns=["item_low", "item_high"], dtype=float)
+    return pd.concat([table.reset_index(drop=True), bounds], axis=1)
+
+
+def _items(runs: Sequence[Run], suite: str, protocol: str) -> dict[tuple[Any, ...], dict[int, pd.DataFrame]]:
+    found: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}
+    for run in runs:
+        items = results.items_table(run, suite, protocol)
+        if items is not None:
+            found.setdefault((run.setting, run.peers, run.arm), {})[run.seed] = items
+    return found
+
+
+def by_phenomenon(paradigms: pd.DataFrame) -> pd.DataFrame:
+    """T5: corpus, suite, protocol, arm, peers, member, phenomenon, paradigms (their number), mean, low, high, ..."""
+    return _grouped(paradigms[paradigms["suite"] != "glue"], "phenomenon")
+
+
+def glue(paradigms: pd.DataFrame) -> pd.DataFrame:
+    """T6: as T5, one row a GLUE task; empty where nothing was fine-tuned."""
+    return _grouped(paradigms[paradigms["suite"] == "glue"], "paradigm").rename(columns={"paradigm": "task"})
+
+
+def _grouped(paradigms: pd.DataFrame, group: str) -> pd.DataFrame:
+    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", group]
+    shown = paradigms[paradigms["member"].isin(MEMBERS)]
+    per_run = shown.groupby(["run", "seed", *by], sort=False, dropna=False)
+    means = per_run.agg(accuracy=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
+    table = results.over_seeds(means, [*by, "paradigms"], value="accuracy")
+    return table if group == "phenomenon" else table.drop(columns="paradigms")
+
+
+def cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """T7: means over seeds of `results.runs_table` by setting, arm, peers and device."""
+    by = ["setting", "corpus", "arm", "peers", "device", "precision"]
+    numbers = ["parameters", "tokens", "words", "flops", "seconds", "peak_memory"]
+    means = runs.groupby(by, sort=False)[numbers].mean().reset_index()
+    means["tokens_per_second"] = means["tokens"] / means["seconds"]
+    counts = runs.groupby(by, sort=False)["seed"].nunique().reset_index(name="n_seeds")
+    return means.merge(counts, on=by)
+
+
+def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) -> Path:
+    """Write ``folder/<name>.csv`` and note its provenance (arguments of `record_provenance`)."""
+    path = paths.write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g"))
+    record_provenance(folder, name, **provenance)
+    return path
+
+
+def write_tables(folder: Path, command: str = "wmlkit report") -> list[Path]:
+    """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files.
+
+    T3 is written only where there is none: the runs know what was found, a notebook also compares methods.
+    """
+    runs = read_runs(folder)
+    if not runs:
+        raise UserError(f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce")
+    main = next((run for run in runs if not run.setting), runs[0])
+    scores, paradigms = results.scores_table(folder), results.paradigm_table(folder)
+    made: dict[str, tuple[pd.DataFrame, str]] = {}
+    prepared = Path(main.data["folder"])
+    if (prepared / "statistics.json").is_file():
+        made["T1"] = corpora(prepared), "corpora"
+    if (paths.PRESETS / f"{main.config.get('preset')}.toml").is_file():
+        made["T2"] = hyperparameters(str(main.config["preset"]), main.config), "hyperparameters"
+    if not (folder / "tables" / "T3.csv").is_file():
+        largest = max(runs, key=lambda run: run.peers)
+        made["T3"] = searched_students({largest.config["search"]["method"]: largest.students}), "searched_students"
+    everything = pd.concat([scores, results.dev_table(folder)], ignore_index=True)
+    made["T4"] = main_result(everything, read_published()), "main_result"
+    made["T4_differences"] = differences(everything, runs), "differences"
+    if len(paradigms):
+        made["T5"] = by_phenomenon(paradigms), "by_phenomenon"
+        made["T6"] = glue(paradigms), "glue"
+    made["T7"] = cost(results.runs_table(folder)), "cost"
+    return [
+        save_table(folder / "tables", name, table, **of_runs(runs, command, f"wmlkit.tables.{function}"))
+        for name, (table, function) in made.items()
+        if len(table)
+    ]
