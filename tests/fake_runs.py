@@ -57,19 +57,21 @@ def write_run(folder: Path, arm: str, peers: int, seed: int, overrides: dict[str
     resolved = config.resolved()
     resolved["mutual"]["arm"] = arm
     rng = np.random.default_rng([seed, peers, len(arm)])
-    data = {"folder": str(folder.parent / "data" / "nursery-0a1b2c3d"), "hash": "0a1b2c3d" * 8, "name": "nursery"}
+    data = {"folder": "nursery-0a1b2c3d", "hash": "0a1b2c3d" * 8, "name": "nursery"}
     identity = digest({"config": resolved, "data": data["hash"]})
     run = folder / f"{arm}-p{peers}-s{seed}-{identity[:8]}"
     students = [
-        {"num_layers": 3 - index % 3, "num_heads": 2, "hidden_size": 64 - 8 * index, "intermediate_size": 256 - 32 * index,
-         "parameters": 180_000 - 30_000 * index, "target": 200_000 // (index + 2) + 90_000}
+        {"num_layers": 3 - index % 3, "num_heads": 2, "hidden_size": 64 - 8 * index,
+         "intermediate_size": 256 - 32 * index, "parameters": 180_000 - 30_000 * index,
+         "target": 200_000 // (index + 2) + 90_000}
         for index in range(peers)
     ]  # fmt: skip
     document = {"config": resolved, "data": data, "hash": identity, "students": students}
     paths.write_json(run / "config.json", document)
     environment = {
         "versions": {"torch": "0.0"}, "commit": "0123abc", "device": "cpu", "device_reason": "no accelerator",
-        "precision": "fp32", "command": f"wmlkit train --preset {folder.name} --arm {arm} --peers {peers} --seed {seed}",
+        "precision": "fp32",
+        "command": f"wmlkit train --preset {folder.name} --arm {arm} --peers {peers} --seed {seed}",
         "python": "3.11", "platform": "test",
     }  # fmt: skip
     paths.write_json(run / "environment.json", environment)
@@ -77,7 +79,8 @@ def write_run(folder: Path, arm: str, peers: int, seed: int, overrides: dict[str
     paths.write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     last = lines[-1]
     done = {
-        "steps": last["step"], "tokens": last["tokens"], "seconds": last["seconds"], "peer_weights": last["peer_weights"],
+        "steps": last["step"], "tokens": last["tokens"], "words": last["words"], "seconds": last["seconds"],
+        "peer_weights": last["peer_weights"],
         "best_peer": int(np.argmin(last["held_out_ce"])) + 1, "held_out_ce": last["held_out_ce"],
         "dev_ce": last["dev_ce"], "dev_ce_ensemble": last["dev_ce_ensemble"],
         "parameters": [student["parameters"] for student in students],
@@ -95,13 +98,14 @@ def write_prepared(folder: Path) -> Path:
         for split, words in (("train", 50_000 * (number + 1)), ("dev", 5_000)):
             after = {"lines": words // 6, "words": words, "documents": words // 180, "tokens": words * 5 // 4}
             before = {"lines": words // 5, "words": words + 300, "documents": words // 200, "tokens": words * 3 // 2}
-            sizes = {"before": before, "after": after}
-            sizes = {when: {**size, "fertility": round(size["tokens"] / size["words"], 4)} for when, size in sizes.items()}
-            domains.append({"domain": domain, "split": split, **sizes, "removed": {}})
+            record: dict[str, Any] = {"domain": domain, "split": split, "removed": {}}
+            for when, size in (("before", before), ("after", after)):
+                record[when] = {**size, "fertility": round(size["tokens"] / size["words"], 4)}
+            domains.append(record)
             for part, share in (("train", 95), ("held_out", 5)) if split == "train" else (("dev", 100),):
                 used = {name: size * share // 100 for name, size in after.items()}
                 splits.append({"split": part, "domain": domain, **used})
-    statistics = {"corpus": "nursery", "splits": splits, "domains": domains, "tokenizer": {"entries": 1024}, "notes": []}
+    statistics = {"corpus": "nursery", "splits": splits, "domains": domains, "tokenizer": {}, "notes": []}
     paths.write_json(folder / "statistics.json", statistics)
     return folder
 
@@ -120,8 +124,8 @@ def _metrics(arm: str, peers: int, steps: int, rng: np.random.Generator) -> list
             weights = weights * np.exp(-0.2 * np.asarray(gradient))
             weights = weights / weights.sum()
         line: dict[str, Any] = {
-            "step": step, "tokens": 2048 * step, "words": 1500.0 * step, "lr": 1e-3 * (1 - 0.9 * progress), "alpha": 0.5,
-            "ce": ce.tolist(), "kl": kl.tolist(), "total": (0.5 * ce + 0.5 * kl).tolist(),
+            "step": step, "tokens": 2048 * step, "words": 1500.0 * step, "lr": 1e-3 * (1 - 0.9 * progress),
+            "alpha": 0.5, "ce": ce.tolist(), "kl": kl.tolist(), "total": (0.5 * ce + 0.5 * kl).tolist(),
             "peer_weights": weights.tolist(), "hypergradient": gradient, "tokens_per_second": 9000.0,
             "peak_memory": 310.0 + 40 * peers, "seconds": 0.05 * step * peers,
         }  # fmt: skip
@@ -145,7 +149,8 @@ def write_evaluation(
         names += ["ensemble", "uniform_ensemble"]
     base = {"ensemble": 78.0, "uniform_ensemble": 77.5}
     shift = GAIN[arm] - 3.0 * protocol.startswith("babylm2024") + shared
-    items, per_member = [], {name: [] for name in names}
+    items: list[dict[str, Any]] = []
+    per_member: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number, (paradigm, phenomenon, field) in enumerate(paradigms):
         level = 15 * np.sin(2.3 * number)
         outcomes = {}

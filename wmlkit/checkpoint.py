@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 import shutil
@@ -61,16 +59,11 @@ def save(
             "numpy": [numpy_name, np.asarray(numpy_keys).tolist(), *numpy_rest],
         },
     }
-    target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        temporary.mkdir(parents=True)
+    def write(temporary: Path) -> None:
         save_file(tensors, temporary / "tensors.safetensors")
         paths.write_json(temporary / "state.json", document)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    target = paths.write_folder(folder / f"step-{step:08d}", write)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -123,20 +116,27 @@ def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Opt
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> Path:
     """A folder that ``AutoModelFor...from_pretrained`` and ``AutoTokenizer.from_pretrained`` load without wmlkit."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        model.save_pretrained(temporary, safe_serialization=True)
+
+    def write(temporary: Path) -> None:
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         # transformers 5 writes a class name that older versions do not know
         settings = temporary / "tokenizer_config.json"
-        document = json.loads(settings.read_text(encoding="utf-8"))
-        document["tokenizer_class"] = "PreTrainedTokenizerFast"
-        paths.write_json(settings, document)
+        paths.write_json(settings, paths.read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"})
         paths.write_text(temporary / "README.md", card)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
+    return paths.write_folder(folder, write)
+
+
+def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
+    """Copy an exported peer of a finished run to the folder `to`: number `peer`, or "best" on held-out text."""
+    if not (run_folder / "done.json").is_file():
+        raise UserError(f"{run_folder} is not a finished run: it has no done.json; finish it with `wmlkit train`")
+    done = paths.read_json(run_folder / "done.json")
+    count = len(done["parameters"])
+    if peer != "best" and not (peer.isdigit() and 1 <= int(peer) <= count):
+        raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {count}")
+    if to.exists():
+        raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
+    source = paths.peer(run_folder, done["best_peer"] if peer == "best" else int(peer))
+    return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))

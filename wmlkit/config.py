@@ -36,7 +36,8 @@ class DataConfig(Section):
     vocab_size: int = Field(1024, ge=270)  # 256 bytes + special tokens + merges
     lowercase: bool = False
     nfkc: bool = False
-    packing: Literal["documents", "windows"] = "documents"  # "windows": random windows of one flat stream
+    # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
+    packing: Literal["documents", "lines", "windows"] = "documents"
     block_size: int = Field(32, ge=8)  # tokens a row
 
 
@@ -252,8 +253,10 @@ def digest(document: Any) -> str:
 def run_hash(config: Config, data_hash: str) -> str:
     """Identity of a run: the settings that shape its result and the content hash of its data.
 
-    Evaluation and study settings are left out (they choose what is done with runs, not what a run is).
+    Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
+    where the corpus lies: its content counts.
     """
-    shaping = ("model", "search", "mutual", "outer", "train")
+    shaping = ("data", "model", "search", "mutual", "outer", "train")
     document = {section: values for section, values in config.resolved().items() if section in shaping}
+    document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer")}
     return digest({"config": document, "data": data_hash})

@@ -23,10 +23,12 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from .config import ModelConfig
 from .errors import UserError
 
+disable_progress_bar()  # of loading and saving shards: noise for models of one file
 
 @dataclass(frozen=True)
 class Student:

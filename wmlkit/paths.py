@@ -20,6 +20,7 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
 REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one
 PRESETS = PACKAGE / "presets"
+OFFICIAL_BLOBS = PACKAGE / "data" / "official_blobs.txt"  # git blob ids of the official BabyLM files
 REFERENCE_FIGURES = REPOSITORY / "figures"  # committed figures of the reference run
 
 
@@ -64,6 +65,11 @@ def evaluation(run_folder: Path, suite: str, protocol: str) -> Path:
     return run_folder / "evaluation" / f"{suite}-{protocol}.json"
 
 
+def language_modelling(run_folder: Path) -> Path:
+    """Loss of a run's members on dev text, by domain."""
+    return run_folder / "language_modelling.json"
+
+
 def remove(folder: Path) -> None:
     """Delete a folder of results, under another name first, so that a half-deleted one is never read."""
     if folder.exists():
@@ -82,6 +88,20 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary folder beside `folder`, then rename it, replacing what was there."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        remove(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 def write_text(path: Path, text: str) -> Path:

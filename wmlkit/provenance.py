@@ -35,15 +35,17 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         return dict(paths.read_json(path))
     except (json.JSONDecodeError, ValueError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected one object; remove it and make the tables again") from None
+        raise UserError(
+            f"{path} is not JSON ({error}); expected one object; remove it and make the tables again"
+        ) from None
 
 
 def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any]:
     """Arguments of `record_provenance` for something made from `runs`."""
     return {
         "command": command,
-        "commit": distinct(str(run.environment["commit"]) for run in runs),
+        "commit": distinct(run.environment["commit"] for run in runs),
         "seeds": sorted({run.seed for run in runs}),
-        "device": distinct(str(run.environment["device"]) for run in runs),
+        "device": distinct(run.environment["device"] for run in runs),
         "created_by": created_by,
     }

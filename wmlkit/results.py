@@ -35,7 +35,6 @@ def runs_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         done, best = run.done, run.done["best_peer"] - 1
-        words = [line["words"] for line in metric_lines(run.folder)]
         rows.append(
             {
                 **run.keys,
@@ -43,7 +42,7 @@ def runs_table(folder: Path) -> pd.DataFrame:
                 "data_hash": run.data["hash"],
                 "steps": done["steps"],
                 "tokens": done["tokens"],
-                "words": words[-1] if words else np.nan,
+                "words": done["words"],
                 "parameters": sum(done["parameters"]),
                 "flops": done["flops"],
                 "seconds": done["seconds"],
@@ -121,7 +120,9 @@ def dev_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         values = {f"peer_{index}": value for index, value in enumerate(run.done["dev_ce"], start=1)}
-        values = {**values, "ensemble": run.done["dev_ce_ensemble"], "best_peer": values[run.best_member]}
+        if run.peers > 1:
+            values["ensemble"] = run.done["dev_ce_ensemble"]
+        values["best_peer"] = values[run.best_member]
         shared = {**run.keys, "corpus": run.corpus, "suite": "dev_ce", "protocol": ""}
         rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
     return pd.DataFrame(rows)
@@ -269,7 +270,10 @@ def item_bootstrap(
 
 
 def summary(
-    folder: Path, minutes: Mapping[str, float | None] | None = None, commit: str | None = None, device: str | None = None
+    folder: Path,
+    minutes: Mapping[str, float | None] | None = None,
+    commit: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
 
@@ -285,8 +289,8 @@ def summary(
         results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
     return {
         "preset": folder.name,
-        "commit": commit or distinct(str(run.environment["commit"]) for run in runs),
-        "device": device or distinct(str(run.environment["device"]) for run in runs),
+        "commit": commit or distinct(run.environment["commit"] for run in runs),
+        "device": device or distinct(run.environment["device"] for run in runs),
         "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
         "results": results,
     }

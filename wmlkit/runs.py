@@ -18,8 +18,8 @@ ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and fi
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
 _SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections that shape what a run learns
 _DONE = (
-    "steps", "tokens", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters", "flops",
-    "peak_memory",
+    "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
+    "flops", "peak_memory",
 )  # fmt: skip
 
 
@@ -77,7 +77,9 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
             for key in ("member", "score", "ties", "n", "paradigms"):
                 if key not in member:
                     raise _other_format(path, repr(key))
-        best = [{**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member]
+        best = [
+            {**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member
+        ]
         yield {**document, "members": [*document["members"], *best]}
 
 
@@ -102,9 +104,9 @@ def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield _parsed(line, f"line {number} of {path}", path, required)
 
 
-def distinct(values: Iterable[str]) -> str:
-    """The different values, in the order in which they first come, joined by commas."""
-    return ", ".join(dict.fromkeys(values))
+def distinct(values: Iterable[Any]) -> str:
+    """The different values, in the order in which they first come, joined by commas; None reads ``unknown``."""
+    return ", ".join(dict.fromkeys("unknown" if value is None else str(value) for value in values))
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -18,9 +18,9 @@ from . import paths, results
 from .config import load_preset
 from .errors import UserError
 from .provenance import of_runs, record_provenance
+from .readable import MEMBERS
 from .runs import Run, read_runs
 
-MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # the members that T4 shows
 PROVENANCES = ("published", "secondary", "unknown")
 
 CAPTIONS = {
@@ -28,18 +28,19 @@ CAPTIONS = {
     "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text.",
     "T2": "Hyper-parameters, each with its source.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
-    "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored token). "
-    "Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on held-out text; "
-    "mean_peer is the mean over the peers.",
+    "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
+    "token). Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on "
+    "held-out text; mean_peer is the mean over the peers.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
-    "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed and "
-    "paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
+    "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
+    "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
     "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds.",
     "T6": "GLUE by task, mean and 95 % t-interval over seeds.",
-    "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means over seeds.",
+    "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
+    "over seeds.",
     "T8": "Ablations.",
     "T9": "Replay of the released code: each defect alone, and all together.",
-}  # fmt: skip
+}
 
 
 def corpora(prepared_folder: Path) -> pd.DataFrame:
@@ -50,12 +51,14 @@ def corpora(prepared_folder: Path) -> pd.DataFrame:
     statistics = paths.read_json(path)
     rows = []
     for record in statistics["domains"]:
-        used = [part["words"] for part in statistics["splits"]
-                if part["domain"] == record["domain"] and (part["split"] == "dev") == (record["split"] == "dev")]  # fmt: skip
-        sizes = {f"{size}_{when}": record[when][size] for size in ("words", "documents", "lines", "tokens")
-                 for when in ("before", "after")}  # fmt: skip
-        place = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}
-        rows.append({**place, **sizes, "used_words": sum(used)})
+        row = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}
+        for size in ("words", "documents", "lines", "tokens"):
+            for when in ("before", "after"):
+                row[f"{size}_{when}"] = record[when][size]
+        # The held-out text is a part of the source's training text.
+        parts = [part for part in statistics["splits"] if part["domain"] == record["domain"]]
+        used = [part["words"] for part in parts if (part["split"] == "dev") == (record["split"] == "dev")]
+        rows.append({**row, "used_words": sum(used)})
     table = pd.DataFrame(rows)
     totals = table.groupby(["corpus", "split"], sort=False).sum(numeric_only=True).reset_index().assign(domain="all")
     table = pd.concat([table, totals[list(table.columns)]]).sort_values("split", kind="stable", ascending=False)
@@ -69,24 +72,32 @@ def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.
     """T2: section, name, value, source for every setting of a preset.
 
     The source is the comment at the end of the value's line in ``presets/<preset>.toml``. With `config`, a run's
-    resolved configuration, the values are those of the run and a changed one says what the preset has.
+    resolved configuration, the values are those of the run and a changed one says what the preset has (arm, number
+    of peers and seed stay the preset's: they differ from run to run).
     """
+    of_each_run = (("mutual", "arm"), ("mutual", "num_peers"), ("train", "seed"))
     shipped = load_preset(preset).resolved()
-    sources = annotations((paths.PRESETS / f"{preset}.toml").read_text(encoding="utf-8"))
+    sources = value_sources((paths.PRESETS / f"{preset}.toml").read_text(encoding="utf-8"))
     rows = []
     for section, values in shipped.items():
         if section == "preset":
             continue
         for name, value in values.items():
             source = sources.get(f"{section}.{name}", "default of wmlkit.config")
-            used = value if config is None else config.get(section, {}).get(name, value)
+            used = value
+            if config is not None and (section, name) not in of_each_run:
+                used = config.get(section, {}).get(name, value)
             if used != value:
-                source = f"set for these runs; the preset has {json.dumps(value)} ({source})"
-            rows.append({"section": section, "name": name, "value": json.dumps(used, ensure_ascii=False), "source": source})
+                source = f"set for these runs; the preset has {_shown(value)} ({source})"
+            rows.append({"section": section, "name": name, "value": _shown(used), "source": source})
     return pd.DataFrame(rows)
 
 
-def annotations(text: str) -> dict[str, str]:
+def _shown(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def value_sources(text: str) -> dict[str, str]:
     """``{"train.lr": "Table 2", ...}``: the comment at the end of each value of a TOML text of one-level sections."""
     sources, section, pending = {}, "", ""
     for line in text.splitlines():
@@ -119,9 +130,7 @@ def _comment(text: str, document: Mapping[str, Any]) -> str:
     return "no source given"
 
 
-def searched_students(
-    found: Mapping[str, Sequence[Any]], seconds: Mapping[str, float] | None = None
-) -> pd.DataFrame:
+def searched_students(found: Mapping[str, Sequence[Any]], seconds: Mapping[str, float] | None = None) -> pd.DataFrame:
     """T3: one row a method and a peer. `found` maps a method's name (``exact``, ``bayesian``) to what
     `wmlkit.search.search_students` returned, `seconds` to the time that its whole search took."""
     names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
@@ -144,7 +153,7 @@ def read_published(path: Path | None = None) -> pd.DataFrame:
         if row["provenance"] not in PROVENANCES or (row["value"] is None) != (row["provenance"] == "unknown"):
             raise UserError(
                 f"{path}: {row['system']} on {row['suite']} has value {row['value']} and provenance "
-                f"{row['provenance']!r}; expected no value for 'unknown' and one for 'published' or 'secondary'; mend it"
+                f"{row['provenance']!r}; expected no value for 'unknown' and one for the others; mend it"
             )
     table = pd.DataFrame(document["scores"]).astype({"value": float, "peers": "Int64"})
     return table.assign(source=[document["sources"].get(source, source) for source in table["source"]])
@@ -155,20 +164,35 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> 
 
     `scores` is `results.scores_table` and `results.dev_table`, concatenated. Columns: kind (`measured`, `paper`,
     `official_baseline`), system, setting, corpus, arm, peers, member, suite, protocol, mean, low, high, n_seeds,
-    seeds, values, ties, provenance, source. Published rows are scores on other text: their corpus and protocol say so.
+    seeds, values, ties, provenance, source, note. Published rows are scores on other text, as corpus and protocol say.
     """
     by = ["setting", "corpus", "arm", "peers", "member", "suite", "protocol"]
     shown = results.with_mean_peer(scores)
     shown = shown[shown["member"].isin(MEMBERS)]
-    measured = results.over_seeds(shown, by).assign(kind="measured", provenance="measured", source="these runs", system="")
+    measured = results.over_seeds(shown, by).assign(
+        kind="measured", provenance="measured", source="these runs", system=""
+    )
     if "ties" in shown:
         measured = measured.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
-    columns = ["kind", "system", *by, "mean", "low", "high", "n_seeds", "seeds", "values", "ties", "provenance", "source"]
+    columns = [
+        "kind",
+        "system",
+        *by,
+        "mean",
+        "low",
+        "high",
+        "n_seeds",
+        "seeds",
+        "values",
+        "ties",
+        "provenance",
+        "source",
+        "note",
+    ]
     if published is None:
         return measured.reindex(columns=columns)
     others = published[published["kind"].isin(["paper", "official_baseline"]) & (published["task"] == "")]
     others = others.rename(columns={"value": "mean"}).assign(setting="", member="")
-    others["source"] = [f"{source}; {note}" if note else source for source, note in zip(others["source"], others["note"], strict=True)]
     frames = [frame.reindex(columns=columns).astype(object) for frame in (measured, others)]
     table = pd.concat(frames, ignore_index=True)
     numbers = {name: float for name in ("mean", "low", "high", "ties")}
@@ -182,7 +206,9 @@ def differences(
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
     rng = rng or np.random.default_rng(0)
-    loaded: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}  # of one suite and protocol: (arm, ...) -> seed -> items
+    loaded: dict[
+        tuple[Any, ...], dict[int, pd.DataFrame]
+    ] = {}  # of one suite and protocol: (arm, ...) -> seed -> items
     evaluation = None
     intervals = {}
     for row in table.sort_values(["suite", "protocol"], kind="stable").itertuples():
@@ -246,11 +272,13 @@ def write_tables(folder: Path, command: str = "wmlkit report") -> list[Path]:
     """
     runs = read_runs(folder)
     if not runs:
-        raise UserError(f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce")
+        raise UserError(
+            f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce"
+        )
     main = next((run for run in runs if not run.setting), runs[0])
     scores, paradigms = results.scores_table(folder), results.paradigm_table(folder)
     made: dict[str, tuple[pd.DataFrame, str]] = {}
-    prepared = Path(main.data["folder"])
+    prepared = folder.parent / "data" / Path(main.data["folder"]).name
     if (prepared / "statistics.json").is_file():
         made["T1"] = corpora(prepared), "corpora"
     if (paths.PRESETS / f"{main.config.get('preset')}.toml").is_file():

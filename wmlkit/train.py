@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import bilevel, checkpoint, losses, paths, provenance
+from . import bilevel, checkpoint, environment, losses, paths
 from .config import Config, run_hash
 from .data.batches import Batch, Rows, batch_source
 from .data.encode import check_tokenizer, open_documents, open_tokens
@@ -78,9 +78,10 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     data, train = config.data, config.train
 
     def source(split: str, batch_size: int) -> Callable[[int, float], Batch]:
-        tokens, header = open_tokens(prepared.folder / f"{split}.tokens")
+        path = prepared.folder / f"{split}.tokens"
+        tokens, header = open_tokens(path)
         check_tokenizer(header, tokenizer)
-        documents = open_documents(prepared.folder / f"{split}.documents")
+        documents = open_documents(path)
         rows = Rows(tokens, documents, tokenizer, data.block_size, data.packing, train.seed, split)
         # dev and held-out losses are measured with every scored position masked, so that they compare
         random, keep = (train.mask_random, train.mask_keep) if split == "train" else (0.0, 0.0)
@@ -224,6 +225,13 @@ def build_state(config: Config, students: list[Found], tokenizer: PreTrainedToke
     return State(peers, optimizers, torch.full((len(peers),), 1 / len(peers), dtype=torch.float64))
 
 
+def run_folder(config: Config, out: Path) -> Path:
+    """Where this run is, or will be; prepares the corpus, whose content is part of a run's identity."""
+    prepared = prepare(config.data, out)
+    identity = run_hash(config, prepared.hash)
+    return paths.run(out, config.preset, config.mutual.arm, config.mutual.num_peers, config.train.seed, identity)
+
+
 def run(config: Config, out: str | Path | None = None, *, progress: Progress | None = None, force: bool = False) -> Path:
     """Train one run, or go on with it, or return it if it is done. Returns its folder.
 
@@ -234,8 +242,7 @@ def run(config: Config, out: str | Path | None = None, *, progress: Progress | N
     prepared = prepare(config.data, out)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
     students = find_students(config, len(tokenizer))
-    identity = run_hash(config, prepared.hash)
-    folder = paths.run(out, config.preset, config.mutual.arm, config.mutual.num_peers, config.train.seed, identity)
+    folder = run_folder(config, out)
     if (folder / "done.json").is_file() and not force:
         return folder
     device = setup(config.train.precision, config.train.threads)
@@ -249,11 +256,11 @@ def run(config: Config, out: str | Path | None = None, *, progress: Progress | N
         {
             "config": config.resolved(),
             "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
-            "hash": identity,
+            "hash": run_hash(config, prepared.hash),
             "students": [found.document() for found in students],
         },
     )
-    paths.write_json(folder / "environment.json", provenance.environment(device))
+    paths.write_json(folder / "environment.json", environment.document(device))
     _train(state, texts, config, device, folder, progress)
     _finish(state, texts, config, device, folder, students, tokenizer)
     return folder
@@ -343,7 +350,7 @@ def _finish(
     final = evaluation_row(state, texts, config, device)
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
     for i, model in enumerate(state.models):
-        card = provenance.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
+        card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card)
     paths.write_json(
         folder / "done.json",

@@ -50,22 +50,23 @@ class Batch:
 
 
 def segments(
-    tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int
+    tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int, by_line: bool = False
 ) -> NDArray[np.int64]:
     """Cut documents into pieces of at most `block_size` tokens, at a line end where one is near: (S, 2) start, length.
 
     Every document starts with the start token and ends each line with `eos_id`. A piece that continues a
-    document has no start token of its own: `rows` puts one there, so it is one token shorter.
+    document has no start token of its own: `Rows` puts one there, so it is one token shorter.
+    by_line: every line is a piece of its own.
     """
     pieces = []
-    ends = np.append(documents[1:], len(tokens)).astype(np.int64)
+    ends = np.append(documents, len(tokens))[1:].astype(np.int64)
     for start, end in zip(documents.astype(np.int64).tolist(), ends.tolist(), strict=True):
         line_ends = np.flatnonzero(tokens[start:end] == eos_id) + start + 1
         position = start + 1  # after the start token
         while position < end:
             limit = min(position + block_size - 1, end)
             fitting = line_ends[np.searchsorted(line_ends, position, "right") : np.searchsorted(line_ends, limit, "right")]
-            stop = int(fitting[-1]) if len(fitting) else limit
+            stop = int(fitting[0 if by_line else -1]) if len(fitting) else limit
             pieces.append((position, stop - position))
             position = stop
     return np.array(pieces, dtype=np.int64).reshape(-1, 2)
@@ -98,7 +99,8 @@ def pack(lengths: NDArray[np.int64], block_size: int, order: NDArray[np.int64]) 
 
 class Rows:
     """The rows of one text. `packing` "documents": pieces of documents side by side that do not attend to each
-    other; "windows": `block_size` tokens from anywhere in the flat stream, as the released code draws them."""
+    other; "lines": the same with every line a document; "windows": `block_size` tokens from anywhere in the flat
+    stream, as the released code draws them."""
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class Rows:
             self.pieces = np.zeros((0, 2), dtype=np.int64)
             self.rows: list[list[int]] = []
         else:
-            self.pieces = segments(tokens, documents, block_size, int(tokenizer.eos_token_id))
+            self.pieces = segments(tokens, documents, block_size, int(tokenizer.eos_token_id), packing == "lines")
             order = np.random.default_rng([*self.seed, 0]).permutation(len(self.pieces))
             self.rows = pack(self.pieces[:, 1], block_size, order)
             if not self.rows:
@@ -137,7 +139,7 @@ class Rows:
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
-        return len(self.rows) if self.packing == "documents" else len(self.tokens) // self.block_size
+        return len(self.tokens) // self.block_size if self.packing == "windows" else len(self.rows)
 
     def epoch_order(self, epoch: int) -> NDArray[np.int64]:
         """The order of the rows in pass number `epoch` over the text."""

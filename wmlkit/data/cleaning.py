@@ -314,7 +314,7 @@ def _split_books(line: str, removed: Removed) -> list[str | None]:
 
 def _cut_at_headings(line: str, file_name: re.Pattern[str], removed: Removed) -> list[str | None]:
     """Cut at ``= = =``; what matches `file_name` between two cuts is dropped and marks a boundary."""
-    if "= =" not in line:
+    if not _HEADING.search(line):
         return [line]
     parts: list[str | None] = []
     for piece in _HEADING.split(line):
@@ -327,7 +327,7 @@ def _cut_at_headings(line: str, file_name: re.Pattern[str], removed: Removed) ->
 
 
 def _split_articles(line: str, removed: Removed) -> list[str | None]:
-    if "= =" not in line:
+    if not _HEADING.search(line):
         return [line]
     removed["heading mark"] += 1
     pieces = [piece.strip() for piece in _HEADING.split(line) if piece.strip()]

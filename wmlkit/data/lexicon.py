@@ -24,8 +24,8 @@ PLACE = (
     "garden river house tree table car boat bridge school market forest kitchen wall door tower barn lake hill shop "
     "train tent church/churches shelf/shelves"
 )
-NAME_M = "John Bob Tom Peter Paul David Mark James"
-NAME_F = "Mary Anna Lucy Sarah Kate Jane Rose Emma"
+NAME_M = "John Bob Tom Peter Paul David"
+NAME_F = "Mary Anna Lucy Sarah Kate Jane"
 ADJECTIVE = (
     "red blue green big small heavy new clean dirty pretty strange dark bright broken cheap nice long round soft "
     "warm cold funny plain rare shiny simple smooth tiny wide white"

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ DOMAINS: dict[str, tuple[dict[str, float], int]] = {
     "simple_wiki": ({"copula": 2.0, "demonstrative": 1.2, "question": 0.2, "know_question": 0.2}, 12),
     "switchboard": ({"reflexive_embedded": 1.3, "know_question": 2.0, "modal_transitive": 1.5}, 20),
 }
+
+TITLES = grammar.category("Place.sg").words  # of simple_wiki's articles
 
 # paradigm, linguistics_term, field (all three as in BLiMP), then (good, bad) templates used in turn.
 # In `bad`, "=x" repeats the good sentence's word labelled x and "=x:Category" its lemma in another form.
@@ -224,8 +226,7 @@ def lines(domain: str, words: int, seed: int, stream: int = 0) -> Iterator[str]:
 def _format(domain: str, document: list[str], chance: Callable[[], float]) -> Iterator[str]:
     """One document as the domain's file shows it."""
     if domain == "simple_wiki":
-        nouns = grammar.category("Place.sg").words
-        yield f"= = = {nouns[int(chance() * len(nouns))].capitalize()} = = ="
+        yield f"= = = {TITLES[int(chance() * len(TITLES))].capitalize()} = = ="
     for number, sentence in enumerate(document):
         odd = chance() < 0.05
         if domain == "childes":
@@ -313,39 +314,50 @@ def write_pairs(folder: Path, seed: int, per_paradigm: int = 100) -> None:
         paths.write_text(folder / f"{paradigm}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def causal_floor(domain: str, sample: Iterable[str]) -> tuple[float, int]:
-    """(nats, words) of `sample`: minus the log-probability of each sentence, knowing the domain.
+def entropy_floor(objective: str, mask_ratio: float, seed: int = 0, per_domain: int = 400) -> tuple[float, float]:
+    """(floor, standard error): the least loss, in nats per scored token, that any model can reach in expectation.
 
-    Nats over words is the least loss per word that a left-to-right model can reach in expectation.
+    A sample of `per_domain` lines of each domain, scored by a predictor that knows grammar and domain:
+
+    clm  -log p(sentence) over its words and its end, which is certain after the full stop
+    mlm  each word is masked with probability `mask_ratio`; a masked word costs
+         -log p(word | visible words) = -log p(visible and word) + log p(visible), both exact
+
+    Exact for a tokenizer that keeps words whole: sentences are independent given the domain, so wider context
+    cannot do better. A title of simple_wiki is one word out of equally likely ones.
     """
-    factor, _ = DOMAINS[domain]
-    nats, count = 0.0, 0
-    for sentence in sample:
-        words = grammar.unrealise(sentence)
-        nats -= math.log(grammar.visible_probability(list(words), factor))
-        count += len(words)
-    return nats, count
-
-
-def masked_floor(domain: str, sample: Iterable[str], mask_ratio: float, seed: int) -> tuple[float, int]:
-    """(nats, masked words) of the best possible masked-word predictor, which knows grammar and domain.
-
-    Each word is masked with probability `mask_ratio`; a masked word costs
-    −log p(word | the visible words) = −log p(visible, word) + log p(visible), both exact.
-    Sentences are independent given the domain, so wider context cannot do better.
-    """
-    factor, _ = DOMAINS[domain]
+    lines_floor = _causal_floor if objective == "clm" else _masked_floor
     rng = np.random.default_rng([seed, 77])
-    nats, count = 0.0, 0
-    for sentence in sample:
-        words = grammar.unrealise(sentence)
-        hidden = np.flatnonzero(rng.random(len(words)) < mask_ratio)
-        visible: list[str | None] = [None if i in hidden else word for i, word in enumerate(words)]
-        if not len(hidden):
-            continue
-        total = grammar.visible_probability(visible, factor)
-        for i in hidden:
-            one_more = [*visible[:i], words[i], *visible[i + 1 :]]
-            nats -= math.log(grammar.visible_probability(one_more, factor) / total)
-            count += 1
-    return nats, count
+    values = []
+    for domain, (factor, length) in DOMAINS.items():
+        titles = per_domain // length if domain == "simple_wiki" else 0
+        for sentence in itertools.islice(sentences(domain, seed, stream=9), per_domain - titles):
+            values.append(lines_floor(grammar.unrealise(sentence), factor, mask_ratio, rng))
+        chosen = (rng.random(titles) < mask_ratio).astype(float) if objective == "mlm" else np.ones(titles)
+        values += [(math.log(len(TITLES)) * c, c if objective == "mlm" else 2.0) for c in chosen]
+    nats, counts = np.array(values).T
+    floor = nats.sum() / counts.sum()
+    return float(floor), float(np.sqrt(((nats - floor * counts) ** 2).sum()) / counts.sum())  # of a ratio
+
+
+def _causal_floor(
+    words: list[str], factor: dict[str, float], mask_ratio: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    """(nats, tokens) of one line."""
+    return -math.log(grammar.visible_probability(list(words), factor)), len(words) + 1
+
+
+def _masked_floor(
+    words: list[str], factor: dict[str, float], mask_ratio: float, rng: np.random.Generator
+) -> tuple[float, float]:
+    """(nats, masked words) of one line under one random mask."""
+    hidden = np.flatnonzero(rng.random(len(words)) < mask_ratio)
+    if not len(hidden):
+        return 0.0, 0.0
+    visible: list[str | None] = [None if i in hidden else word for i, word in enumerate(words)]
+    total = grammar.visible_probability(visible, factor)
+    nats = 0.0
+    for i in hidden:
+        one_more = [*visible[:i], words[i], *visible[i + 1 :]]
+        nats -= math.log(grammar.visible_probability(one_more, factor) / total)
+    return nats, len(hidden)

@@ -100,7 +100,7 @@ def score_sentences(
     """
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
-    weights = _checked_weights(member_weights, len(peers), single)
+    weights = ensemble_rows(member_weights, len(peers), single)
     objective = objective or objective_of(peers[0])
     if within_word and objective == "clm":
         raise UserError("within_word is for masked models; a causal model never sees later pieces: leave it off")
@@ -127,15 +127,12 @@ def score_sentences(
         unique_origins,
     )
     check_fit(peers, tokenizer, encoded, unique_origins)
-    # Equal rows of weights (no weights given, or all equal) are one ensemble.
-    ensembles, ensemble_of = np.unique(weights, axis=0, return_inverse=True)
-    rows = [*range(len(peers)), *(len(peers) + ensemble_of.reshape(-1))]
     totals = score_encoded(
         peers,
         tokenizer.mask_token_id,
         encoded,
         objective=objective,
-        weights=ensembles,
+        weights=weights,
         within_word=within_word,
         temperature=temperature,
         token_budget=token_budget,
@@ -143,7 +140,7 @@ def score_sentences(
     )
     if reduction == "mean":
         totals = totals / np.array([len(item.scored) for item in encoded])
-    scores = totals[rows][:, unique_of]
+    scores = totals[:, unique_of]
     _check_finite(scores, origins)
     if single:
         return scores[0]
@@ -190,8 +187,8 @@ def check_fit(
             )
 
 
-def _checked_weights(member_weights: Sequence[float] | None, num_peers: int, single: bool) -> np.ndarray:
-    """Rows of ensemble weights, (2, P): the given ones and the uniform ones; (0, 1) for a single model."""
+def ensemble_rows(member_weights: Sequence[float] | None, num_peers: int, single: bool) -> np.ndarray:
+    """Weights of "ensemble" (uniform if None) and "uniform_ensemble", (2, P), checked; (0, 1) for a single model."""
     if single:
         if member_weights is not None:
             raise UserError("member_weights came with a single model; they weigh a list of peers: pass a list")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import paths
 from ..config import EvaluateConfig
@@ -192,7 +192,7 @@ def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
     return weights, paths.read_json(run_folder / "config.json")["config"]["model"]["objective"]
 
 
-def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerBase]:
+def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
     """The exported peers of a finished run in their order, and the tokenizer that they share."""
     weights, objective = run_facts(run_folder)
     folders = [paths.peer(run_folder, index) for index in range(1, len(weights) + 1)]

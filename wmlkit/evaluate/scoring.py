@@ -20,7 +20,10 @@ from ..errors import UserError
 from ..models import hidden_states, lm_logits
 from .spans import Encoded, Objective
 
-HEAD_ROWS = 256  # scored positions a call of the head: bounds the memory of logits, (HEAD_ROWS, V)
+# Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is
+# new memory (32 MiB in glibc); a GPU wants fewer and larger calls.
+LOGITS_CPU = 4_000_000
+LOGITS_GPU = 64_000_000
 COPY_CELLS = 4_000_000  # tokens in the masked copies that are held at once
 
 
@@ -40,6 +43,8 @@ def score_encoded(
 
     Rows are the peers and then one ensemble a row of `weights` (E, P).
     """
+    # Equal rows of weights are one ensemble, computed once.
+    weights, ensemble_of = np.unique(weights, axis=0, return_inverse=True)
     if objective == "mlm" and mask_id is None:
         raise UserError("the tokenizer has no mask token; a masked model needs one: load the model's own tokenizer")
     for model in peers:
@@ -63,7 +68,7 @@ def score_encoded(
                 _add_scores(peers, jobs, scores, weights, temperature, token_budget)
                 totals[:, part] = scores
                 progress.update(len(part))
-    return totals
+    return totals[[*range(len(peers)), *(len(peers) + ensemble_of.reshape(-1))]]
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,8 @@ def _add_scores(
     """Add the log-probabilities of all jobs to `totals`, (members, texts)."""
     device = peers[0].device
     batch_rows = max(1, token_budget // jobs.inputs.shape[1])
+    logits_at_once = LOGITS_CPU if device.type == "cpu" else LOGITS_GPU
+    head_places = max(1, logits_at_once // peers[0].config.vocab_size)
     for start in range(0, len(jobs.inputs), batch_rows):
         rows = slice(start, start + batch_rows)
         ids = torch.from_numpy(jobs.inputs[rows].astype(np.int64)).to(device)
@@ -141,8 +148,8 @@ def _add_scores(
         row = torch.from_numpy(jobs.place_row[first:last] - start).to(device)
         position = torch.from_numpy(jobs.place_position[first:last].astype(np.int64)).to(device)
         hidden = [hidden_states(model, ids)[row, position] for model in peers]
-        for head_first in range(first, last, HEAD_ROWS):
-            head_last = min(head_first + HEAD_ROWS, last)
+        for head_first in range(first, last, head_places):
+            head_last = min(head_first + head_places, last)
             low, high = np.searchsorted(jobs.job_place, [head_first, head_last])
             values = _log_probabilities(
                 peers,
@@ -168,20 +175,28 @@ def _log_probabilities(
     values = []
     mixtures: list[Tensor] = []
     for i, model in enumerate(peers):
-        logits = lm_logits(model, hidden[i]).float() / temperature
-        values.append(_picked(logits, place, target))
+        logits = lm_logits(model, hidden[i]).float()
+        if temperature != 1:
+            logits = logits / temperature
         if i == 0:
             mixtures = [float(row[0]) * logits for row in weights]
         else:
             for mixture, row in zip(mixtures, weights, strict=True):
                 mixture.add_(logits, alpha=float(row[i]))
+        values.append(_picked(logits, place, target))
     values.extend(_picked(mixture, place, target) for mixture in mixtures)
     return torch.stack(values).double().cpu().numpy()
 
 
 def _picked(logits: Tensor, place: Tensor, target: Tensor) -> Tensor:
-    """log softmax of (K, V) logits, read at (place, target) only."""
-    return logits[place, target] - logits.logsumexp(dim=-1)[place]
+    """log softmax of (K, V) logits, read at (place, target) only; overwrites the logits.
+
+    The same sums as torch.logsumexp, which is slower on a CPU because it writes the shifted logits to new memory.
+    """
+    largest = logits.amax(dim=-1, keepdim=True)
+    shifted = logits.sub_(largest)
+    chosen = shifted[place, target]
+    return chosen - shifted.exp_().sum(dim=-1).log_()[place]
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""Rows and masks: documents apart, special tokens untouched, batches from (seed, step) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small import BLOCK, make_rows, make_tokenizer, make_tokens
+
+from wmlkit.data.batches import Rows, mask_tokens, pack, segments
+from wmlkit.errors import UserError
+
+
+def test_segments_break_at_line_ends():
+    """<s> a b </s> c d e </s>, blocks of five: the second line does not fit behind the first."""
+    tokens = np.array([0, 5, 6, 2, 7, 8, 9, 2])
+    pieces = segments(tokens, np.array([0]), 5, eos_id=2)
+    assert pieces.tolist() == [[1, 3], [4, 4]]
+
+
+def test_a_line_longer_than_a_block_is_cut():
+    tokens = np.array([0, *range(5, 15), 2])
+    pieces = segments(tokens, np.array([0]), 6, eos_id=2)
+    assert pieces.tolist() == [[1, 5], [6, 5], [11, 1]]
+
+
+def test_every_token_is_in_exactly_one_piece():
+    tokens, documents = make_tokens(3)
+    pieces = segments(tokens, documents, BLOCK, eos_id=2)
+    covered = np.concatenate([np.arange(start, start + length) for start, length in pieces])
+    expected = np.setdiff1d(np.arange(len(tokens)), documents.astype(int))
+    assert np.array_equal(np.sort(covered), expected)
+    assert pieces[:, 1].max() <= BLOCK - 1
+
+
+def test_pack_fills_rows_without_overflow():
+    lengths = np.array([7, 3, 3, 11, 2])
+    rows = pack(lengths, 12, np.arange(5))
+    assert sorted(piece for row in rows for piece in row) == [0, 1, 2, 3, 4]
+    assert all(sum(lengths[piece] + 1 for piece in row) <= 12 for row in rows)
+    assert [0, 1] in rows  # 8 + 4 fills the row exactly
+
+
+def test_an_epoch_shows_every_piece_once():
+    rows = make_rows()
+    seen = []
+    for step in range(len(rows)):
+        ids, document, _ = rows.take(step, 1)
+        seen += sorted(set(document[document >= 0].tolist()))
+    assert sorted(seen) == list(range(len(rows.pieces)))
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    one, other = make_rows(1), make_rows(1)
+    for step in (3, 40, 7):  # out of order, over several epochs
+        one.take(step, 5)
+    a, b = one.masked_batch(11, 5, 4, 0.3), other.masked_batch(11, 5, 4, 0.3)
+    assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.scored, b.scored)
+    assert not torch.equal(a.input_ids, one.masked_batch(12, 5, 4, 0.3).input_ids)
+    assert not torch.equal(a.input_ids, make_rows(2).masked_batch(11, 5, 4, 0.3).input_ids)
+
+
+def test_streams_differ():
+    train = make_rows(1)
+    dev = Rows(*make_tokens(1), make_tokenizer(), BLOCK, "documents", 1, "dev")
+    assert not np.array_equal(train.take(0, 8)[0], dev.take(0, 8)[0])
+
+
+def test_masking_scores_an_exact_number_and_never_special_tokens():
+    rows = make_rows()
+    ids, document, _ = rows.take(0, 16)
+    batch = rows.masked_batch(0, 16, 4, 0.3)
+    candidates = (ids > 4).sum()
+    assert len(batch.scored) == round(0.3 * candidates)
+    inputs = batch.input_ids.flatten()
+    assert bool((batch.targets[batch.scored] > 4).all())
+    assert bool((inputs[batch.scored] == 4).all())
+    untouched = np.setdiff1d(np.arange(ids.size), batch.scored.numpy())
+    assert np.array_equal(inputs.numpy()[untouched], ids.flatten()[untouched])
+
+
+def test_masking_shares():
+    ids = np.full((10, 100), 7)
+    inputs, scored = mask_tokens(
+        ids, ids > 4, np.arange(8, 21), 4, ratio=0.5, random=0.1, keep=0.2, rng=np.random.default_rng(0)
+    )
+    shown = inputs[scored]
+    assert scored.sum() == 500
+    assert (shown == 7).sum() == 100 and (shown == 4).sum() == 350
+    assert ((shown >= 8) & (shown <= 20)).sum() == 50  # random tokens are ordinary ones
+
+
+def test_attention_stays_inside_a_document():
+    rows = make_rows()
+    batch = rows.masked_batch(0, 8, 4, 0.3)
+    _, document, position = rows.take(0, 8)
+    assert batch.attention_mask is not None
+    allowed = batch.attention_mask[:, 0].numpy()
+    assert np.array_equal(allowed, document[:, :, None] == document[:, None, :])
+    assert allowed.any(axis=-1).all()  # no empty row: its softmax would be NaN
+    starts = (document[:, 1:] != document[:, :-1]) & (document[:, 1:] >= 0)
+    assert (position[:, 1:][starts] == 0).all()
+
+
+def test_causal_targets_are_the_next_token_of_the_same_document():
+    rows = make_rows()
+    ids, document, _ = rows.take(2, 8)
+    batch = rows.causal_batch(2, 8)
+    for flat in batch.scored.tolist():
+        b, t = divmod(flat, BLOCK)
+        assert document[b, t] == document[b, t + 1] >= 0
+        assert int(batch.targets[flat]) == ids[b, t + 1]
+    expected = sum(len(set(row[row >= 0].tolist())) for row in document)
+    assert len(batch.scored) == (document >= 0).sum() - expected  # all but the last token of each piece
+
+
+def test_words_are_counted_exactly():
+    """The tokenizer of the test has one token a word, so words are the tokens that are not special."""
+    rows = make_rows()
+    ids, _, _ = rows.take(0, 8)
+    assert rows.masked_batch(0, 8, 4, 0.3).words == int((ids > 4).sum())
+
+
+def test_windows_come_from_anywhere_in_the_stream():
+    rows = make_rows(packing="windows")
+    ids, document, _ = rows.take(0, 200)
+    tokens, _ = make_tokens(0)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, BLOCK)
+    assert all((windows == row).all(axis=1).any() for row in ids)
+    assert (document == 0).all() and rows.masked_batch(0, 4, 4, 0.3).attention_mask is None
+
+
+def test_too_little_text_is_refused():
+    with pytest.raises(UserError, match="fewer than one window"):
+        Rows(np.array([0, 5, 2]), np.array([0]), make_tokenizer(), BLOCK, "windows", 0, "train")
+    with pytest.raises(UserError, match="text is empty"):
+        Rows(np.array([], dtype=np.uint16), np.array([], dtype=np.uint64), make_tokenizer(), BLOCK, "documents", 0, "dev")

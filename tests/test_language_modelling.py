@@ -1,0 +1,162 @@
+"""Loss on dev text: naive references, hand numbers, sampling, and text that comes back from a prepared corpus."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from wmlkit import paths
+from wmlkit.config import DataConfig, ModelConfig
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.evaluate.language_modelling import (
+    UNIT_WORDS,
+    draw_units,
+    evaluate_run_text,
+    evaluate_text,
+    prepared_texts,
+)
+from wmlkit.models import Student, build_model
+
+TEXTS = {
+    "talk": [["Where is the cat?", "It is on the mat."], ["Yes."]],
+    "books": [["Ein Käse lay near the old barn, and nobody had ever seen it."]],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([line for documents in TEXTS.values() for lines in documents for line in lines], 290)
+
+
+def tiny(tokenizer: PreTrainedTokenizerFast, objective: str, seed: int = 0, block_size: int = 12) -> PreTrainedModel:
+    family = {"mlm": "modernbert", "clm": "llama"}[objective]
+    config = ModelConfig(objective=objective, family=family)  # type: ignore[arg-type]
+    model = build_model(Student(1, 2, 16, 16), config, tokenizer, block_size, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(20)
+    return model
+
+
+@torch.inference_mode()
+def naive(models: list[PreTrainedModel], weights: list[float], tokenizer: PreTrainedTokenizerFast, lines: list[str]):
+    """Loss in nats and tokens of one document, read in windows of 12: one forward pass a token."""
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    body = [token for line in lines for token in [*tokenizer(line)["input_ids"][1:-1], special[1]]]
+    loss, count = 0.0, 0
+    for begin in range(0, len(body), 11):
+        ids = [special[0], *body[begin : begin + 11]]
+        for i in range(1, len(ids)):
+            if ids[i] in special:
+                continue
+            masked = type(models[0]).__name__.endswith("ForMaskedLM")
+            row = [*ids[:i], tokenizer.mask_token_id, *ids[i + 1 :]] if masked else ids[:i]
+            at = i if masked else i - 1
+            logits = [
+                w * m.eval()(torch.tensor([row])).logits[0, at].double() for m, w in zip(models, weights, strict=True)
+            ]
+            loss -= torch.log_softmax(torch.stack(logits).sum(dim=0), dim=-1)[ids[i]].item()
+            count += 1
+    return loss, count
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_equals_one_forward_pass_a_token(objective: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    models = [tiny(tokenizer, objective, seed) for seed in range(2)]
+    weights = {"peer_1": [1.0, 0.0], "peer_2": [0.0, 1.0], "ensemble": [0.9, 0.1], "uniform_ensemble": [0.5, 0.5]}
+    document = evaluate_text(models, tokenizer, TEXTS, words_per_domain=None, member_weights=[0.9, 0.1])
+    assert document["objective"] == objective
+    assert [member["member"] for member in document["members"]] == list(weights)
+    for member in document["members"]:
+        for domain in member["domains"]:
+            losses = [naive(models, weights[member["member"]], tokenizer, lines) for lines in TEXTS[domain["domain"]]]
+            loss, tokens = (sum(column) for column in zip(*losses, strict=True))
+            size = sum(len(line.encode()) for lines in TEXTS[domain["domain"]] for line in lines)
+            assert domain["tokens"] == tokens and domain["bytes"] == size
+            assert domain["nats_per_token"] == pytest.approx(loss / tokens, abs=1e-5)
+            assert domain["perplexity"] == pytest.approx(math.exp(loss / tokens), rel=1e-4)
+            assert domain["bits_per_byte"] == pytest.approx(loss / math.log(2) / size, abs=1e-5)
+        total = sum(domain["nats_per_token"] * domain["tokens"] for domain in member["domains"])
+        assert member["nats_per_token"] == pytest.approx(total / member["tokens"])
+        assert member["bytes"] == sum(domain["bytes"] for domain in member["domains"])
+
+
+def test_uniform_model_costs_the_logarithm_of_the_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny(tokenizer, "clm")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    (member,) = evaluate_text(model, tokenizer, TEXTS, words_per_domain=None)["members"]
+    assert member["member"] == "model"
+    assert member["perplexity"] == pytest.approx(len(tokenizer), rel=1e-5)
+    assert member["bits_per_byte"] == pytest.approx(math.log2(len(tokenizer)) * member["tokens"] / member["bytes"])
+
+
+def test_units_are_whole_lines_of_one_document_in_order() -> None:
+    lines = [f"line {i} has five words" for i in range(40)]
+    units = draw_units([lines, ["", "alone"]], None, 0)
+    assert [line for unit in units for line in unit] == [*lines, "alone"]
+    assert units[-1] == ["alone"]
+    assert all(sum(len(line.split()) for line in unit) >= UNIT_WORDS for unit in units[:-2])
+    drawn = draw_units([lines, ["alone"]], UNIT_WORDS, 3)
+    assert drawn == draw_units([lines, ["alone"]], UNIT_WORDS, 3)
+    assert all(unit in units for unit in drawn)
+    assert sum(len(line.split()) for unit in drawn for line in unit) >= UNIT_WORDS
+    assert len({str(draw_units([lines], UNIT_WORDS, seed)) for seed in range(8)}) > 1
+
+
+def test_bad_text_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny(tokenizer, "mlm")
+    with pytest.raises(UserError, match="domain 'empty' has no text"):
+        evaluate_text(model, tokenizer, {**TEXTS, "empty": [["", " "]]})
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(UserError, match="loss of model on talk is nan"):
+        evaluate_text(model, tokenizer, TEXTS)
+
+
+def test_text_comes_back_from_a_prepared_corpus(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    written = {
+        "one": ["The cat, <mask> and  all, sat down.", "Ça va?", "", "Another text begins here."],
+        "two": ["He said: it's over."],
+    }
+    for domain, lines in written.items():
+        # two copies: text to train on, of which a part is held out, and the dev text
+        (folder / f"{domain}.train").write_text("\n".join(["Some words to learn from.", ""] * 40))
+        (folder / f"{domain}.dev").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prepared = prepare(DataConfig(corpus=str(folder), vocab_size=300, clean=False), tmp_path / "out")
+    texts = prepared_texts(prepared.folder)
+    assert texts == {"one": [written["one"][:2], written["one"][3:]], "two": [written["two"]]}
+
+
+def test_run_is_measured_and_written(tmp_path: Path) -> None:
+    prepared = prepare(DataConfig(corpus="nursery", words=2000, dev_words=400, vocab_size=300), tmp_path / "out")
+    tokenizer = train_tokenizer(["a b c"], 270)
+    run_folder = tmp_path / "run"
+    for index in (1, 2):
+        tiny(tokenizer, "clm", index, block_size=32).save_pretrained(paths.peer(run_folder, index))
+        save_tokenizer(tokenizer, paths.peer(run_folder, index))
+    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "done.json", {"peer_weights": [0.7, 0.3]})
+    document = evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
+    assert json.loads((run_folder / "language_modelling.json").read_text()) == document
+    assert [member["member"] for member in document["members"]] == ["peer_1", "peer_2", "ensemble", "uniform_ensemble"]
+    assert len(document["members"][0]["domains"]) == 6
+    assert document["settings"]["ensemble_weights"] == [0.7, 0.3]
+    # The text drawn is the same for another tokenizer: it is measured in the same bytes.
+    other = train_tokenizer(["some other words"], 280)
+    again = evaluate_text(
+        tiny(other, "clm", block_size=64), other, prepared_texts(prepared.folder), words_per_domain=30
+    )
+    for one, two in zip(document["members"][0]["domains"], again["members"][0]["domains"], strict=True):
+        assert one["bytes"] == two["bytes"] and one["domain"] == two["domain"]

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wmlkit.config import DataConfig
+from wmlkit.data import prepare as prepare_module
+from wmlkit.data import splits
+from wmlkit.data.encode import check_tokenizer, open_documents, open_tokens
+from wmlkit.data.prepare import Prepared, open_prepared, prepare
+from wmlkit.data.statistics import GROWTH_POINTS, LINE_WORDS, DomainCounts, example_lines
+from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
+from wmlkit.errors import UserError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "babylm2024"
+
+
+def write_corpus(folder: Path, dev: bool = True) -> Path:
+    """Two domains whose every line is unique, so that lines can be followed through the splits."""
+    folder.mkdir(parents=True)
+    childes = [f"*MOT: the child saw Number {index}. [nods]" for index in range(700)]
+    poems = [f"Poem {index} begins\n" + "\n".join(f"verse {index} {line}" for line in range(6)) for index in range(60)]
+    (folder / "childes.train").write_text("\n".join(childes) + "\n*CHI: xxx.\n")
+    (folder / "poems.train").write_text("\n\n".join(poems) + "\n")
+    if dev:
+        (folder / "childes.dev").write_text("\n".join(f"*MOT: dev line {index}." for index in range(90)) + "\n")
+    return folder
+
+
+def config(corpus: Path | str, **changes: Any) -> DataConfig:
+    return DataConfig(**{"corpus": str(corpus), "vocab_size": 300, **changes})
+
+
+def lines_of(prepared: Prepared, split: str) -> list[str]:
+    """The text of a split, from its tokens."""
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    tokens, header = open_tokens(prepared.folder / f"{split}.tokens", verify=True)
+    check_tokenizer(header, tokenizer)
+    starts = open_documents(prepared.folder / f"{split}.tokens").tolist()
+    assert [position for position, token in enumerate(tokens.tolist()) if token == 0] == starts
+    text = tokenizer.decode(tokens.tolist()).replace("<s>", "")
+    return text.split("</s>")[:-1]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folder(tmp_path: Path) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine")), tmp_path / "out")
+    assert prepared == open_prepared(prepared.folder)
+    assert prepared.folder == tmp_path / "out" / "data" / f"mine-{prepared.hash[:8]}"
+    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == [prepared.folder.name]
+    train, held_out, dev = (lines_of(prepared, split) for split in ("train", "held_out", "dev"))
+    # Every line is in exactly one split; the held-out slice comes from the training text, of both domains.
+    clean = [f"the child saw Number {index}." for index in range(700)]
+    clean += [
+        line for index in range(60) for line in (f"Poem {index} begins", *(f"verse {index} {n}" for n in range(6)))
+    ]
+    assert sorted(train + held_out) == sorted(clean)
+    assert train == [line for line in clean if line in set(train)]  # in the order of the source
+    assert dev == [f"dev line {index}." for index in range(90)]
+    words = sum(len(line.split()) for line in held_out)
+    assert 0.02 < words / sum(len(line.split()) for line in clean) <= 0.05
+    assert any("child" in line for line in held_out)
+    # Whole documents: all verses of a poem stay together.
+    poems = {line.split()[1] for line in held_out if line.startswith(("verse", "Poem"))}
+    assert poems and not poems & {line.split()[1] for line in train if line.startswith(("verse", "Poem"))}
+
+
+def test_statistics(tmp_path: Path) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine")), tmp_path / "out")
+    statistics = json.loads((prepared.folder / "statistics.json").read_text())
+    records = {(record["domain"], record["split"]): record for record in statistics["domains"]}
+    childes = records["childes", "train"]
+    assert childes["before"]["lines"] == 701 and childes["before"]["words"] == 700 * 7 + 2
+    assert childes["after"]["lines"] == 700 and childes["after"]["words"] == 700 * 5
+    assert childes["removed"] == {"speaker tag": 701, "annotation": 700, "line without words": 1, "unintelligible": 1}
+    assert childes["after"]["documents"] == 22  # 21 of 32 lines and one of 28
+    assert records["poems", "train"]["before"]["documents"] == records["poems", "train"]["after"]["documents"] == 60
+    assert childes["line_words"]["lines"][LINE_WORDS.index(5)] == sum(childes["line_words"]["lines"]) == 700
+    assert childes["vocabulary_growth"]["words"] == [10, 20, 50, 100, 200, 500, 1000, 2000, 3500]
+    assert (
+        childes["vocabulary_growth"]["distinct"][:2] == [4 + 2, 4 + 4]
+        and childes["vocabulary_growth"]["distinct"][-1] == 704
+    )
+    # Tokens of the splits count start and end tokens, those of the domains do not.
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    by_hand = sum(len(tokenizer.tokenize(f"the child saw Number {index}.")) for index in range(700))
+    assert childes["after"]["tokens"] == by_hand
+    assert childes["after"]["fertility"] == round(by_hand / 3500, 4)
+    for split in splits.SPLITS:
+        tokens, _ = open_tokens(prepared.folder / f"{split}.tokens")
+        assert sum(row["tokens"] for row in statistics["splits"] if row["split"] == split) == len(tokens)
+    examples = json.loads((prepared.folder / "examples.json").read_text())
+    assert examples["childes"][0]["after"] == ["the child saw Number 0."]
+    assert examples["poems"] == []
+
+
+def test_same_inputs_same_bytes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "mine")
+    one = prepare(config(corpus), tmp_path / "one")
+    two = prepare(config(corpus), tmp_path / "two")
+    assert content(one.folder) == content(two.folder)
+
+
+def test_the_cache_is_used_and_keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_corpus(tmp_path / "mine")
+    first = prepare(config(corpus), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare_module, "_fill", None)  # would fail if it were called
+        assert prepare(config(corpus, block_size=64, packing="windows"), tmp_path) == first
+    variants: list[dict[str, Any]] = [{"seed": 1}, {"held_out": 0.1}, {"clean": False}, {"vocab_size": 299}]
+    variants += [{"lowercase": True}, {"nfkc": True}, {"words": 1000}, {"dev_words": 100}]
+    hashes = {prepare(config(corpus, **variant), tmp_path).hash for variant in variants}
+    with (corpus / "childes.dev").open("a") as file:
+        file.write("*MOT: one more.\n")
+    hashes.add(prepare(config(corpus), tmp_path).hash)
+    assert len(hashes | {first.hash}) == len(variants) + 2
+
+
+def test_words_take_a_share_of_every_domain(tmp_path: Path) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine"), words=1500, dev_words=150), tmp_path)
+    rows = json.loads((prepared.folder / "statistics.json").read_text())["splits"]
+    used = {
+        domain: sum(row["words"] for row in rows if row["domain"] == domain and row["split"] != "dev")
+        for domain in ("childes", "poems")
+    }
+    total = 3500 + 60 * 21
+    for domain, words in {"childes": 3500, "poems": 60 * 21}.items():
+        share = 1500 * words / total
+        assert share - 32 * 5 <= used[domain] <= share
+    assert sum(row["words"] for row in rows if row["split"] == "dev") <= 150
+
+
+def test_without_dev_text_a_slice_of_the_training_text_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine", dev=False)), tmp_path)
+    assert "no dev text" in caplog.text
+    assert "no dev text" in json.loads((prepared.folder / "corpus.json").read_text())["notes"][0]
+    train, held_out, dev = (set(lines_of(prepared, split)) for split in splits.SPLITS)
+    assert dev and held_out and not dev & held_out and not train & (dev | held_out)
+    assert len(train) + len(held_out) + len(dev) == 700 + 60 * 7
+
+
+def test_text_files_of_a_user(tmp_path: Path) -> None:
+    folder = tmp_path / "Texte"
+    folder.mkdir()
+    for index in range(4):
+        (folder / f"{index}.txt").write_text(f"Élodie zählt {index}. [sic] *MOT: bleibt\n")
+    prepared = prepare(config(folder), tmp_path)
+    everything = [line for split in splits.SPLITS for line in lines_of(prepared, split)]
+    assert sorted(everything) == [f"Élodie zählt {index}. [sic] *MOT: bleibt" for index in range(4)]
+    assert prepared.name == "Texte"
+
+
+def test_an_existing_tokenizer(tmp_path: Path) -> None:
+    existing = train_tokenizer(["the child saw number 1 verse poem"] * 2, 290)
+    folder = save_tokenizer(existing, tmp_path / "tokenizer")
+    prepared = prepare(config(write_corpus(tmp_path / "mine"), tokenizer=str(folder)), tmp_path)
+    assert tokenizer_hash(load_tokenizer(prepared.folder / "tokenizer")) == tokenizer_hash(existing)
+    assert len(lines_of(prepared, "dev")) == 90
+
+
+def test_no_cleaning(tmp_path: Path) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine"), clean=False), tmp_path)
+    assert lines_of(prepared, "dev")[0] == "*MOT: dev line 0."
+    assert not (prepared.folder / "examples.json").exists()
+
+
+def test_nursery(tmp_path: Path) -> None:
+    prepared = prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path)
+    assert prepared.name == "nursery"
+    rows = json.loads((prepared.folder / "statistics.json").read_text())["splits"]
+    assert {row["domain"] for row in rows if row["split"] == "held_out"} == set(prepare_module.nursery.DOMAINS)
+    assert prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path) == prepared
+    assert prepare(DataConfig(words=6000, dev_words=600, vocab_size=300, seed=1), tmp_path) != prepared
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "there is no corpus"),
+        ({}, "no training text"),
+        ({"a.train": ""}, "are empty"),
+        ({"a.train": " \n\n"}, "no words"),
+        ({"childes.train": "*MOT: [laughs].\n*CHI: xxx.\n"}, "no words"),
+        ({"a.txt": "one line\n"}, "only 1 documents"),
+        ({"a.train": "one\n\ntwo\n"}, "only 2 documents"),
+        ({"a.txt": "caf\udce9\n"}, "not UTF-8"),
+    ],
+)
+def test_nothing_is_left_of_a_corpus_without_text(tmp_path: Path, files: dict[str, str] | None, message: str) -> None:
+    folder = tmp_path / "mine"
+    if files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        prepare(config(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def damage_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("train.tokens", damage_byte, "SHA-256"),
+    ("dev.documents", lambda path: path.write_bytes(path.read_bytes()[:-8]), "bytes; expected"),
+    ("tokenizer/tokenizer.json", damage_byte, "SHA-256"),
+    ("statistics.json", Path.unlink, "missing"),
+    ("corpus.json", lambda path: path.write_text(path.read_text().replace("mine", "nine")), "SHA-256"),
+    ("corpus.json", lambda path: path.write_text("{"), "damaged"),
+    ("done.json", Path.unlink, "has no done.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE)
+def test_open_prepared_names_the_file_that_differs(
+    tmp_path: Path, name: str, damage: Callable[[Path], Any], message: str
+) -> None:
+    prepared = prepare(config(write_corpus(tmp_path / "mine")), tmp_path)
+    damage(prepared.folder / name)
+    with pytest.raises(UserError, match=message) as error:
+        open_prepared(prepared.folder)
+    assert name in str(error.value)
+
+
+# Each child of this program stops itself with SIGKILL at the n-th call of one function; the last one is let through.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from wmlkit.config import DataConfig
+from wmlkit.data import prepare as module
+out = Path(sys.argv[2])
+points = ["_clean_part", "train_tokenizer", "save_tokenizer", "write_documents", "_seal", "_publish", "open_prepared"]
+def kill_after(name):
+    original = getattr(module, name)
+    def replacement(*args, **kwargs):
+        result = original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(module, name, replacement)
+for name in [*points, None]:
+    child = os.fork()
+    if child == 0:
+        if name:
+            kill_after(name)
+        module.prepare(DataConfig(corpus=sys.argv[1], vocab_size=300), out)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    visible = [path.name for path in (out / "data").iterdir() if not path.name.startswith(".")]
+    print(name, os.WIFSIGNALED(status), *visible)
+"""
+
+
+def test_killed_at_any_point_and_started_again(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "mine")
+    command = [sys.executable, "-c", KILLED, str(corpus), str(tmp_path / "killed")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    rows = [line.split() for line in result.stdout.splitlines()]
+    whole = prepare(config(corpus), tmp_path / "whole").folder
+    assert [row[1] for row in rows] == ["True"] * 7 + ["False"], result.stderr
+    # Nothing is to be seen under the final name before the rename; from then on it is the whole corpus.
+    assert [row[2:] for row in rows] == [[]] * 5 + [[whole.name]] * 3
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_corpus(tmp_path / "mine")
+    fill = prepare_module._fill
+
+    def fill_twice(*args: Any) -> None:
+        monkeypatch.setattr(prepare_module, "_fill", fill)
+        prepare(config(corpus), tmp_path)  # the other process, which finishes first
+        fill(*args)
+
+    monkeypatch.setattr(prepare_module, "_fill", fill_twice)
+    prepared = prepare(config(corpus), tmp_path)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [prepared.folder.name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(st.integers(1, 50), max_size=40), small=st.floats(0, 400), more=st.floats(0, 400))
+def test_draw(words: list[int], small: float, more: float) -> None:
+    array = np.array(words, dtype=np.int64)
+    mask = splits.draw(array, small, "key")
+    assert mask.shape == array.shape and mask.any() == bool(words)
+    assert array[mask].sum() <= max(small, array[mask].max(initial=0))
+    larger = splits.draw(array, small + more, "key")
+    assert not np.any(mask & ~larger)  # a larger budget holds the smaller sample
+    assert np.array_equal(mask, splits.draw(array, small, "key"))
+
+
+def test_documents_are_bounded() -> None:
+    lines = [str(index) for index in range(70)] + ["", "a", "", "", "b"]
+    assert [len(document) for document in splits.group_documents(lines)] == [32, 32, 6, 1, 1]
+
+
+def test_growth_points_inside_a_line() -> None:
+    counts = DomainCounts()
+    counts.add([" ".join(str(index) for index in range(55))])
+    counts.add(["0 1 2"])
+    counts.close()
+    assert counts.growth == [(10, 10), (20, 20), (50, 50), (58, 55)]
+    assert counts.document_words == [55, 3] and not counts.seen
+    assert GROWTH_POINTS[:4] == (10, 20, 50, 100)
+
+
+def test_examples_show_different_reasons() -> None:
+    lines = ["*MOT: a b.", "*MOT: c d.", "*MOT: e [x].", "f"]
+    assert [example["before"] for example in example_lines("childes", lines)] == ["*MOT: a b.", "*MOT: e [x]."]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real BabyLM text is not beside this checkout")
+def test_real_text(tmp_path: Path) -> None:
+    folder = tmp_path / "part"
+    folder.mkdir()
+    for path in SHARED.glob("*/*.*"):
+        text = path.read_text(encoding="utf-8")[:40_000]
+        (folder / path.name).write_text(text, encoding="utf-8")
+    prepared = prepare(config(folder, vocab_size=1000), tmp_path)
+    records = json.loads((prepared.folder / "statistics.json").read_text())["domains"]
+    assert len(records) == 12
+    assert all(1 < record["after"]["fertility"] < 3 for record in records)
+    assert all(record["after"]["words"] <= record["before"]["words"] for record in records)

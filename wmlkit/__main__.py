@@ -1,0 +1,5 @@
+"""``python -m wmlkit`` is the command ``wmlkit``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""The answer to the paper's question, worded from the numbers: no claim that an interval does not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from .results import CONTRASTS
+from .runs import Run
+
+QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
+NURSERY = (
+    "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "
+    "and nothing about English."
+)
+NEAR_CHANCE = 5.0  # points
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The question's answer in one sentence, what it rests on, and all comparisons of arms (strings, to be shown)."""
+
+    headline: str
+    basis: list[str]
+    comparisons: pd.DataFrame
+
+
+def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataFrame) -> Answer:
+    """Sentences from T4 and T4_differences (in memory, or read from their CSV files) of the runs of one setting.
+
+    The headline is about the best peer at the largest number of peers that both arms have, on the suite and the
+    protocol that the runs' configuration names first.
+    """
+    runs = [run for run in runs if not run.setting]
+    measured = _main_setting(main_result[main_result["kind"] == "measured"])
+    evaluation = _evaluation(runs, measured)
+    if evaluation is None:
+        nothing = "No evaluation yet: the question cannot be answered from these runs."
+        return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
+    chosen = _main_setting(differences)
+    chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
+    shown = []
+    headline = ""
+    for a, b in CONTRASTS:
+        rows = chosen[(chosen["a"] == a) & (chosen["b"] == b)]
+        rows = rows[rows["peers"] == rows["peers"].max()]
+        for member in ("best_peer", "ensemble"):
+            for _, row in rows[rows["member"] == member].iterrows():
+                shown.append(
+                    {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member, **_read(row)}
+                )
+                if b == "distill" and member == "best_peer" and not headline:
+                    headline = _headline(a, row, runs)
+    if not headline:
+        headline = (
+            "Not answered: these runs hold no teacher-guided distillation (arm distill) beside mutual learning with "
+            "the same number of peers; what they hold are comparisons with the controls."
+        )
+    return Answer(headline, _basis(runs, measured, evaluation), pd.DataFrame(shown))
+
+
+def _read(row: Any) -> dict[str, str]:
+    """Columns `difference`, `interval`, `p` and what they say together."""
+    seeds = int(row["n_seeds"])
+    interval, p = "none", ""
+    if seeds == 1:
+        reading = "one seed only: nothing can be said about other seeds"
+        if pd.notna(row.get("item_low")):
+            reading += f" (resampling this seed's items: {row['item_low']:+.1f} to {row['item_high']:+.1f})"
+    elif pd.isna(row["low"]):
+        reading = "the same for all seeds, so no interval can be estimated and no difference claimed"
+    else:
+        interval = f"[{row['low']:+.1f}, {row['high']:+.1f}] over {seeds} seeds"
+        p = f"{row['p']:.2g}" if row["p"] >= 0.001 else "< 0.001"
+        reading = _WORDS[_verdict(row)]
+    return {"difference (points)": f"{row['mean']:+.1f}", "95 % interval": interval, "p": p, "reading": reading}
+
+
+_WORDS = {
+    "better": "better: the interval lies above 0",
+    "worse": "worse: the interval lies below 0",
+    "none": "no difference: the interval contains 0",
+}
+
+
+def _verdict(row: Any) -> str:
+    if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
+        return "none"
+    return "better" if row["low"] > 0 else "worse"
+
+
+def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
+    corpus = ", ".join(dict.fromkeys(run.corpus for run in runs))
+    if int(row["n_seeds"]) == 1:
+        return f"Open: on {corpus}, {a} and distill were compared with one seed only, which cannot answer the question."
+    found = f"{row['mean']:+.1f} points"
+    if pd.notna(row["low"]):
+        found += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f} over {int(row['n_seeds'])} seeds"
+    verdict = {
+        "better": f"Yes, on {corpus}: the best of the mutually learning peers ({a}) beat a teacher's best student",
+        "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
+        "none": f"Not shown on {corpus}: no difference was found between mutual learning ({a}) and a teacher",
+    }
+    return f"{verdict[_verdict(row)]} ({found})."
+
+
+def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, str] | None) -> list[str]:
+    if not runs:
+        return []
+    seeds = sorted({run.seed for run in runs})
+    tokens = sorted({run.done["tokens"] for run in runs})
+    number = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(str(seed) for seed in seeds)})"
+    length = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
+    corpora = list(dict.fromkeys(run.corpus for run in runs))
+    sentences = [f"{len(runs)} runs on {', '.join(corpora)} with {number}, {length} tokens a run."]
+    if "nursery" in corpora:
+        sentences.append(NURSERY)
+    if evaluation is not None:
+        rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
+        best = rows.loc[rows["mean"].idxmax()]
+        who = f"{best['arm']}, {int(best['peers'])} peers, {best['member'].replace('_', ' ')}"
+        sentences.append(
+            f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "
+            f"highest mean is {best['mean']:.1f} % ({who})."
+        )
+        if (rows["mean"] - 50).abs().max() < NEAR_CHANCE:
+            sentences.append("All means lie near chance: differences between arms say little about what was learned.")
+        sentences.append("The best peer was chosen on held-out training text, never on the test.")
+    return sentences
+
+
+def _evaluation(runs: Sequence[Run], measured: pd.DataFrame) -> tuple[str, str] | None:
+    """(suite, protocol) that the configuration names first, else the first there is; None without any."""
+    scored = measured[measured["suite"] != "dev_ce"]
+    found = list(dict.fromkeys(zip(scored["suite"], scored["protocol"], strict=True)))
+    if not found:
+        return None
+    configured = runs[0].config.get("evaluate", {}) if runs else {}
+    wanted = [(suite, configured.get("protocol")) for suite in configured.get("suites", ())]
+    return next((pair for pair in wanted if pair in found), found[0])
+
+
+def _main_setting(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["setting"].isna() | (table["setting"] == "")]

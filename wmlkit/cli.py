@@ -1,0 +1,240 @@
+"""The command line: each command is one call of the Python API.
+
+Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no traceback), 1 a fault of wmlkit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import paths
+from .config import load_preset, preset_names
+from .errors import UserError
+
+app = typer.Typer(
+    help="Weighted mutual learning of small language models: a reproduction of 'When Babies Teach Babies'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Corpora: list, fetch, prepare.", no_args_is_help=True)
+study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
+
+Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
+Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+
+
+def say(text: str) -> None:
+    """A line for people: on standard error, so that standard output stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(document: Any) -> None:
+    """The one JSON document of `--json`."""
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+@app.command()
+def reproduce(
+    preset: Preset = "nursery",
+    only: Annotated[str, typer.Option(help="Numbers of the notebooks to run, for example 03,05.")] = "",
+    out: Out = None,
+    force: Annotated[bool, typer.Option(help="Train again what is already there.")] = False,
+    set_: Set = None,
+) -> None:
+    """Run the notebooks in order; leave tables, figures, report.html and summary.json."""
+    from .reproduce import reproduce as run_all
+
+    folder = run_all(preset, set_ or [], paths.output(out), [part for part in only.split(",") if part], force, say)
+    say(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def search(
+    preset: Preset = "nursery",
+    method: Annotated[str | None, typer.Option(help="exact or bayesian; default: the preset's.")] = None,
+    out: Out = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Find the students' shapes."""
+    from .data.prepare import prepare
+    from .data.tokenizer import load_tokenizer
+    from .train import find_students
+
+    config = load_preset(preset, set_ or [])
+    if method is not None:
+        config = config.updated({"search.method": method})
+    prepared = prepare(config.data, paths.output(out))
+    found = find_students(config, len(load_tokenizer(prepared.folder / "tokenizer")))
+    if as_json:
+        emit([asdict(student) for student in found])
+        return
+    for i, one in enumerate(found, 1):
+        say(
+            f"peer {i}: {one.num_layers} layers, {one.num_heads} heads, width {one.hidden_size}, "
+            f"FFN {one.intermediate_size}: {one.parameters:,} parameters, target {one.target:,}"
+        )
+
+
+@app.command()
+def train(
+    preset: Preset = "nursery",
+    arm: Annotated[str | None, typer.Option(help="independent, dml or wml.")] = None,
+    peers: Annotated[int | None, typer.Option(help="Number of peers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and masks.")] = None,
+    out: Out = None,
+    force: Annotated[bool, typer.Option(help="Train again even if the run is done.")] = False,
+    set_: Set = None,
+) -> None:
+    """Train one run, go on with it, or return it if it is done; prints its folder."""
+    from .study import progress_line
+    from .train import run
+
+    given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
+    config = load_preset(preset, set_ or []).updated({key: value for key, value in given.items() if value is not None})
+    folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
+    print(folder)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run folder, or a model folder in Hugging Face format.")],
+    suite: Annotated[str, typer.Option(help="nursery, blimp, supplement, ewok or lm.")] = "nursery",
+    pairs: Annotated[Path | None, typer.Option(help="Folder of the suite's JSONL files.")] = None,
+    protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
+    ties: Annotated[str, typer.Option(help="half, first or random.")] = "half",
+    per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all.")] = None,
+    out: Out = None,
+    force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a run's peers and ensembles, or one model, on minimal pairs."""
+    from .study import evaluate_target
+
+    settings = {"evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.per_paradigm": per_paradigm}
+    config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
+    document = evaluate_target(target, suite, config, paths.output(out), force)
+    if as_json:
+        emit(document)
+        return
+    for member in document["members"]:
+        say(f"{member['member']}: {member['score']:.2f} % of {member['n']} pairs, ties {member['ties']:.2f} %")
+
+
+@app.command()
+def report(
+    runs: Annotated[Path | None, typer.Argument(help="A preset's folder, for example runs/nursery.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
+) -> None:
+    """Make tables, figures, summary.json and report.html again from finished runs."""
+    from .reproduce import write_report_of
+
+    page = write_report_of(runs or paths.preset(paths.output(None), "nursery"))
+    if html is not None:
+        paths.write_text(html, page.read_text(encoding="utf-8"))
+    print(page)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    peer: Annotated[str, typer.Option(help="best, or a number from 1.")] = "best",
+) -> None:
+    """Copy one peer out as a model folder that transformers loads without wmlkit."""
+    from .checkpoint import export_peer
+
+    print(export_peer(run_folder, peer, to))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="nursery, a fetched corpus, or a folder or zip of text files.")],
+    preset: Preset = "nursery",
+    out: Out = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Clean, train the tokenizer, encode; prints the prepared folder."""
+    from .data.prepare import prepare
+
+    config = load_preset(preset, set_ or []).updated({"data.corpus": name})
+    prepared = prepare(config.data, paths.output(out))
+    if as_json:
+        emit({"folder": str(prepared.folder), "hash": prepared.hash, "name": prepared.name})
+    else:
+        print(prepared.folder)
+
+
+@study_app.command("plan")
+def study_plan(preset: Preset = "nursery", set_: Set = None, as_json: Json = False) -> None:
+    """The runs of a study, one a line."""
+    from .study import plan_table
+
+    table = plan_table(load_preset(preset, set_ or []))
+    if as_json:
+        emit(table.to_dict("records"))
+    else:
+        print(table.to_string(index=False))
+
+
+@study_app.command("run")
+def study_run(
+    preset: Preset = "nursery",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Slice I of N of the plan.")] = "1/1",
+    stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Train and evaluate one slice of a study in this process."""
+    from .study import parse_shard, run_shard
+
+    index, count = parse_shard(shard)
+    for folder in run_shard(load_preset(preset, set_ or []), paths.output(out), index, count, stage, say):
+        print(folder)
+
+
+@study_app.command("collect")
+def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
+    """Write the tables of all finished runs of a preset."""
+    from .tables import write_tables
+
+    for path in write_tables(paths.preset(paths.output(out), preset), f"wmlkit study collect --preset {preset}"):
+        print(path)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers: versions, device, precision and the reason for them."""
+    from .device import setup
+    from .environment import document
+
+    facts = document(setup()) | {"presets": preset_names()}
+    if as_json:
+        emit(facts)
+        return
+    for key, value in facts.items():
+        print(f"{key}: {value}")
+
+
+def main() -> None:
+    """Entry point of ``wmlkit`` and ``python -m wmlkit``."""
+    try:
+        app()
+    except UserError as error:
+        say(f"wmlkit: {error}")
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output went away, for example `head`
+        sys.exit(1)

@@ -1,0 +1,79 @@
+"""What made a run: versions, commit, device, command; and the model card of an exported peer."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import paths
+from .config import Config
+from .device import Device
+from .search import Found
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scipy")
+
+
+def commit() -> str | None:
+    """The checkout's commit, ``-dirty`` appended where tracked files were changed; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.REPOSITORY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.REPOSITORY:
+            return None  # installed inside somebody else's repository
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command() -> str:
+    """The command line of this process, without the machine's paths."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["wmlkit" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def document(device: Device) -> dict[str, Any]:
+    """environment.json: named facts only; nothing is copied from the process's environment variables."""
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": commit(),
+        "command": command(),
+        "device": str(device.device),
+        "device_reason": device.reason,
+        "precision": device.precision,
+    }
+
+
+def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:
+    """README.md of an exported peer."""
+    mutual, model = config.mutual, config.model
+    return f"""---
+license: mit
+library_name: transformers
+pipeline_tag: {"fill-mask" if model.objective == "mlm" else "text-generation"}
+tags: [babylm, wmlkit]
+---
+# Peer {peer} of {mutual.num_peers}, arm `{mutual.arm}`, preset `{config.preset}`, seed {config.train.seed}
+
+Trained by wmlkit {version("wmlkit")}, a reproduction of "When Babies Teach Babies" (arXiv 2411.16487).
+
+| | |
+|---|---|
+| family | {model.family} ({model.objective}) |
+| layers, heads, width, FFN | {student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size} |
+| parameters | {student.parameters:,} |
+| corpus | {Path(config.data.corpus).name} |
+| words seen, repetitions counted | {words:,} |
+| dev loss | {dev_ce:.4f} nats per scored token |
+
+Text from the nursery is written by a grammar: a model trained on it knows nothing of English.
+"""

@@ -1,0 +1,214 @@
+"""How well models predict dev text, by domain: perplexity, and bits per byte, which compares tokenizers.
+
+Causal models get the perplexity, masked models the pseudo-perplexity (each token masked in turn, Salazar et al.
+2020); the two are different quantities and only models of one objective compare. Per-token numbers depend on how
+long a tokenizer's tokens are; bits per byte do not, because the same bytes are predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from .. import paths
+from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
+from ..data.tokenizer import load_tokenizer
+from ..errors import UserError
+from ..models import max_length
+from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
+from .pairs import load_peers, run_facts
+from .scoring import score_encoded
+from .spans import Encoded, Objective
+
+UNIT_WORDS = 64  # texts are cut into units of about this many words, whatever the tokenizer
+
+Documents = Sequence[Sequence[str]]  # documents of lines
+
+
+def evaluate_text(
+    models: PreTrainedModel | Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Mapping[str, Documents],
+    *,
+    objective: Objective | None = None,
+    words_per_domain: int | None = 2000,
+    seed: int = 0,
+    member_weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
+    token_budget: int = 8192,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Loss of one model (member "model") or of peers and their ensembles on `texts`, domain -> documents of lines.
+
+    Documents are cut into units of consecutive lines, `words_per_domain` words of units are drawn with `seed`
+    (None: all; masked models need one forward pass a token), and each unit is read as ``<s> line </s> line </s>``
+    in windows as long as the models allow. Every token of the text is scored once, start and end tokens never.
+    The drawn text does not depend on the tokenizer.
+
+    Returns {"objective", "settings", "members": [{"member", "nats_per_token", "perplexity", "bits_per_byte",
+    "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens.
+    Raises UserError for a domain without text or a loss that is not finite.
+    """
+    single = isinstance(models, PreTrainedModel)
+    peers = [models] if isinstance(models, PreTrainedModel) else list(models)
+    ensembles = ensemble_rows(member_weights, len(peers), single)
+    objective = objective or objective_of(peers[0])
+    window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
+    losses, counts = [], []
+    for domain, documents in texts.items():
+        units = draw_units(documents, words_per_domain, seed)
+        if not units:
+            raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
+        encoded = [item for ids in encode_documents(tokenizer, units) for item in windows(ids, window, tokenizer)]
+        check_fit(peers, tokenizer, encoded, [domain] * len(encoded))
+        totals = score_encoded(
+            peers,
+            tokenizer.mask_token_id,
+            encoded,
+            objective=objective,
+            weights=ensembles,
+            temperature=temperature,
+            token_budget=token_budget,
+            device=device,
+        )
+        losses.append(-totals.sum(axis=1))
+        tokens = sum(len(item.scored) for item in encoded)
+        counts.append((tokens, sum(len(line.encode()) for unit in units for line in unit)))
+    names = ["model"] if single else member_names(len(peers))
+    members = []
+    for row, name in enumerate(names):
+        own = [float(loss[row]) for loss in losses]
+        domains = [
+            {"domain": domain, **_measures(loss, *count, f"{name} on {domain}")}
+            for domain, loss, count in zip(texts, own, counts, strict=True)
+        ]
+        pooled = _measures(sum(own), sum(c[0] for c in counts), sum(c[1] for c in counts), name)
+        members.append({"member": name, **pooled, "domains": domains})
+    settings = {
+        "words_per_domain": words_per_domain,
+        "seed": seed,
+        "temperature": temperature,
+        "window": window,
+        "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
+        "dtype": str(peers[0].dtype).removeprefix("torch."),
+    }
+    return {"objective": objective, "settings": settings, "members": members}
+
+
+def evaluate_run_text(
+    run_folder: Path, prepared_folder: Path, *, words_per_domain: int | None = 2000, device: str | None = None
+) -> dict[str, Any]:
+    """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder."""
+    weights, objective = run_facts(run_folder)
+    models, tokenizer = load_peers(run_folder)
+    document = evaluate_text(
+        models,
+        tokenizer,
+        prepared_texts(prepared_folder),
+        objective=objective,
+        words_per_domain=words_per_domain,
+        member_weights=weights,
+        device=device,
+    )
+    paths.write_json(paths.language_modelling(run_folder), document)
+    return document
+
+
+def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:
+    """The text of one split of a prepared corpus, domain -> documents of lines, decoded from its tokens.
+
+    Decoding gives the text as the tokenizer sees it: exact for byte-level tokenizers that normalise nothing.
+    """
+    tokenizer = load_tokenizer(prepared_folder / "tokenizer")
+    path = prepared_folder / f"{split}.tokens"
+    tokens, header = open_tokens(path)
+    check_tokenizer(header, tokenizer)
+    ends = [*open_documents(path)[1:].tolist(), len(tokens)]
+    texts: dict[str, list[list[str]]] = {}
+    start, document = 0, 0
+    for row in paths.read_json(prepared_folder / "statistics.json")["splits"]:
+        if row["split"] != split:
+            continue
+        of_domain = texts.setdefault(row["domain"], [])
+        for end in ends[document : document + row["documents"]]:
+            of_domain.append(_lines(tokens[start:end], tokenizer))
+            start = end
+        document += row["documents"]
+    return texts
+
+
+def draw_units(documents: Documents, words: int | None, seed: int) -> list[list[str]]:
+    """Units of consecutive lines of one document, `UNIT_WORDS` words or one longer line; about `words` words, seeded.
+
+    Drawn units stay in the order of the text.
+    """
+    units: list[list[str]] = []
+    sizes: list[int] = []
+    for lines in documents:
+        room = 0  # a document starts a unit
+        for line in lines:
+            if not line.strip():
+                continue
+            size = len(line.split())
+            if room <= 0:
+                units.append([])
+                sizes.append(0)
+                room = UNIT_WORDS
+            units[-1].append(line)
+            sizes[-1] += size
+            room -= size
+    if words is None:
+        return units
+    drawn: list[int] = []
+    total = 0
+    for index in np.random.default_rng(seed).permutation(len(units)):
+        if total >= words:
+            break
+        drawn.append(int(index))
+        total += sizes[index]
+    return [units[index] for index in sorted(drawn)]
+
+
+def windows(ids: np.ndarray, window: int, tokenizer: PreTrainedTokenizerFast) -> Iterable[Encoded]:
+    """A document's ids in pieces of at most `window` tokens, each after the start token; every text token scored."""
+    start = tokenizer.bos_token_id
+    if window < 2:
+        raise UserError(f"the model's window is {window} tokens; expected at least 2; train with a larger block_size")
+    never = {start, tokenizer.eos_token_id}
+    body = ids[1:].tolist()
+    for begin in range(0, len(body), window - 1):
+        piece = (start, *body[begin : begin + window - 1])
+        scored = tuple(i for i, token in enumerate(piece) if i > 0 and token not in never)
+        if scored:
+            yield Encoded(piece, scored, words=())
+
+
+def _lines(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The lines of a document ``<s> line </s> line </s>``."""
+    lines: list[str] = []
+    line: list[int] = []
+    for token in ids[1:].tolist():
+        if token == tokenizer.eos_token_id:
+            lines.append(str(tokenizer.decode(line, clean_up_tokenization_spaces=False)))
+            line = []
+        else:
+            line.append(token)
+    return lines
+
+
+def _measures(loss: float, tokens: int, size: int, what: str) -> dict[str, Any]:
+    """Loss in nats over a number of tokens and bytes, per token and per byte."""
+    if not math.isfinite(loss):
+        raise UserError(f"the loss of {what} is {loss}; expected a finite number; the model has probably diverged")
+    return {
+        "nats_per_token": loss / tokens,
+        "perplexity": math.exp(min(loss / tokens, 700.0)),  # above 700 a float overflows
+        "bits_per_byte": loss / math.log(2) / size,
+        "tokens": tokens,
+        "bytes": size,
+    }

@@ -1,0 +1,115 @@
+"""One look for all figures: sizes, colours, fonts, and files that are the same bytes for the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from . import paths
+
+COLUMN, TEXT = 3.3, 6.9  # inches: the width of a column and of the text in print
+COLOURS = sns.color_palette("colorblind").as_hex()
+ARM_COLOURS = {"independent": COLOURS[7], "dml": COLOURS[0], "wml": COLOURS[3], "distill": COLOURS[2]}
+ARM_MARKERS = {"independent": "o", "dml": "s", "wml": "D", "distill": "^"}
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.2,
+    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.4, "grid.alpha": 0.35,
+    "axes.axisbelow": True, "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "wmlkit",
+    "figure.facecolor": "white", "savefig.facecolor": "white",
+}  # fmt: skip
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def styled(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Run `function` under `STYLE`, whatever the caller's settings are."""
+
+    @wraps(function)
+    def under_style(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # the stubs know no str-keyed mixture of values
+            return function(*args, **kwargs)
+
+    return under_style
+
+
+@styled
+def panels(rows: int, columns: int, width: float = TEXT, height: float = 2.4, **options: Any) -> tuple[Figure, Any]:
+    """An empty figure of `rows` x `columns` axes, in inches, to pass to the plot functions as `ax`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+@styled
+def save_figure(figure: Any, folder: Path, name: str) -> Path:
+    """Write ``<name>.png`` (200 dpi), ``.pdf`` (fonts embedded) and ``.svg``; returns the PNG's path.
+
+    The same data gives the same bytes: no dates, no versions, fixed ids.
+    """
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+    }
+    for kind, fixed in metadata.items():
+
+        def save(temporary: Path, kind: str = kind, fixed: dict[str, Any] = fixed) -> None:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=fixed)
+
+        paths.write_atomic(folder / f"{name}.{kind}", save)
+    return folder / f"{name}.png"
+
+
+def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """`ax`, or new axes in a figure of that size in inches."""
+    return ax if ax is not None else Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def finish(ax: Axes, legend: int = 0) -> Axes:
+    """Sizes that must hold outside `STYLE` too, and a legend of `legend` columns above the axes, never over data."""
+    ax.tick_params(labelsize=7)
+    if legend:
+        handles, labels = ax.get_legend_handles_labels()
+        entries = {label: handles[labels.index(label)] for label in labels}  # one a label, the first
+        arms_first = sorted(entries, key=lambda label: label not in ARM_COLOURS)
+        ax.legend(
+            [entries[label] for label in arms_first], arms_first, loc="lower left", bbox_to_anchor=(0, 1.0),
+            ncols=legend, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5,
+        )  # fmt: skip
+    return ax
+
+
+def sequence(count: int) -> list[str]:
+    """Colours from dark to light for things in order (peer 1, 2, ...); lightness alone tells them apart."""
+    return list(sns.color_palette("crest_r", count).as_hex()) if count > 1 else [COLOURS[0]]
+
+
+def tokens_axis(ax: Axes) -> None:
+    """Name and ticks of an x axis of tokens."""
+    ax.set_xlabel("tokens seen")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(short_number))
+
+
+def short_number(value: float, position: int | None = None) -> str:
+    """1500000 -> "1.5M"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def plain_log(axis: Any) -> None:
+    """Plain numbers at the ticks of a logarithmic axis, not powers."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))

@@ -1,0 +1,362 @@
+"""Figures F1 to F8: each function draws one table into axes and returns them; `save_figure` writes the files.
+
+Every arm has one colour and one marker in all figures; peers go from dark to light in their order. An error bar is
+a 95 % t-interval over seeds unless the axis says otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from . import results
+from .errors import UserError
+from .figure_method import plot_method
+from .figure_style import (
+    ARM_COLOURS,
+    ARM_MARKERS,
+    COLOURS,
+    COLUMN,
+    TEXT,
+    finish,
+    new_axes,
+    panels,
+    plain_log,
+    save_figure,
+    sequence,
+    short_number,
+    styled,
+    tokens_axis,
+)  # fmt: skip
+from .provenance import of_runs, record_provenance
+from .runs import ARMS, read_runs
+
+CAPTIONS = {
+    "F1": "The method, drawn by code: peers learn from text and from each other, held-out text moves their weights.",
+    "F2": "Losses of each peer over tokens seen: training loss (line), dev loss (dashed, with marks) and that of the "
+    "ensemble. Mean over seeds; the band spans the seeds.",
+    "F3": "Peer weights and their hypergradients over tokens seen. Mean over seeds; the band spans the seeds.",
+    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds; small marks: single seeds.",
+    "F5": "Search landscape: parameters of every shape, the targets (dotted) and what was found (crosses).",
+    "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
+    "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
+    "F7": "The same models under every scoring protocol. Bars: 95 % t-interval over seeds; small marks: single seeds.",
+    "F8": "Accuracy against words seen. Bars: 95 % t-interval over seeds.",
+}
+
+
+@styled
+def plot_losses(
+    metrics: pd.DataFrame, split: str = "both", entropy_floor: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """F2: `results.metrics_table` of one arm, number of peers and setting.
+
+    `split` is ``train`` (solid), ``dev`` (dashed, with marks) or ``both``; `entropy_floor` in nats per scored token.
+    """
+    _one_kind(metrics)
+    ax = new_axes(ax, COLUMN, 2.7)
+    looks = {"train": ("ce", {}), "dev": ("dev_ce", {"linestyle": "--", "marker": "."})}
+    for peer, colour in enumerate(sequence(int(metrics["peers"].iloc[0])), start=1):
+        for name in ("train", "dev") if split == "both" else (split,):
+            quantity, look = looks[name]
+            chosen = metrics[(metrics["peer"] == peer) & (metrics["quantity"] == quantity)]
+            _band(ax, chosen, colour, label=f"peer {peer}, {name}" if split != "both" else f"peer {peer}", **look)
+    if split != "train":
+        ensemble = metrics[metrics["quantity"] == "dev_ce_ensemble"]
+        _band(ax, ensemble, "black", linestyle="--", marker="x", label="ensemble")
+    if split == "both":
+        ax.plot([], [], color="0.4", label="train")
+        ax.plot([], [], color="0.4", linestyle="--", marker=".", markersize=4, label="dev")
+    if entropy_floor is not None:
+        ax.axhline(entropy_floor, color="black", linewidth=0.8, linestyle=":", label="text entropy")
+    ax.set_ylabel("cross-entropy (nats / scored token)")
+    tokens_axis(ax)
+    return finish(ax, legend=3 if split == "both" else 2)
+
+
+@styled
+def plot_peer_weights(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """F3: peer weights over tokens, of `results.metrics_table` for one arm, number of peers and setting."""
+    ax = _over_tokens(metrics, "peer_weights", ax)
+    ax.axhline(1 / int(metrics["peers"].iloc[0]), color="black", linewidth=0.8, linestyle=":", label="equal")
+    ax.set_ylabel("peer weight")
+    return finish(ax, legend=3)
+
+
+@styled
+def plot_hypergradients(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """F3: hypergradients over tokens; a positive one lowers the peer's weight."""
+    ax = _over_tokens(metrics, "hypergradient", ax)
+    ax.axhline(0, color="black", linewidth=0.8, linestyle=":", label="zero")
+    ax.set_ylabel("hypergradient (nats)")
+    return finish(ax, legend=3)
+
+
+@styled
+def plot_scores_by_peers(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
+    """F4: `results.scores_table` of one suite and protocol, score of `member` against the number of peers.
+
+    A member `teacher`, where there is one, is a horizontal line.
+    """
+    _one_evaluation(scores)
+    ax = new_axes(ax, COLUMN, 2.5)
+    shown = results.with_mean_peer(scores)
+    teacher = shown[shown["member"] == "teacher"]
+    shown = shown[shown["member"] == member]
+    places = {peers: place for place, peers in enumerate(sorted(shown["peers"].unique()))}
+    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
+    for number, arm in enumerate(arms):
+        offset = 0.16 * (number - (len(arms) - 1) / 2)
+        of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["peers"].map(places) + 0.0)
+        _mean_and_seeds(ax, of_arm, "place", arm, offset)
+    if len(teacher):
+        ax.axhline(
+            teacher["score"].mean(), color=ARM_COLOURS["distill"], linestyle="--", linewidth=0.9, label="teacher"
+        )
+    ax.set_xticks(list(places.values()), [str(peers) for peers in places])
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("number of peers")
+    ax.set_ylabel(f"{member.replace('_', ' ')}: accuracy (%)")
+    return finish(ax, legend=2)
+
+
+@styled
+def plot_search(grid: pd.DataFrame, found: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
+    """F5: parameters of every shape in `grid` (num_layers, hidden_size, parameters) against hidden size.
+
+    `found` is T3: its targets are dotted lines, its students crosses.
+    """
+    ax = new_axes(ax, COLUMN, 2.7)
+    layers = sorted(grid["num_layers"].unique())
+    widths = {width: place for place, width in enumerate(sorted(grid["hidden_size"].unique()))}
+    # Sorted by depth, so that the deepest is the darkest.
+    for colour, depth in zip(reversed(sequence(len(layers))), layers, strict=True):
+        line = grid[grid["num_layers"] == depth].groupby("hidden_size")["parameters"].mean()
+        ax.plot([widths[width] for width in line.index], line / 1e6, marker=".", color=colour, label=f"{depth} layers")
+    if found is not None:
+        for peer, target in enumerate(found["target"].unique(), start=1):
+            ax.axhline(target / 1e6, color="black", linewidth=0.7, linestyle=":", label="targets")
+            if peer <= 5:  # further ones stand too close to label
+                ax.annotate(
+                    f"N/{peer + 1}", (1.01, target / 1e6), xycoords=ax.get_yaxis_transform(), va="center", fontsize=7
+                )
+        places = found["hidden_size"].map(widths)
+        ax.plot(places, found["parameters"] / 1e6, "x", color="black", markersize=6, markeredgewidth=1.4, label="found")
+    ax.set_xticks(list(widths.values()), [str(width) for width in widths])
+    ax.set_yscale("log")
+    plain_log(ax.yaxis)
+    ax.set_xlabel("hidden size")
+    ax.set_ylabel("parameters (millions)")
+    return finish(ax, legend=3)
+
+
+@styled
+def plot_pareto(table: pd.DataFrame, cost: str = "step_ms", unit: str = "step (ms)", ax: Axes | None = None) -> Axes:
+    """F5: every shape's `cost` against its parameters; a line joins those that the boolean column `pareto` marks."""
+    ax = new_axes(ax, COLUMN, 2.5)
+    ax.plot(table["parameters"] / 1e6, table[cost], "o", color="0.65", markersize=3, label="shapes")
+    front = table[table["pareto"]].sort_values("parameters")
+    ax.plot(front["parameters"] / 1e6, front[cost], marker="D", markersize=3.5, color=COLOURS[3], label="Pareto front")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    plain_log(ax.xaxis)
+    plain_log(ax.yaxis)
+    ax.set_xlabel("parameters (millions)")
+    ax.set_ylabel(unit)
+    return finish(ax, legend=2)
+
+
+@styled
+def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | None = None) -> Axes:
+    """F6: heat map of `results.paradigm_table` of one arm, number of peers, suite and protocol: `by` x member.
+
+    `by` is ``phenomenon`` or ``paradigm``; cells are means over paradigms, then seeds.
+    """
+    _one_kind(paradigms)
+    _one_evaluation(paradigms)
+    shown = paradigms[paradigms["member"].str.fullmatch(r"peer_\d+|ensemble|teacher")]
+    means = (
+        shown.groupby([by, "member", "seed"], sort=False)["accuracy"].mean().groupby([by, "member"], sort=False).mean()
+    )
+    table = means.unstack("member").sort_index()
+    table = table[sorted(table.columns, key=lambda name: (not name.startswith("peer_"), len(name), name))]
+    ax = new_axes(
+        ax, min(TEXT, 2.1 + 0.02 * max(map(len, table.index)) + 0.48 * len(table.columns)), 0.75 + 0.155 * len(table)
+    )
+    image = ax.imshow(table, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(*table.shape):
+        value = table.iat[row, column]
+        if not np.isnan(value):
+            colour = "black" if 18 < value < 82 else "white"
+            ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    ax.axvline(sum(name.startswith("peer_") for name in table.columns) - 0.5, color="white", linewidth=2)
+    ax.set_xticks(range(table.shape[1]), [name.replace("_", " ") for name in table.columns], rotation=30, ha="right")
+    ax.set_yticks(range(len(table)), [str(name).replace("_", " ") for name in table.index])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=min(1.0, 12 / len(table)), pad=0.02)
+    bar.set_label("accuracy (%); 50 is chance")
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return finish(ax)
+
+
+@styled
+def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
+    """F7: `results.scores_table` of one suite: the score of `member` of the same models under every protocol."""
+    _one(scores, "suite")
+    shown = results.with_mean_peer(scores)
+    shown = shown[shown["member"] == member]
+    protocols = sorted(shown["protocol"].unique(), reverse=True)
+    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
+    ax = new_axes(ax, COLUMN, 1.0 + 0.14 * len(protocols) * max(len(arms), 2))
+    for number, arm in enumerate(arms):
+        offset = -0.7 * (number - (len(arms) - 1) / 2) / max(len(arms), 2)
+        of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["protocol"].map(protocols.index) + 0.0)
+        _mean_and_seeds(ax, of_arm, "place", arm, offset, horizontal=True)
+    ax.axvline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
+    ax.set_yticks(range(len(protocols)), protocols)
+    ax.set_ylim(-0.6, len(protocols) - 0.4)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"{member.replace('_', ' ')}: accuracy (%)")
+    return finish(ax, legend=2)
+
+
+@styled
+def plot_accuracy_by_words(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """F8: `score` against `words` seen, by arm; columns arm, seed, words, score."""
+    ax = new_axes(ax, COLUMN, 2.5)
+    arms = [arm for arm in ARMS if arm in set(table["arm"])]
+    for number, arm in enumerate(arms):
+        # Runs of one length differ by a few words; arms stand a little apart so that their bars can be told apart.
+        apart = 1 + 0.025 * (number - (len(arms) - 1) / 2)
+        places = [float(f"{words:.2g}") * apart for words in table["words"]]
+        _mean_and_seeds(ax, table.assign(place=places)[table["arm"] == arm], "place", arm, 0.0, line=True)
+    if table["words"].max() > 10 * table["words"].min():
+        ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(short_number))
+    if ax.get_ylim()[0] <= 55:
+        ax.axhline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
+    ax.set_xlabel("words seen")
+    ax.set_ylabel("accuracy (%)")
+    return finish(ax, legend=3)
+
+
+def _band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
+    """Mean of `value` over seeds against tokens, and the span of the seeds."""
+    if rows.empty:
+        return
+    value = rows.groupby("tokens")["value"].agg(["mean", "min", "max"])
+    ax.plot(value.index, value["mean"], color=colour, markersize=4, **line)
+    if rows["seed"].nunique() > 1:
+        ax.fill_between(value.index, value["min"], value["max"], color=colour, alpha=0.18, linewidth=0)
+
+
+def _over_tokens(metrics: pd.DataFrame, quantity: str, ax: Axes | None) -> Axes:
+    _one_kind(metrics)
+    ax = new_axes(ax, COLUMN, 2.4)
+    for peer, colour in enumerate(sequence(int(metrics["peers"].iloc[0])), start=1):
+        chosen = metrics[(metrics["quantity"] == quantity) & (metrics["peer"] == peer)]
+        _band(ax, chosen, colour, label=f"peer {peer}")
+    tokens_axis(ax)
+    return ax
+
+
+def _mean_and_seeds(
+    ax: Axes, rows: pd.DataFrame, place: str, arm: str, offset: float, horizontal: bool = False, line: bool = False
+) -> None:
+    """Means with their interval over seeds, and the single seeds as small open marks."""
+    means = results.over_seeds(rows.assign(run=rows.get("run", "")), [place])
+    colour, marker = ARM_COLOURS[arm], ARM_MARKERS[arm]
+    at = means[place] + offset
+    error = [means["mean"] - means["low"], means["high"] - means["mean"]]
+    look: dict[str, Any] = {
+        "fmt": f"{marker}-" if line else marker, "color": colour, "markersize": 4.5, "elinewidth": 1.0, "capsize": 2.0,
+        "label": arm,
+    }  # fmt: skip
+    seeds = {"color": colour, "marker": marker, "linestyle": "", "markersize": 2.6, "fillstyle": "none",
+             "markeredgewidth": 0.6, "alpha": 0.8}  # fmt: skip
+    if horizontal:
+        ax.errorbar(means["mean"], at, xerr=error, **look)
+        ax.plot(rows["score"], rows[place] + offset, **seeds)
+    else:
+        ax.errorbar(at, means["mean"], yerr=error, **look)
+        ax.plot(rows[place] + offset, rows["score"], **seeds)
+
+
+def _one_kind(table: pd.DataFrame) -> None:
+    for column in ("arm", "peers", "setting"):
+        _one(table, column)
+
+
+def _one_evaluation(table: pd.DataFrame) -> None:
+    for column in ("suite", "protocol"):
+        _one(table, column)
+
+
+def _one(table: pd.DataFrame, column: str) -> None:
+    values = list(table[column].unique())
+    if len(values) != 1:
+        raise UserError(f"the table has {len(values)} values of {column!r} ({values}); expected one; filter it first")
+
+
+def write_figures(folder: Path, command: str = "wmlkit report") -> list[Path]:
+    """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files.
+
+    Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
+    F2, F3 and F6 show `wml` (or the last arm there is) with its largest number of peers. F5 and F8 need more than
+    the runs know and are left to the notebooks.
+    """
+    runs = [run for run in read_runs(folder) if not run.setting]
+    if not runs:
+        raise UserError(
+            f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce"
+        )
+    arm = next(name for name in ("wml", "dml", "independent", "distill") if any(run.arm == name for run in runs))
+    peers = max(run.peers for run in runs if run.arm == arm)
+    metrics, scores, paradigms = (
+        table[table["setting"] == ""] if len(table) else table
+        for table in (results.metrics_table(folder), results.scores_table(folder), results.paradigm_table(folder))
+    )
+    chosen = metrics[(metrics["arm"] == arm) & (metrics["peers"] == peers)]
+    made: dict[str, Any] = {"F1": plot_method().figure}
+    made["F2"], axes = panels(1, 2, height=2.7, sharey=True)
+    plot_losses(chosen, "train", ax=axes[0])
+    plot_losses(chosen, "dev", ax=axes[1]).set_ylabel("")
+    weights_moved = (chosen["quantity"] == "hypergradient").any()
+    made["F3"], axes = panels(
+        1, 2 if weights_moved else 1, width=TEXT if weights_moved else COLUMN, height=2.5, squeeze=False
+    )
+    plot_peer_weights(chosen, ax=axes[0, 0])
+    if weights_moved:
+        plot_hypergradients(chosen, ax=axes[0, 1])
+    if len(scores):
+        suite = scores["suite"].iloc[0]
+        protocols = list(scores[scores["suite"] == suite]["protocol"].unique())
+        configured = runs[0].config.get("evaluate", {}).get("protocol")
+        protocol = configured if configured in protocols else protocols[0]
+        of_suite = scores[scores["suite"] == suite]
+        main = of_suite[of_suite["protocol"] == protocol]
+        members = [name for name in ("best_peer", "ensemble") if name in set(main["member"])]
+        made["F4"], axes = panels(1, len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
+        for ax, member in zip(axes[0], members, strict=True):
+            plot_scores_by_peers(main, member, ax=ax)
+        of_run = (paradigms["arm"] == arm) & (paradigms["peers"] == peers)
+        shown = paradigms[of_run & (paradigms["suite"] == suite) & (paradigms["protocol"] == protocol)]
+        made["F6"] = plot_phenomena(shown).figure
+        if len(protocols) > 1:
+            made["F7"] = plot_protocols(of_suite[of_suite["peers"] == peers]).figure
+    noted = of_runs(runs, command, "wmlkit.figures.write_figures")
+    for name in made:
+        record_provenance(
+            folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": [], "device": "any"})
+        )
+    return [save_figure(figure, folder / "figures", name) for name, figure in made.items()]

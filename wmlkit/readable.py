@@ -1,0 +1,181 @@
+"""Tables for the eye: tidy CSV tables turned into frames of short strings, one line a thing to compare.
+
+A newline in a cell starts small print (the values of all seeds).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from .runs import ARMS
+
+MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # in the order in which they are shown
+
+_PERCENT = ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high")
+_SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
+
+
+def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(sub-title, frame of strings) for what is shown of the table `name`; more than one where it mixes kinds."""
+    table = table.drop(columns=[column for column in table if _blank(table[column])])
+    if name == "T1":
+        return [("", _before_after(table))]
+    if name == "T4" and "kind" in table:
+        measured, others = table[table["kind"] == "measured"], table[table["kind"] != "measured"]
+        parts = [("", _measured(measured.drop(columns=_single(measured)))), (_OTHERS, _published(others))]
+        return [part for part in parts if len(part[1])]
+    table = table.drop(columns=_single(table))
+    if name == "T4_differences":
+        return [("", _differences(table))]
+    if name == "T5":
+        shown = table[table["member"].isin(["best_peer", "ensemble"])]
+        return [
+            (f"{suite}, protocol {protocol}: {member.replace('_', ' ')}", _by_arm(rows))
+            for (suite, protocol, member), rows in shown.groupby(["suite", "protocol", "member"], sort=False)
+        ]
+    return [("", _plain(table))]
+
+
+def _single(table: pd.DataFrame) -> list[str]:
+    """Columns that say the same in every row; the caption says it once."""
+    return [
+        column
+        for column in ("corpus", "setting", "device", "precision")
+        if column in table and table[column].nunique(dropna=False) == 1
+    ]
+
+
+def _before_after(table: pd.DataFrame) -> pd.DataFrame:
+    """Both sizes in one cell: before > after."""
+    plain = _plain(table)
+    for column in [name for name in plain if str(name).endswith("_before")]:
+        size = str(column).removesuffix("_before")
+        plain[size] = plain[column] + " \N{RIGHTWARDS ARROW} " + plain[f"{size}_after"]
+        plain = plain.drop(columns=[column, f"{size}_after"])
+    return plain
+
+
+_OTHERS = (
+    "Published numbers: other corpora and scoring protocols, so not comparable with the rows above. "
+    "An empty cell is unknown; none is filled in from memory."
+)
+
+
+def _measured(table: pd.DataFrame) -> pd.DataFrame:
+    """Arms x peers x members, a column a suite and protocol."""
+    keys = [key for key in ("setting", "corpus", "arm", "peers", "member") if key in table]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in table.fillna({"setting": "", "protocol": ""}).to_dict("records"):
+        if record["peers"] == 1 and record["member"] != "best_peer":
+            continue  # a single peer is all of them
+        key = tuple(record[name] for name in keys)
+        loss = record["suite"] == "dev_ce"
+        column = "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']} (%)"
+        row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": record["n_seeds"]})
+        row[column] = _with_interval(record, 3 if loss else 1)
+    frame = pd.DataFrame(rows.values())
+    if frame.empty:
+        return frame
+    frame = frame.sort_values([*(["setting"] if "setting" in keys else []), "arm", "peers", "member"], key=_order)
+    scores = [column for column in frame if column not in (*keys, "n_seeds", "dev loss (nats)")]
+    return _plain(frame[[*keys, "n_seeds", *scores, *(["dev loss (nats)"] if "dev loss (nats)" in frame else [])]])
+
+
+def _published(table: pd.DataFrame) -> pd.DataFrame:
+    """Systems x suites."""
+    rows = []
+    table = table.sort_values("kind", kind="stable")  # baselines, which have values, before the paper
+    for (kind, system, corpus), records in table.groupby(["kind", "system", "corpus"], sort=False):
+        protocols = [text for text in records["protocol"].unique() if str(text).startswith("babylm")]
+        row = {"kind": kind.replace("_", " "), "system": system, "corpus": corpus, "protocol": ", ".join(protocols)}
+        for suite, value in zip(records["suite"], records["mean"], strict=True):
+            row[suite] = "" if pd.isna(value) else f"{value:g}"
+        for column in ("provenance", "source", "note"):
+            row[column] = "; ".join(
+                dict.fromkeys(part for text in records[column].dropna() for part in text.split("; ") if part)
+            )
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return frame
+    suites = [suite for suite in _SUITES if suite in frame]
+    columns = ["kind", "system", "corpus", "protocol", *suites, "provenance", "source", "note"]
+    return frame[columns].fillna("").astype(str)
+
+
+def _differences(table: pd.DataFrame) -> pd.DataFrame:
+    records = []
+    table = table.sort_values(["suite", "protocol", "member"], key=_order, kind="stable")
+    for record in table.fillna({"setting": "", "protocol": ""}).to_dict("records"):
+        loss = record["suite"] == "dev_ce"
+        digits = 3 if loss else 1
+        items = "" if pd.isna(record["item_low"]) else f"[{record['item_low']:+.1f}, {record['item_high']:+.1f}]"
+        place = {"setting": record["setting"]} if "setting" in table else {}
+        records.append(
+            {
+                **place, "comparison": f"{record['a']} - {record['b']}", "peers": record["peers"],
+                "member": record["member"],
+                "measure": "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']}",
+                "difference [95 %]": _with_interval(record, digits, sign="+"),
+                "p": "" if pd.isna(record["p"]) else f"{record['p']:.2g}", "n_seeds": record["n_seeds"],
+                "item level [95 %]": items,
+            }
+        )  # fmt: skip
+    return _plain(pd.DataFrame(records))
+
+
+def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
+    """Phenomena x arms."""
+    rows: dict[str, dict[str, Any]] = {}
+    ordered = table.sort_values(["arm", "peers"], key=_order, kind="stable")
+    for record in ordered.fillna({"setting": ""}).to_dict("records"):
+        setting = record.get("setting", "")
+        column = f"{record['arm']}, {record['peers']} peers{' ' + setting if setting else ''}"
+        row = rows.setdefault(
+            record["phenomenon"], {"phenomenon": record["phenomenon"], "paradigms": record["paradigms"]}
+        )
+        row[column] = _with_interval(record, 1)
+    return _plain(pd.DataFrame(rows.values()).sort_values("phenomenon"))
+
+
+def _with_interval(record: dict[str, Any], digits: int, sign: str = "") -> str:
+    if pd.isna(record["mean"]):
+        return ""
+    text = f"{record['mean']:{sign}.{digits}f}"
+    if pd.notna(record["low"]):
+        text += f" [{record['low']:{sign}.{digits}f}, {record['high']:{sign}.{digits}f}]"
+    values = str(record["values"]).split()
+    return f"{text}\n{'  '.join(f'{float(value):{sign}.{digits}f}' for value in values)}" if len(values) > 1 else text
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    shown = {column: [_cell(str(column), value) for value in table[column]] for column in table}
+    return pd.DataFrame(shown, dtype=object)
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return ""
+    if column == "flops":
+        return f"{value:.3g}"
+    if column in _PERCENT:
+        return f"{value:.1f}"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _blank(column: pd.Series) -> bool:
+    return bool((column.isna() | (column == "")).all())
+
+
+def _order(column: pd.Series) -> pd.Series:
+    """Sort key: arms and members in their own order, the dev loss after the suites."""
+    if column.name == "suite":
+        return column.replace("dev_ce", "~")
+    places = {"arm": ARMS, "member": MEMBERS}.get(str(column.name))
+    return column.map({name: place for place, name in enumerate(places)}) if places else column

@@ -1,0 +1,285 @@
+"""report.html: one self-contained page of every table and figure below a preset's folder, and what made each."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import figures, paths, tables
+from .answer import QUESTION, Answer, answer
+from .provenance import read_provenance
+from .readable import readable
+from .runs import Run, distinct, read_runs, unfinished_runs
+
+TALL = 20  # rows beyond which a table scrolls inside its frame
+_NAME = re.compile(r"[TF]\d+\w*")
+_PIXELS_A_POINT = 1.6  # figures are drawn for print; a screen is read from farther away
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<h1>{question}</h1>
+<p class="sub">{subtitle}</p>
+</header>
+<nav aria-label="Sections"><ul>{navigation}</ul></nav>
+<main>
+{sections}
+</main>
+<footer>{footer}</footer>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+# Click on a column's head: sort its rows, numbers by value, text by letters; once more: the other way.
+_SCRIPT = """for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const head = button.parentElement, row = head.parentElement, body = row.parentElement.parentElement.tBodies[0];
+    const column = [...row.cells].indexOf(head);
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const cell of row.cells) cell.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (line) => line.cells[column].firstChild ? line.cells[column].firstChild.textContent.trim() : "";
+    const number = (text) => /^[+-]?[\\d.,]/.test(text) ? parseFloat(text.replaceAll(",", "")) : NaN;
+    const lines = [...body.rows].sort((first, second) => {
+      const [a, b] = [value(first), value(second)];
+      if (a === "" || b === "") return (a === "") - (b === "") || 0;
+      const [x, y] = [number(a), number(b)];
+      const order = isNaN(x) || isNaN(y) ? a.localeCompare(b) : x - y;
+      return down ? -order : order;
+    });
+    body.append(...lines);
+  });
+}
+"""
+
+
+def write_report(folder: Path, path: Path | None = None, command: str = "wmlkit report") -> Path:
+    """Write the report of a preset's folder, ``<folder>/report.html`` unless `path` says otherwise; returns the file.
+
+    It shows the CSV tables in ``tables/`` and the figures in ``figures/``. Where a folder has none, those that the
+    finished runs give are made first. Raises UserError where there is no finished run.
+    """
+    if not _found(folder / "tables", "T*.csv"):
+        tables.write_tables(folder, command)
+    if not _found(folder / "figures", "F*.svg"):
+        figures.write_figures(folder, command)
+    runs = read_runs(folder)
+    found = {file.stem: pd.read_csv(file) for file in _found(folder / "tables", "T*.csv")}
+    drawn = _found(folder / "figures", "F*.svg")
+    sections = {
+        "Answer": _summary(_answer(runs, found)),
+        "Tables": _index(list(found))
+        + "".join(_table(folder / "tables", name, table) for name, table in found.items()),
+        "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
+        "Runs": _runs(runs, unfinished_runs(folder)),
+    }
+    deviations = paths.REPOSITORY / "docs" / "deviations.md"
+    if deviations.is_file():
+        sections["Deviations"] = _markdown(deviations.read_text(encoding="utf-8"))
+    page = _PAGE.format(
+        title=_text(f"wmlkit: {folder.name}"),
+        style=(paths.PACKAGE / "report.css").read_text(encoding="utf-8"),
+        question=_text(QUESTION),
+        subtitle=_text(f"wmlkit, preset {folder.name}: weighted mutual learning of small language models"),
+        navigation="".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in sections),
+        sections="\n".join(
+            f'<section id="{name.lower()}">\n<h2>{name}</h2>\n{body}</section>' for name, body in sections.items()
+        ),
+        footer=_text(
+            f"Made by {command}. Runs of commit {distinct(run.environment['commit'] for run in runs)} on "
+            f"{distinct(run.environment['device'] for run in runs)}. The page loads nothing from elsewhere."
+        ),
+        script=_SCRIPT,
+    )
+    return paths.write_text(path or folder / "report.html", page)
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Files by number: T2 before T10, T4 before T4_differences."""
+    files = [file for file in folder.glob(pattern) if _NAME.fullmatch(file.stem)]
+    return sorted(files, key=lambda file: (int(re.findall(r"\d+", file.stem)[0]), file.stem))
+
+
+def _answer(runs: Sequence[Run], found: Mapping[str, pd.DataFrame]) -> Answer:
+    if "T4" in found and "T4_differences" in found:
+        return answer(runs, found["T4"], found["T4_differences"])
+    return Answer("Not answered: there is no table T4 with its differences.", [], pd.DataFrame())
+
+
+def _summary(given: Answer) -> str:
+    basis = "".join(f"<li>{_text(sentence)}</li>" for sentence in given.basis)
+    compared = (
+        f"<h4>Differences in accuracy, paired by seed</h4>\n{_html_table(given.comparisons)}"
+        if len(given.comparisons)
+        else ""
+    )
+    return (
+        f'<div class="answer">\n<p class="headline">{_text(given.headline)}</p>\n<ul>{basis}</ul>\n</div>\n{compared}'
+    )
+
+
+def _index(names: Sequence[str]) -> str:
+    links = " \N{MIDDLE DOT} ".join(f'<a href="#{name.lower()}">{_text(name.replace("_", " "))}</a>' for name in names)
+    return f'<p class="index">{links}</p>\n'
+
+
+def _table(folder: Path, name: str, table: pd.DataFrame) -> str:
+    corpora = [str(corpus) for corpus in table["corpus"].dropna().unique()] if "corpus" in table else []
+    note = "Rows of the nursery come from generated text, not from BabyLM." if "nursery" in corpora else ""
+    caption = " ".join(filter(None, (_caption(tables.CAPTIONS, name), note)))
+    parts = "".join(
+        _part(title, part, folded=name == "T5" and place > 0)
+        for place, (title, part) in enumerate(readable(name, table))
+    )
+    data = base64.b64encode((folder / f"{name}.csv").read_bytes()).decode()
+    link = f'<a class="download" download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
+    return f'{_heading(name)}<p class="caption">{_text(caption)}</p>\n{parts}{_made(folder, name, link)}'
+
+
+def _heading(name: str) -> str:
+    return f'<h3 id="{name.lower()}">{_text(name.replace("_", " "))}</h3>\n'
+
+
+def _part(title: str, table: pd.DataFrame, folded: bool) -> str:
+    if folded:
+        return f"<details><summary>{_text(title)}</summary>\n{_html_table(table)}</details>\n"
+    return (f"<h4>{_text(title)}</h4>\n" if title else "") + _html_table(table)
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    kinds = [_kind(table[column]) for column in table]
+    head = "".join(
+        f'<th scope="col"{_class(kind)}><button type="button">{_text(str(column).replace("_", " "))}</button></th>'
+        for column, kind in zip(table, kinds, strict=True)
+    )
+    rows = []
+    for record in table.itertuples(index=False):
+        cells = "".join(f"<td{_class(kind)}>{_cell(value)}</td>" for value, kind in zip(record, kinds, strict=True))
+        rows.append(f"<tr>{cells}</tr>\n")
+    tall = " tall" if len(table) > TALL else ""
+    # Focusable, so that a keyboard can scroll it.
+    return (
+        f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="table"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>\n"
+    )
+
+
+def _kind(column: pd.Series) -> str:
+    values = [value for value in column if value]
+    if values and all(re.match(r"[+-]?[\d.,]+(e[+-]?\d+)?(\s|$)", value) for value in values):
+        return "number"
+    return "long" if any(len(value) > 48 for value in values) else ""
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _cell(value: str) -> str:
+    first, _, small = value.partition("\n")
+    return _text(first) + (f"<small>{_text(small)}</small>" if small else "")
+
+
+def _figure(file: Path) -> str:
+    name = file.stem
+    svg = file.read_text(encoding="utf-8")
+    data = base64.b64encode(svg.encode()).decode()
+    points = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
+    width = f' style="width: {float(points[1]) * _PIXELS_A_POINT:.0f}px"' if points else ""
+    caption = _text(_caption(figures.CAPTIONS, name))
+    image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
+    return (
+        f'{_heading(name)}<figure><span class="sheet"{width}>{image}</span>\n'
+        f'<figcaption class="caption">{caption}</figcaption></figure>\n{_made(file.parent, name)}'
+    )
+
+
+def _caption(captions: Mapping[str, str], name: str) -> str:
+    """That of the name, else that of its number (``F5`` for ``F5_pareto_gpu``)."""
+    number = re.match(r"[TF]\d+", name)
+    return captions.get(name) or captions.get(number[0] if number else "", "")
+
+
+def _made(folder: Path, name: str, link: str = "") -> str:
+    """What made a table or a figure, and the link to its data."""
+    data = f'<p class="made">{link}</p>\n' if link else ""
+    noted: Mapping[str, Any] = read_provenance(folder).get(name, {})
+    if not noted:
+        return f'<p class="made">Nothing is noted about what made {_text(name)}.</p>\n{data}'
+    seeds = ", ".join(str(seed) for seed in noted["seeds"]) or "none"
+    facts = {name: noted[name] for name in ("command", "commit", "device", "created_by")}
+    listed = "".join(f"<dt>{key.replace('_', ' ')}</dt><dd><code>{_text(facts[key])}</code></dd>" for key in facts)
+    return (
+        f'<details class="made"><summary>commit {_text(str(noted["commit"])[:12])}, seeds {_text(seeds)}</summary>'
+        f"<dl>{listed}</dl></details>\n{data}"
+    )
+
+
+def _runs(runs: Sequence[Run], unfinished: Sequence[str]) -> str:
+    columns = ("run", "setting", "device", "minutes", "command")
+    rows = []
+    for run in runs:
+        minutes = f"{run.done['seconds'] / 60:.1f}"
+        values = (run.folder.name, run.setting, run.environment["device"], minutes, run.environment["command"])
+        rows.append([str(value) for value in values])
+    table = pd.DataFrame(rows, columns=list(columns))
+    left_out = ""
+    if unfinished:
+        names = ", ".join(f"<code>{_text(name)}</code>" for name in unfinished)
+        left_out = f"<p>Not finished, so in no table: {names}.</p>\n"
+    empty = [name for name in ("setting",) if (table[name] == "").all()]
+    return _html_table(table.drop(columns=empty)) + left_out
+
+
+def _markdown(text: str) -> str:
+    """Headings, lists, paragraphs, `code` and **bold** of a plain page; everything else is shown as it stands."""
+    parts: list[str] = []
+    kind = ""
+    for line in [*text.splitlines(), ""]:
+        heading = re.match(r"#+\s+(.*)", line)
+        item = re.match(r"(?:[-*]|\d+\.)\s+(.*)", line)
+        goes_on = line.startswith(" ") and kind in ("ul", "ol")
+        new = "" if heading or not line.strip() else kind if goes_on else _block(line) if item else "p"
+        if new != kind and kind:
+            parts.append(f"</{kind}>\n")
+        if new != kind and new:
+            parts.append(f"<{new}>")
+        kind = new
+        if heading:
+            level = "" if line.startswith("# ") else f"<h3>{_inline(heading[1])}</h3>\n"  # the section has a title
+            parts.append(level)
+        elif item and not goes_on:
+            parts.append(f"<li>{_inline(item[1])}")
+        elif line.strip():
+            parts.append(f" {_inline(line.strip())}")
+    return "".join(parts)
+
+
+def _block(line: str) -> str:
+    return "ol" if line[0].isdigit() else "ul"
+
+
+def _inline(text: str) -> str:
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)

@@ -1,0 +1,55 @@
+"""The main job: notebooks in order, then tables, figures, report.html and summary.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import environment, paths, results
+from .config import load_preset
+from .errors import UserError
+from .notebooks import run_notebook
+from .report import write_report
+
+
+def notebook_sources(only: Sequence[str] = ()) -> list[Path]:
+    """The numbered notebooks in order, or those whose numbers are in `only`."""
+    found = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+    numbers = [path.name[:2] for path in found]
+    unknown = [number for number in only if number.zfill(2) not in numbers]
+    if unknown:
+        raise UserError(f"--only got {unknown[0]!r}; expected numbers of notebooks: {', '.join(numbers)}")
+    return [path for path in found if not only or path.name[:2] in {number.zfill(2) for number in only}]
+
+
+def reproduce(
+    preset: str, overrides: Sequence[str], out: Path, only: Sequence[str], force: bool, say: Callable[[str], None]
+) -> Path:
+    """Run the notebooks of a preset and write its report; returns the preset's folder.
+
+    Each notebook is told `preset`, `out` and `overrides`, and must leave its ``.done.json``. Finished runs are
+    kept unless `force`.
+    """
+    load_preset(preset, overrides)  # a mistake is found before anything is started
+    folder = paths.preset(out, preset)
+    if force:
+        paths.remove(folder)
+    began = time.perf_counter()
+    minutes = {}
+    for source in notebook_sources(only):
+        started = time.perf_counter()
+        target = folder / "notebooks" / source.name
+        sentinel = target.with_suffix(".done.json")
+        parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
+        run_notebook(source, target, parameters, required=[sentinel], progress=say)
+        minutes[source.stem] = (time.perf_counter() - started) / 60
+    known = {"train": minutes.get("03_training", 0.0), "evaluate": minutes.get("04_evaluation", 0.0)}
+    write_report_of(folder, known | {"total": (time.perf_counter() - began) / 60})
+    return folder
+
+
+def write_report_of(folder: Path, minutes: dict[str, float] | None = None) -> Path:
+    """summary.json and report.html of a preset's folder, from its finished runs; returns the page."""
+    results.write_summary(folder, minutes=minutes, commit=environment.commit())
+    return write_report(folder)

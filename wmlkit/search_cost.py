@@ -1,0 +1,166 @@
+"""What a student's shape costs, by a stated model: arithmetic, time of a step, memory. And the whole search space
+as data for a picture.
+
+The model knows nothing of a machine but its rate, `Workload.flop_per_second`; trust its ratios, not its
+milliseconds. Letters: L layers, H hidden size, F width of the FFN, V vocabulary, T tokens a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from .config import ModelConfig, SearchConfig
+from .models import Student
+from .search import Allowed, Found, count_parameters, students
+
+_GATED = ("modernbert", "llama")  # families whose FFN has a third matrix
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The training step that a shape is costed for."""
+
+    batch_size: int = 64  # rows a step
+    scored: float = 0.2  # share of the positions that meet the LM head: the mask ratio, or 1 for a causal model
+    flop_per_second: float = 5e10  # about one thread of a CPU on small matrices; 1e14 is nearer to a large GPU in bf16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One shape of the search space with its size and its costs."""
+
+    num_layers: int
+    num_heads: int
+    hidden_size: int
+    intermediate_size: int
+    parameters: int
+    flop_per_token: float
+    step_ms: float
+    memory_mib: float
+    error: float | None  # |parameters - target| / target, where there is a target
+    pareto: bool  # no other shape is better in one respect and as good in the other
+
+
+def body_matrices(student: Student, family: str) -> int:
+    """Weights that multiply every token in the layers: attention and FFN matrices."""
+    width = student.hidden_size
+    ffn = (3 if family in _GATED else 2) * width * student.intermediate_size
+    return student.num_layers * (4 * width * width + ffn)
+
+
+def flop_per_token(student: Student, family: str, vocab_size: int, block_size: int, scored: float) -> float:
+    """Floating-point operations of a training step (forward and backward) per token of its rows.
+
+    6 N_body + 12 L T H + 6 `scored` N_head: two operations per weight and token forward and twice that
+    backward; the attention's two products over T positions each (not halved for a causal model, whose
+    masked half is computed too where there is no fused kernel); the LM head at the scored positions.
+    """
+    width = student.hidden_size
+    head = vocab_size * width
+    if family in ("roberta", "modernbert"):
+        head += width * width  # the transform before the decoder
+    attention = 12 * student.num_layers * block_size * width
+    return 6 * body_matrices(student, family) + attention + 6 * scored * head
+
+
+def step_seconds(student: Student, family: str, vocab_size: int, block_size: int, workload: Workload) -> float:
+    """Time of a training step: its arithmetic over the machine's rate."""
+    tokens = workload.batch_size * block_size
+    return tokens * flop_per_token(student, family, vocab_size, block_size, workload.scored) / workload.flop_per_second
+
+
+def memory_mib(student: Student, family: str, vocab_size: int, block_size: int, workload: Workload) -> float:
+    """Memory of training in float32, MiB: weights, gradients and AdamW's two moments (16 bytes a parameter),
+    and what the backward pass keeps (4 bytes a number).
+
+    Kept numbers a token and layer: 8 H in the attention and around the norms, with 2 F in the FFN, or
+    10 H with 4 F where it is gated; 3 V at each scored position for the logits and their gradient.
+    """
+    gated = family in _GATED
+    layer = (10 if gated else 8) * student.hidden_size + (4 if gated else 2) * student.intermediate_size
+    tokens = workload.batch_size * block_size
+    activations = 4 * tokens * (student.num_layers * layer + workload.scored * 3 * vocab_size)
+    return (16 * count_parameters(student, family, vocab_size, block_size) + activations) / _MIB
+
+
+def within(
+    model: ModelConfig,
+    vocab_size: int,
+    block_size: int,
+    workload: Workload,
+    max_step_ms: float = math.inf,
+    max_memory_mib: float = math.inf,
+) -> Allowed:
+    """A test for `search_students(allowed=...)`: is a shape's step short enough and its memory small enough?"""
+
+    def allowed(student: Student) -> bool:
+        step_ms = 1000 * step_seconds(student, model.family, vocab_size, block_size, workload)
+        memory = memory_mib(student, model.family, vocab_size, block_size, workload)
+        return step_ms <= max_step_ms and memory <= max_memory_mib
+
+    return allowed
+
+
+def diversity(chosen: Sequence[Student | Found]) -> float:
+    """How different the chosen shapes are: the mean over their pairs of the distance between (ln depth, ln width).
+
+    0 for equal shapes or fewer than two; 0.69 = ln 2 if all pairs differ by one doubling of depth or of width.
+    Heads and FFN do not count.
+    """
+    pairs = list(combinations(chosen, 2))
+    if not pairs:
+        return 0.0
+    total = 0.0
+    for a, b in pairs:
+        total += math.hypot(math.log(a.num_layers / b.num_layers), math.log(a.hidden_size / b.hidden_size))
+    return total / len(pairs)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other point beats, less being better in both coordinates; equal points stand or fall together."""
+    order = sorted(range(len(points)), key=lambda n: points[n])
+    on_front = [False] * len(points)
+    lowest = math.inf  # second coordinate of the points so far
+    last = None
+    for n in order:
+        if points[n][1] < lowest or points[n] == last:
+            on_front[n] = True
+            lowest, last = points[n][1], points[n]
+    return on_front
+
+
+def landscape(
+    base: Student,
+    search: SearchConfig,
+    model: ModelConfig,
+    vocab_size: int,
+    block_size: int,
+    workload: Workload | None = None,
+    target: int | None = None,
+) -> list[Candidate]:
+    """F5: every shape of the search space, fewer layers first, then narrower.
+
+    The Pareto front is between the size's |error| and the time of a step if there is a `target`, else
+    between the size (more is better) and the time of a step.
+    """
+    workload = workload or Workload()
+    rows = []
+    for s in students(base, search, model):
+        parameters = count_parameters(s, model.family, vocab_size, block_size)
+        flop = flop_per_token(s, model.family, vocab_size, block_size, workload.scored)
+        step_ms = 1000 * step_seconds(s, model.family, vocab_size, block_size, workload)
+        memory = memory_mib(s, model.family, vocab_size, block_size, workload)
+        error = None if target is None else abs(parameters - target) / target
+        rows.append((s, parameters, flop, step_ms, memory, error))
+    front = pareto_front([(-row[1] if row[5] is None else row[5], row[3]) for row in rows])
+    return [
+        Candidate(
+            s.num_layers, s.num_heads, s.hidden_size, s.intermediate_size,
+            parameters, flop, step_ms, memory, error, on_front,
+        )
+        for (s, parameters, flop, step_ms, memory, error), on_front in zip(rows, front, strict=True)
+    ]  # fmt: skip

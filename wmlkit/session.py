@@ -1,0 +1,89 @@
+"""A notebook's view of the package: its settings, and one place that saves what it shows.
+
+A notebook begins with `start` and ends with `Session.finish`, which writes the file that the runner waits for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import environment, paths
+from .config import Config, load_preset
+from .device import setup
+from .errors import UserError
+from .figure_style import save_figure
+from .tables import save_table
+
+
+@dataclass
+class Session:
+    """The settings of one notebook, and the files that it has saved so far."""
+
+    notebook: str
+    preset: str
+    overrides: list[str]
+    config: Config
+    out: Path
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+
+    def provenance(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
+        """What made a table or figure of this notebook."""
+        changes = "".join(f" --set {override}" for override in self.overrides)
+        return {
+            "command": f"wmlkit reproduce --preset {self.preset} --only {self.notebook[:2]}{changes}",
+            "commit": environment.commit() or "not in a checkout",
+            "seeds": list(seeds),
+            "device": str(setup().device),
+            "created_by": f"notebooks/{self.notebook}.ipynb",
+        }
+
+    def table(self, name: str, table: pd.DataFrame, seeds: Sequence[int] = ()) -> pd.DataFrame:
+        """Save ``tables/<name>.csv`` and return the table, to be shown."""
+        self.files.append(save_table(self.folder / "tables", name, table, **self.provenance(seeds)))
+        return table
+
+    def figure(self, name: str, figure: Any, seeds: Sequence[int] = ()) -> None:
+        """Save ``figures/<name>`` as PNG, PDF and SVG with the provenance of this notebook."""
+        from .provenance import record_provenance
+
+        folder = self.folder / "figures"
+        self.files.append(save_figure(figure, folder, name))
+        record_provenance(folder, name, **self.provenance(seeds))
+
+    def finish(self, numbers: Mapping[str, float]) -> dict[str, Any]:
+        """Write ``notebooks/<name>.done.json``: the saved files with their checksums, and the main numbers.
+
+        Raises UserError for a number that is not finite: a notebook without a result has failed.
+        """
+        broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number")
+        document = {
+            "notebook": self.notebook,
+            "files": {
+                str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files
+            },
+            "numbers": {name: float(value) for name, value in numbers.items()},
+        }
+        paths.write_json(self.folder / "notebooks" / f"{self.notebook}.done.json", document)
+        return document
+
+
+def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Session:
+    """Open a notebook's session and print what it runs on. `out` empty: the default output folder."""
+    config = load_preset(preset, list(overrides))
+    root = paths.output(out or None)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("wmlkit", "torch", "transformers"))
+    print(f"Python {sys.version.split()[0]}, {versions}")
+    print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup().reason}")
+    return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))
