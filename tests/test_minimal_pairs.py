@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wmlkit.config import ModelConfig
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate import score_sentences
+from wmlkit.evaluate import score_sentences, scoring
 from wmlkit.evaluate.spans import encode_spans
 from wmlkit.models import Student, build_model
 
@@ -175,7 +175,9 @@ def test_ensemble_of_one_is_the_peer(tokenizer: PreTrainedTokenizerFast) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_depend_on_nothing_but_the_sentence(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_scores_depend_on_nothing_but_the_sentence(
+    family: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(family, tokenizer)
     reference = score_sentences(model, tokenizer, SENTENCES)
     order = np.random.default_rng(0).permutation(len(SENTENCES))
@@ -184,6 +186,13 @@ def test_scores_depend_on_nothing_but_the_sentence(family: str, tokenizer: PreTr
     np.testing.assert_allclose(
         score_sentences(model, tokenizer, SENTENCES, token_budget=1), reference, atol=1e-5, rtol=0
     )
+    for logits_at_once in (1, 2500):  # the head at one place a call, and at a handful
+        monkeypatch.setattr(scoring, "LOGITS_CPU", logits_at_once)
+        np.testing.assert_allclose(score_sentences(model, tokenizer, SENTENCES), reference, atol=1e-5, rtol=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring, "COPY_CELLS", 1)  # one text at a time
+    np.testing.assert_allclose(score_sentences(model, tokenizer, SENTENCES), reference, atol=1e-5, rtol=0)
+    monkeypatch.undo()
     twice = score_sentences(model, tokenizer, [*SENTENCES, *SENTENCES])
     np.testing.assert_array_equal(twice[: len(SENTENCES)], twice[len(SENTENCES) :])
     np.testing.assert_allclose(twice[: len(SENTENCES)], reference, atol=1e-5, rtol=0)

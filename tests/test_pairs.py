@@ -167,6 +167,17 @@ def test_sampling_is_seeded_and_independent_of_other_paradigms(suite: Path) -> N
     assert len({sample_pairs(pairs, 1, seed)[0].good for seed in range(20)}) == 3
 
 
+def test_labels_of_blimp_are_merged_as_in_its_paper(tmp_path: Path) -> None:
+    labels = {"UID": "animate_subject_passive", "linguistics_term": "s-selection", "field": "syntax/semantics"}
+    write_rows(tmp_path / "p.jsonl", [{"sentence_good": "A", "sentence_bad": "B", **labels}])
+    (pair,) = read_suite(tmp_path, PROTOCOLS["babylm2025"])
+    assert (pair.paradigm, pair.phenomenon, pair.field) == (
+        "animate_subject_passive",
+        "argument_structure",
+        "syntax_semantics",
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -249,7 +260,7 @@ def test_run_is_evaluated_once(run_folder: Path, suite: Path, tokenizer: PreTrai
     stamp = path.stat().st_mtime_ns
     assert evaluate_run(run_folder, "toy", suite, config) == document
     assert path.stat().st_mtime_ns == stamp  # same settings, same pairs: nothing is scored again
-    evaluate_run(run_folder, "toy", suite, EvaluateConfig(per_paradigm=2))
+    evaluate_run(run_folder, "toy", suite, EvaluateConfig())
     assert path.stat().st_mtime_ns > stamp  # other settings
     stamp = path.stat().st_mtime_ns
     with (suite / "order.jsonl").open("a", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .results import CONTRASTS
+from .results import CONTRASTS, main_evaluation
 from .runs import Run
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
@@ -29,17 +29,18 @@ class Answer:
 
 
 def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataFrame) -> Answer:
-    """Sentences from T4 and T4_differences (in memory, or read from their CSV files) of the runs of one setting.
+    """Sentences from T4 and T4_differences (`wmlkit.tables`) about the runs of the main setting.
 
     The headline is about the best peer at the largest number of peers that both arms have, on the suite and the
     protocol that the runs' configuration names first.
     """
     runs = [run for run in runs if not run.setting]
     measured = _main_setting(main_result[main_result["kind"] == "measured"])
-    evaluation = _evaluation(runs, measured)
-    if evaluation is None:
-        nothing = "No evaluation yet: the question cannot be answered from these runs."
+    scored = measured[measured["suite"] != "dev_ce"]
+    if not runs or scored.empty:
+        nothing = "Not answered: no finished run has been evaluated yet."
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
+    evaluation = main_evaluation(runs, scored)
     chosen = _main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
@@ -130,17 +131,6 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             sentences.append("All means lie near chance: differences between arms say little about what was learned.")
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
-
-
-def _evaluation(runs: Sequence[Run], measured: pd.DataFrame) -> tuple[str, str] | None:
-    """(suite, protocol) that the configuration names first, else the first there is; None without any."""
-    scored = measured[measured["suite"] != "dev_ce"]
-    found = list(dict.fromkeys(zip(scored["suite"], scored["protocol"], strict=True)))
-    if not found:
-        return None
-    configured = runs[0].config.get("evaluate", {}) if runs else {}
-    wanted = [(suite, configured.get("protocol")) for suite in configured.get("suites", ())]
-    return next((pair for pair in wanted if pair in found), found[0])
 
 
 def _main_setting(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures F1 to F8: each function draws one table into axes and returns them; `save_figure` writes the files.
+"""Figures F2 to F8: each function draws one table into axes and returns them (F1: `wmlkit.figure_method`).
 
 Every arm has one colour and one marker in all figures; peers go from dark to light in their order. An error bar is
 a 95 % t-interval over seeds unless the axis says otherwise.
@@ -6,7 +6,6 @@ a 95 % t-interval over seeds unless the axis says otherwise.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from matplotlib.ticker import FuncFormatter
 
 from . import results
 from .errors import UserError
-from .figure_method import plot_method
 from .figure_style import (
     ARM_COLOURS,
     ARM_MARKERS,
@@ -26,16 +24,13 @@ from .figure_style import (
     TEXT,
     finish,
     new_axes,
-    panels,
     plain_log,
-    save_figure,
     sequence,
     short_number,
     styled,
     tokens_axis,
 )  # fmt: skip
-from .provenance import of_runs, record_provenance
-from .runs import ARMS, read_runs
+from .runs import ARMS
 
 CAPTIONS = {
     "F1": "The method, drawn by code: peers learn from text and from each other, held-out text moves their weights.",
@@ -306,57 +301,3 @@ def _one(table: pd.DataFrame, column: str) -> None:
     values = list(table[column].unique())
     if len(values) != 1:
         raise UserError(f"the table has {len(values)} values of {column!r} ({values}); expected one; filter it first")
-
-
-def write_figures(folder: Path, command: str = "wmlkit report") -> list[Path]:
-    """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files.
-
-    Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
-    F2, F3 and F6 show `wml` (or the last arm there is) with its largest number of peers. F5 and F8 need more than
-    the runs know and are left to the notebooks.
-    """
-    runs = [run for run in read_runs(folder) if not run.setting]
-    if not runs:
-        raise UserError(
-            f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce"
-        )
-    arm = next(name for name in ("wml", "dml", "independent", "distill") if any(run.arm == name for run in runs))
-    peers = max(run.peers for run in runs if run.arm == arm)
-    metrics, scores, paradigms = (
-        table[table["setting"] == ""] if len(table) else table
-        for table in (results.metrics_table(folder), results.scores_table(folder), results.paradigm_table(folder))
-    )
-    chosen = metrics[(metrics["arm"] == arm) & (metrics["peers"] == peers)]
-    made: dict[str, Any] = {"F1": plot_method().figure}
-    made["F2"], axes = panels(1, 2, height=2.7, sharey=True)
-    plot_losses(chosen, "train", ax=axes[0])
-    plot_losses(chosen, "dev", ax=axes[1]).set_ylabel("")
-    weights_moved = (chosen["quantity"] == "hypergradient").any()
-    made["F3"], axes = panels(
-        1, 2 if weights_moved else 1, width=TEXT if weights_moved else COLUMN, height=2.5, squeeze=False
-    )
-    plot_peer_weights(chosen, ax=axes[0, 0])
-    if weights_moved:
-        plot_hypergradients(chosen, ax=axes[0, 1])
-    if len(scores):
-        suite = scores["suite"].iloc[0]
-        protocols = list(scores[scores["suite"] == suite]["protocol"].unique())
-        configured = runs[0].config.get("evaluate", {}).get("protocol")
-        protocol = configured if configured in protocols else protocols[0]
-        of_suite = scores[scores["suite"] == suite]
-        main = of_suite[of_suite["protocol"] == protocol]
-        members = [name for name in ("best_peer", "ensemble") if name in set(main["member"])]
-        made["F4"], axes = panels(1, len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
-        for ax, member in zip(axes[0], members, strict=True):
-            plot_scores_by_peers(main, member, ax=ax)
-        of_run = (paradigms["arm"] == arm) & (paradigms["peers"] == peers)
-        shown = paradigms[of_run & (paradigms["suite"] == suite) & (paradigms["protocol"] == protocol)]
-        made["F6"] = plot_phenomena(shown).figure
-        if len(protocols) > 1:
-            made["F7"] = plot_protocols(of_suite[of_suite["peers"] == peers]).figure
-    noted = of_runs(runs, command, "wmlkit.figures.write_figures")
-    for name in made:
-        record_provenance(
-            folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": [], "device": "any"})
-        )
-    return [save_figure(figure, folder / "figures", name) for name, figure in made.items()]

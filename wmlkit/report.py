@@ -13,6 +13,7 @@ import pandas as pd
 
 from . import figures, paths, tables
 from .answer import QUESTION, Answer, answer
+from .figure_set import write_figures
 from .provenance import read_provenance
 from .readable import readable
 from .runs import Run, distinct, read_runs, unfinished_runs
@@ -70,21 +71,23 @@ _SCRIPT = """for (const button of document.querySelectorAll("th button")) {
 """
 
 
-def write_report(folder: Path, path: Path | None = None, command: str = "wmlkit report") -> Path:
+def write_report(
+    folder: Path, path: Path | None = None, command: str = "wmlkit report", overwrite: bool = False
+) -> Path:
     """Write the report of a preset's folder, ``<folder>/report.html`` unless `path` says otherwise; returns the file.
 
-    It shows the CSV tables in ``tables/`` and the figures in ``figures/``. Where a folder has none, those that the
-    finished runs give are made first. Raises UserError where there is no finished run.
+    It shows the CSV tables in ``tables/`` and the figures in ``figures/``; those that the finished runs give and
+    that are not there are made first, and with `overwrite` those that are there too. Raises UserError where there
+    is no such folder.
     """
-    if not _found(folder / "tables", "T*.csv"):
-        tables.write_tables(folder, command)
-    if not _found(folder / "figures", "F*.svg"):
-        figures.write_figures(folder, command)
     runs = read_runs(folder)
+    if runs:
+        tables.write_tables(folder, command, overwrite)
+        write_figures(folder, command, overwrite)
     found = {file.stem: pd.read_csv(file) for file in _found(folder / "tables", "T*.csv")}
     drawn = _found(folder / "figures", "F*.svg")
     sections = {
-        "Answer": _summary(_answer(runs, found)),
+        "Answer": _summary(_answer(folder, runs)),
         "Tables": _index(list(found))
         + "".join(_table(folder / "tables", name, table) for name, table in found.items()),
         "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
@@ -117,10 +120,14 @@ def _found(folder: Path, pattern: str) -> list[Path]:
     return sorted(files, key=lambda file: (int(re.findall(r"\d+", file.stem)[0]), file.stem))
 
 
-def _answer(runs: Sequence[Run], found: Mapping[str, pd.DataFrame]) -> Answer:
-    if "T4" in found and "T4_differences" in found:
-        return answer(runs, found["T4"], found["T4_differences"])
-    return Answer("Not answered: there is no table T4 with its differences.", [], pd.DataFrame())
+def _answer(folder: Path, runs: Sequence[Run]) -> Answer:
+    """From the runs themselves, so that it holds for them whatever tables lie in the folder."""
+    if not runs:
+        return Answer("Not answered: there is no finished run yet.", [], pd.DataFrame())
+    scores = tables.all_scores(folder)
+    # Items matter to the answer only where there is nothing better, and reading them takes long.
+    of_one_seed = runs if len({run.seed for run in runs}) == 1 else ()
+    return answer(runs, tables.main_result(scores), tables.differences(scores, of_one_seed))
 
 
 def _summary(given: Answer) -> str:

@@ -269,6 +269,14 @@ def item_bootstrap(
     return float(low), float(high)
 
 
+def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str]:
+    """(suite, protocol) that the runs' configuration names first, else the first in `scores`, which has some."""
+    found = list(dict.fromkeys(zip(scores["suite"], scores["protocol"], strict=True)))
+    configured = runs[0].config.get("evaluate", {})
+    wanted = [(suite, configured.get("protocol")) for suite in configured.get("suites", ())]
+    return next((pair for pair in wanted if pair in found), found[0])
+
+
 def summary(
     folder: Path,
     minutes: Mapping[str, float | None] | None = None,

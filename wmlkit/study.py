@@ -62,6 +62,16 @@ def shard(runs: Sequence[Config], index: int, count: int) -> list[Config]:
     return [runs[position] for position in sorted(slices[index - 1])]
 
 
+def dev_lines(show: Callable[[str], None]) -> Callable[[str], None]:
+    """A filter for notebooks: of a study's progress only the losses on dev text and what is finished."""
+
+    def progress(text: str) -> None:
+        if " train CE " not in text:
+            show(text)
+
+    return progress
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """``"2/8"`` -> (2, 8)."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import paths, results
-from .config import load_preset
+from .config import load_preset, preset_names
 from .errors import UserError
 from .provenance import of_runs, record_provenance
 from .readable import MEMBERS
@@ -130,17 +130,19 @@ def _comment(text: str, document: Mapping[str, Any]) -> str:
     return "no source given"
 
 
-def searched_students(found: Mapping[str, Sequence[Any]], seconds: Mapping[str, float] | None = None) -> pd.DataFrame:
+def searched_students(
+    found: Mapping[str, Sequence[Any]], milliseconds: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """T3: one row a method and a peer. `found` maps a method's name (``exact``, ``bayesian``) to what
-    `wmlkit.search.search_students` returned, `seconds` to the time that its whole search took."""
+    `wmlkit.search.search_students` returned, `milliseconds` to the time that its whole search took."""
     names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
     rows = []
     for method, students in found.items():
         for peer, student in enumerate(students, start=1):
             values = {name: student[name] if isinstance(student, Mapping) else getattr(student, name) for name in names}
             error = 100 * (values["parameters"] - values["target"]) / values["target"]
-            cost = (seconds or {}).get(method, np.nan)
-            rows.append({"method": method, "peer": peer, **values, "error_percent": error, "search_seconds": cost})
+            cost = (milliseconds or {}).get(method, np.nan)
+            rows.append({"method": method, "peer": peer, **values, "error_percent": error, "search_ms": cost})
     return pd.DataFrame(rows)
 
 
@@ -231,11 +233,15 @@ def _items(runs: Sequence[Run], suite: str, protocol: str) -> dict[tuple[Any, ..
 
 def by_phenomenon(paradigms: pd.DataFrame) -> pd.DataFrame:
     """T5: corpus, suite, protocol, arm, peers, member, phenomenon, paradigms (their number), mean, low, high, ..."""
+    if paradigms.empty:
+        return paradigms
     return _grouped(paradigms[paradigms["suite"] != "glue"], "phenomenon")
 
 
 def glue(paradigms: pd.DataFrame) -> pd.DataFrame:
     """T6: as T5, one row a GLUE task; empty where nothing was fine-tuned."""
+    if paradigms.empty:
+        return paradigms
     return _grouped(paradigms[paradigms["suite"] == "glue"], "paradigm").rename(columns={"paradigm": "task"})
 
 
@@ -265,36 +271,42 @@ def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) 
     return path
 
 
-def write_tables(folder: Path, command: str = "wmlkit report") -> list[Path]:
-    """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files.
+def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
+    """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files written.
 
-    T3 is written only where there is none: the runs know what was found, a notebook also compares methods.
+    Without `overwrite`, what is there already stays. T3 is never overwritten: the runs know what was found, a
+    notebook also compares methods.
     """
     runs = read_runs(folder)
     if not runs:
-        raise UserError(
-            f"{folder} holds no finished run; expected at least one; train first, for example wmlkit reproduce"
-        )
+        raise UserError(f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce")
     main = next((run for run in runs if not run.setting), runs[0])
-    scores, paradigms = results.scores_table(folder), results.paradigm_table(folder)
-    made: dict[str, tuple[pd.DataFrame, str]] = {}
+    largest = max(runs, key=lambda run: run.peers)
     prepared = folder.parent / "data" / Path(main.data["folder"]).name
-    if (prepared / "statistics.json").is_file():
-        made["T1"] = corpora(prepared), "corpora"
-    if (paths.PRESETS / f"{main.config.get('preset')}.toml").is_file():
-        made["T2"] = hyperparameters(str(main.config["preset"]), main.config), "hyperparameters"
-    if not (folder / "tables" / "T3.csv").is_file():
-        largest = max(runs, key=lambda run: run.peers)
-        made["T3"] = searched_students({largest.config["search"]["method"]: largest.students}), "searched_students"
-    everything = pd.concat([scores, results.dev_table(folder)], ignore_index=True)
-    made["T4"] = main_result(everything, read_published()), "main_result"
-    made["T4_differences"] = differences(everything, runs), "differences"
-    if len(paradigms):
-        made["T5"] = by_phenomenon(paradigms), "by_phenomenon"
-        made["T6"] = glue(paradigms), "glue"
-    made["T7"] = cost(results.runs_table(folder)), "cost"
-    return [
-        save_table(folder / "tables", name, table, **of_runs(runs, command, f"wmlkit.tables.{function}"))
-        for name, (table, function) in made.items()
-        if len(table)
-    ]
+    makers: dict[str, Callable[[], pd.DataFrame]] = {
+        "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
+        "T2": lambda: hyperparameters(main.config["preset"], main.config),
+        "T3": lambda: searched_students({largest.config["search"]["method"]: largest.students}),
+        "T4": lambda: main_result(all_scores(folder), read_published()),
+        "T4_differences": lambda: differences(all_scores(folder), runs),
+        "T5": lambda: by_phenomenon(results.paradigm_table(folder)),
+        "T6": lambda: glue(results.paradigm_table(folder)),
+        "T7": lambda: cost(results.runs_table(folder)),
+    }
+    if main.config.get("preset") not in preset_names():
+        del makers["T2"]  # made by another version: its sources are not known
+    written = []
+    for name, make in makers.items():
+        there = (folder / "tables" / f"{name}.csv").is_file()
+        if there and (name == "T3" or not overwrite):
+            continue
+        table = make()
+        if len(table):
+            noted = of_runs(runs, command, "wmlkit.tables.write_tables")
+            written.append(save_table(folder / "tables", name, table, **noted))
+    return written
+
+
+def all_scores(folder: Path) -> pd.DataFrame:
+    """Accuracies and dev losses of the finished runs: what `main_result` and `differences` take."""
+    return pd.concat([results.scores_table(folder), results.dev_table(folder)], ignore_index=True)

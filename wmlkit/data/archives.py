@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -16,6 +17,10 @@ from .download import check_space
 MOST_ENTRIES = 100_000
 LARGEST_TOTAL = 16 << 30  # bytes unpacked; the 100M corpora take less than 1 GiB
 LARGEST_RATIO = 200  # unpacked to packed; text reaches about 4, the best case of the format 1000
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError),  # cut off; unknown compression; encrypted
+)
 
 
 def is_archive(name: str) -> bool:
@@ -55,8 +60,10 @@ def unpack(archive: Path, target: Path, place: Callable[[PurePosixPath], PurePos
             written.append(path)
     except FileExistsError as error:
         raise UserError(f"{archive} holds {error.filename} twice; expected it once; check its source") from None
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}); expected a whole zip or tar; fetch it again") from None
+    except _DAMAGED as error:
+        raise UserError(
+            f"{archive} cannot be unpacked ({error}); expected a whole zip or tar; fetch it again"
+        ) from None
     return written
 
 
@@ -70,7 +77,9 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     # A backslash or a colon would mean another place on Windows.
     if path.is_absolute() or ".." in path.parts or not path.parts or any(mark in name for mark in "\\:\0"):
-        raise UserError(f"{archive} holds an entry {name!r} that points elsewhere; expected plain names; do not trust it")
+        raise UserError(
+            f"{archive} holds an entry {name!r} that points elsewhere; expected plain names; do not trust it"
+        )
     return path
 
 

@@ -1,8 +1,7 @@
 """Downloads that survive cuts: retry with growing pauses, resume by HTTP Range, checksum before the final name.
 
-pooch, which the project uses elsewhere for files with known checksums, starts a broken download from the
-beginning; corpora of several hundred MB need to go on where they stopped. This uses requests, which pooch and
-datasets bring along.
+Written on requests: pooch, the usual choice for files with known checksums, starts a broken download from the
+beginning, and corpora of several hundred MB need to go on where they stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,14 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
 
+PATIENT = Patience()
+
+
 class _Interrupted(Exception):
     """An attempt failed in a way that another attempt may mend."""
 
 
-def get_json(url: str, patience: Patience = Patience()) -> Any:  # noqa: B008 - a frozen value
+def get_json(url: str, patience: Patience = PATIENT) -> Any:
     """The JSON document at `url`. Raises UserError when it cannot be had."""
 
     def attempt() -> Any:
@@ -67,7 +69,7 @@ def download(
     path: Path,
     size: int | None = None,
     sha256: str | None = None,
-    patience: Patience = Patience(),  # noqa: B008 - a frozen value
+    patience: Patience = PATIENT,
 ) -> Path:
     """Fetch `url` into `path`, which appears only when it is complete and has the given size and SHA-256.
 
@@ -111,7 +113,8 @@ def _continue(url: str, part: Path, size: int | None, patience: Patience) -> Non
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise _Interrupted("the server sent another part than asked for")
         start = have if resumed else 0
-        announced = response.headers.get("Content-Length", "")
+        compressed = response.headers.get("Content-Encoding", "identity") != "identity"
+        announced = "" if compressed else response.headers.get("Content-Length", "")
         total = start + int(announced) if announced.isdigit() else None
         if size is not None and total not in (None, size):
             raise UserError(f"{url} has {total} bytes; expected {size}; try again later or from another source")
@@ -153,7 +156,7 @@ def _request(url: str, start: int, patience: Patience) -> requests.Response:
     return response
 
 
-def _blocks(response: requests.Response) -> Any:
+def _blocks(response: requests.Response) -> Iterator[bytes]:
     try:
         yield from response.iter_content(CHUNK)
     except requests.RequestException as error:

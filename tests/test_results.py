@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import PARADIGMS, write_evaluation, write_run, write_study
+
+from wmlkit import paths, results
+from wmlkit.errors import UserError
+from wmlkit.runs import read_runs, unfinished_runs
+
+STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("out") / "nursery", STUDY, protocols=("babylm2025",))
+
+
+def scores(**columns: Sequence[object]) -> pd.DataFrame:
+    table = pd.DataFrame(columns)
+    for name, value in (("setting", ""), ("corpus", "c"), ("suite", "s"), ("protocol", "p"), ("member", "best_peer")):
+        table[name] = value
+    return table.assign(peers=4, run=[f"run{i}" for i in range(len(table))])
+
+
+def test_one_row_a_finished_run(folder: Path) -> None:
+    table = results.runs_table(folder)
+    assert list(table["arm"]) == ["independent"] * 3 + ["wml"] * 3 + ["distill"] * 3
+    assert list(table["seed"]) == [0, 1, 2] * 3
+    first = read_runs(folder)[0]
+    row = table.iloc[0]
+    assert row["parameters"] == sum(first.done["parameters"])
+    assert row["dev_ce"] == first.done["dev_ce"][first.done["best_peer"] - 1]
+    assert row["device"] == "cpu" and row["commit"] == "0123abc"
+
+
+def test_unfinished_runs_are_listed_and_counted_nowhere(tmp_path: Path) -> None:
+    folder = tmp_path / "nursery"
+    write_run(folder, "wml", 2, 0)
+    stopped = write_run(folder, "wml", 2, 1)
+    (stopped / "done.json").unlink()
+    (folder / "tables").mkdir()
+    assert unfinished_runs(folder) == [stopped.name]
+    assert list(results.runs_table(folder)["seed"]) == [0]
+    assert set(results.metrics_table(folder)["seed"]) == {0}
+
+
+def test_a_folder_without_runs_gives_empty_tables(tmp_path: Path) -> None:
+    for table in (results.runs_table, results.metrics_table, results.scores_table, results.paradigm_table):
+        assert table(tmp_path).empty
+    with pytest.raises(UserError, match="no folder"):
+        results.runs_table(tmp_path / "absent")
+
+
+def test_setting_tells_how_a_run_differs_from_the_main_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    for seed in (0, 1):
+        write_run(folder, "wml", 2, seed)
+        write_run(folder, "dml", 4, seed)  # arm, peers and seed are no setting
+    other = write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9, "train.steps": 20})
+    settings = {run.folder.name: run.setting for run in read_runs(folder)}
+    assert settings.pop(other.name) == "mutual.alpha=0.9 train.steps=20"
+    assert set(settings.values()) == {""}
+
+
+def test_a_run_on_other_text_is_another_setting(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "wml", 2, seed)
+    path = next(tmp_path.glob("wml-p2-s1-*")) / "config.json"
+    paths.write_json(path, {**paths.read_json(path), "data": {"folder": "x", "hash": "f" * 64, "name": "nursery"}})
+    assert sorted(run.setting for run in read_runs(tmp_path)) == ["", 'data.hash="ffffffff"']
+
+
+def test_metrics_are_those_of_the_file(folder: Path) -> None:
+    run = next(run for run in read_runs(folder) if run.arm == "wml")
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    table = results.metrics_table(folder)
+    table = table[table["run"] == run.folder.name]
+    for quantity in ("ce", "peer_weights", "hypergradient"):
+        chosen = table[(table["quantity"] == quantity) & (table["peer"] == 2)]
+        assert list(chosen["value"]) == [line[quantity][1] for line in lines]
+    assert list(table[table["quantity"] == "lr"]["value"]) == [line["lr"] for line in lines]
+    assert table[table["quantity"] == "lr"]["peer"].isna().all()
+    assert list(table[table["quantity"] == "dev_ce_ensemble"]["step"]) == list(range(100, 1001, 100))
+    independent = results.metrics_table(folder).query("arm == 'independent'")
+    assert "hypergradient" not in set(independent["quantity"])  # null in the file
+
+
+def test_a_step_logged_twice_counts_once_the_last_time(tmp_path: Path) -> None:
+    line = {"step": 10, "tokens": 1, "words": 1.0, "ce": [2.0], "lr": 0.1}
+    text = "".join(json.dumps(entry) + "\n" for entry in (line, {**line, "step": 20}, {**line, "ce": [3.0]}))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    table = results.run_metrics(tmp_path)
+    assert list(table[table["quantity"] == "ce"]["value"]) == [3.0, 2.0]
+
+
+def test_best_peer_repeats_the_peer_chosen_on_held_out_text(folder: Path) -> None:
+    table, paradigms = results.scores_table(folder), results.paradigm_table(folder)
+    for run in read_runs(folder):
+        of_run = table[table["run"] == run.folder.name].set_index("member")
+        chosen = int(np.argmin(run.done["held_out_ce"])) + 1
+        assert of_run.loc["best_peer", "score"] == of_run.loc[f"peer_{chosen}", "score"]
+        rows = paradigms[(paradigms["run"] == run.folder.name) & (paradigms["member"] == "best_peer")]
+        assert len(rows) == len(PARADIGMS)
+        assert rows["accuracy"].mean() == pytest.approx(of_run.loc["best_peer", "score"])
+        dev = results.dev_table(folder).query("run == @run.folder.name").set_index("member")["score"]
+        assert dev["best_peer"] == run.done["dev_ce"][chosen - 1]
+        assert dev["ensemble"] == run.done["dev_ce_ensemble"]
+
+
+def test_mean_peer_is_the_mean_over_the_peers_of_a_run(folder: Path) -> None:
+    table = results.with_mean_peer(results.scores_table(folder))
+    of_run = table[table["run"] == table["run"].iloc[0]].set_index("member")["score"]
+    assert of_run["mean_peer"] == pytest.approx((of_run["peer_1"] + of_run["peer_2"]) / 2)
+
+
+def test_interval_by_hand() -> None:
+    # mean 2, standard deviation 1, t(0.975, 2) = 4.302653: 2 -/+ 4.302653 / sqrt(3)
+    assert results.interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+
+
+@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0, 2.0]])
+def test_no_interval_from_one_seed_or_without_spread(values: list[float]) -> None:
+    assert np.isnan(results.interval(values)).all()
+
+
+def test_over_seeds_keeps_every_value() -> None:
+    table = scores(arm=["wml"] * 3, seed=[2, 0, 1], score=[3.0, 1.0, 2.0])
+    row = results.over_seeds(table, ["arm", "peers"]).iloc[0]
+    assert (row["mean"], row["n_seeds"], row["seeds"], row["values"]) == (2.0, 3, "0 1 2", "1 2 3")
+
+
+def test_a_seed_may_count_only_once() -> None:
+    table = scores(arm=["wml", "wml"], seed=[0, 0], score=[1.0, 2.0])
+    with pytest.raises(UserError, match="run0, run1 repeat a seed"):
+        results.over_seeds(table, ["arm"])
+
+
+def test_paired_difference_by_hand() -> None:
+    table = scores(arm=["wml"] * 4 + ["dml"] * 4, seed=[0, 1, 2, 7, 0, 1, 2, 8], score=[3, 5, 7, 0, 2, 3, 4, 0])
+    row = results.paired_differences(table).set_index(["a", "b"]).loc[("wml", "dml")]
+    # Differences 1, 2, 3 on the seeds that both have; t = 2 sqrt(3) with 2 degrees of freedom: p = 1 - t/sqrt(t^2 + 2).
+    assert (row["mean"], row["n_seeds"], row["seeds"], row["values"]) == (2.0, 3, "0 1 2", "1 2 3")
+    assert row["p"] == pytest.approx(1 - np.sqrt(12 / 14))
+    assert (row["low"], row["high"]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+
+
+def test_one_seed_gives_a_difference_without_interval_or_p() -> None:
+    table = scores(arm=["wml", "distill"], seed=[0, 0], score=[3.0, 1.0])
+    row = results.paired_differences(table).iloc[0]
+    assert (row["a"], row["b"], row["mean"], row["n_seeds"]) == ("wml", "distill", 2.0, 1)
+    assert np.isnan([row["low"], row["high"], row["p"]]).all()
+
+
+def test_items_give_the_scores_of_the_evaluation(folder: Path) -> None:
+    run = read_runs(folder)[0]
+    items = results.items_table(run, "nursery", "babylm2025")
+    assert items is not None
+    table = results.scores_table(folder)
+    of_run = table[table["run"] == run.folder.name].set_index("member")["score"]
+    for member in ("peer_1", "ensemble", "best_peer"):
+        assert 100 * items.groupby("paradigm")[member].mean().mean() == pytest.approx(of_run[member])
+    assert results.items_table(run, "nursery", "babylm2026") is None
+
+
+def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
+    rng = np.random.default_rng(0)
+    items = pd.DataFrame(
+        {"seed": 0, "paradigm": ["a"] * 60 + ["b"] * 20, "difference": rng.choice([-1, 0, 0.5, 1], 80)}
+    )
+    low, high = results.item_bootstrap(items, np.random.default_rng(1), resamples=4000)
+    groups = [group["difference"].to_numpy() for _, group in items.groupby("paradigm")]
+    plain = [np.mean([rng.choice(group, len(group)).mean() for group in groups]) for _ in range(4000)]
+    assert (low, high) == pytest.approx(tuple(100 * np.quantile(plain, [0.025, 0.975])), abs=1.5)
+    assert low < 100 * np.mean([group.mean() for group in groups]) < high
+
+
+def test_bootstrap_uses_only_the_generator_it_is_given() -> None:
+    items = pd.DataFrame({"seed": 0, "paradigm": "a", "difference": [1.0, 0.0, -1.0, 1.0]})
+    first = results.item_bootstrap(items, np.random.default_rng(5), resamples=50)
+    np.random.seed(3)  # the global generator, which must not matter
+    assert results.item_bootstrap(items, np.random.default_rng(5), resamples=50) == first
+    assert results.item_bootstrap(items.assign(difference=0.0), np.random.default_rng(5)) == (0.0, 0.0)
+    assert np.isnan(results.item_bootstrap(items.iloc[:0], np.random.default_rng(5))).all()
+
+
+def test_items_are_paired_by_their_names_and_must_be_the_same() -> None:
+    a = pd.DataFrame({"paradigm": ["x", "x"], "pair_id": ["0", "1"], "copy": 0, "peer_1": [1.0, 0.0]})
+    b = a.iloc[::-1].reset_index(drop=True).assign(peer_1=[1.0, 1.0])
+    assert list(results.paired_items({0: a, 1: a}, {0: b}, "peer_1")["difference"]) == [0.0, -1.0]
+    assert results.paired_items({0: a}, {0: b}, "ensemble").empty
+    with pytest.raises(UserError, match="seed 0 scored 2 and 1 items"):
+        results.paired_items({0: a}, {0: b.iloc[:1]}, "peer_1")
+
+
+def broken(folder: Path, name: str, text: str) -> Path:
+    path = next(folder.glob("wml-p2-s0-*")) / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["config.json", "done.json", "environment.json", "evaluation/nursery-babylm2025.json"])
+@pytest.mark.parametrize(("text", "message"), [('{"config":', "not JSON"), ("{}", "has no"), ("[1]", "has no")])
+def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    write_study(tmp_path, (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
+    path = broken(tmp_path, name, text)
+    with pytest.raises(UserError, match=message) as caught:
+        results.scores_table(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "wml", 2, 0)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1010, "tok')
+    with pytest.raises(UserError, match="line 101 of .*metrics.jsonl is not JSON"):
+        results.metrics_table(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "wml", 2, 0)
+    (run / "environment.json").unlink()
+    with pytest.raises(UserError, match="environment.json is missing"):
+        results.runs_table(tmp_path)
+
+
+def test_done_must_fit_the_number_of_peers(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "wml", 2, 0)
+    paths.write_json(run / "done.json", {**paths.read_json(run / "done.json"), "best_peer": 3})
+    with pytest.raises(UserError, match="best_peer from 1 to 2"):
+        results.runs_table(tmp_path)
+
+
+def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
+    other = write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9})
+    write_evaluation(other, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
+    write_run(folder, "wml", 2, 1)  # a second run of the main setting, not evaluated
+    results.write_summary(folder, minutes={"total": 12.5})
+    document = paths.read_json(folder / "summary.json")
+    assert list(document) == ["preset", "commit", "device", "minutes", "results"]
+    assert document["preset"] == "nursery" and document["device"] == "cpu" and document["commit"] == "0123abc"
+    assert document["minutes"] == {"train": pytest.approx(200 / 60), "evaluate": None, "total": 12.5}
+    keys = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
+    assert all(list(row) == keys for row in document["results"])
+    assert [row["member"] for row in document["results"]] == ["peer_1", "peer_2", "ensemble", "best_peer"]
+    assert all(0 <= row["score"] <= 100 for row in document["results"])

@@ -1,0 +1,95 @@
+"""The figures that the finished runs of a folder give, drawn and written without a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import results
+from .errors import UserError
+from .figure_method import plot_method
+from .figure_style import COLUMN, panels, save_figure
+from .figures import (
+    plot_hypergradients,
+    plot_losses,
+    plot_peer_weights,
+    plot_phenomena,
+    plot_protocols,
+    plot_scores_by_peers,
+)
+from .provenance import of_runs, record_provenance
+from .runs import read_runs
+
+
+def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
+    """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files written.
+
+    Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
+    F2, F3 and F6 show `wml` (or the first arm there is) with its largest number of peers. F5 and F8 need more than
+    the runs know and are left to the notebooks. Without `overwrite`, what is there already stays.
+    """
+    runs = [run for run in read_runs(folder) if not run.setting]
+    if not runs:
+        raise UserError(f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce")
+    arm = next(name for name in ("wml", "dml", "independent", "distill") if any(run.arm == name for run in runs))
+    peers = max(run.peers for run in runs if run.arm == arm)
+    scores = results.scores_table(folder)
+    drawings: dict[str, Callable[[], Any]] = {
+        "F1": lambda: plot_method().figure,
+        "F2": lambda: _losses_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
+        "F3": lambda: _outer_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
+    }
+    if len(scores):
+        suite, protocol = results.main_evaluation(runs, scores)
+        of_suite = _chosen(scores, suite=suite)
+        shown = {"suite": suite, "protocol": protocol, "arm": arm, "peers": peers}
+        drawings["F4"] = lambda: _scores_figure(_chosen(of_suite, protocol=protocol))
+        drawings["F6"] = lambda: plot_phenomena(_chosen(results.paradigm_table(folder), **shown)).figure
+        if of_suite["protocol"].nunique() > 1:
+            drawings["F7"] = lambda: plot_protocols(_chosen(of_suite, peers=peers)).figure
+    noted = of_runs(runs, command, "wmlkit.figure_set.write_figures")
+    written = []
+    for name, draw in drawings.items():
+        if overwrite or not (folder / "figures" / f"{name}.png").is_file():
+            written.append(save_figure(draw(), folder / "figures", name))
+            # The drawing of the method shows no run.
+            record_provenance(folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": []}))
+    return written
+
+
+def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows of the main setting with these values."""
+    for column, value in {"setting": "", **values}.items():
+        table = table[table[column] == value]
+    return table
+
+
+def _losses_figure(metrics: pd.DataFrame) -> Figure:
+    figure, axes = panels(1, 2, height=2.7, sharey=True)
+    plot_losses(metrics, "train", ax=axes[0])
+    plot_losses(metrics, "dev", ax=axes[1]).set_ylabel("")
+    return figure
+
+
+def _outer_figure(metrics: pd.DataFrame) -> Figure:
+    """Peer weights and, where there is an outer loop, their hypergradients."""
+    if "hypergradient" not in set(metrics["quantity"]):
+        figure, axes = panels(1, 1, width=COLUMN, height=2.5)
+        plot_peer_weights(metrics, ax=axes)
+        return figure
+    figure, axes = panels(1, 2, height=2.5)
+    plot_peer_weights(metrics, ax=axes[0])
+    plot_hypergradients(metrics, ax=axes[1])
+    return figure
+
+
+def _scores_figure(scores: pd.DataFrame) -> Figure:
+    members = [name for name in ("best_peer", "ensemble") if name in set(scores["member"])]
+    figure, axes = panels(1, len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
+    for ax, member in zip(axes[0], members, strict=True):
+        plot_scores_by_peers(scores, member, ax=ax)
+    return figure
