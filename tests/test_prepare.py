@@ -47,8 +47,9 @@ def lines_of(prepared: Prepared, split: str) -> list[str]:
     check_tokenizer(header, tokenizer)
     starts = open_documents(prepared.folder / f"{split}.tokens").tolist()
     assert [position for position, token in enumerate(tokens.tolist()) if token == 0] == starts
-    text = tokenizer.decode(tokens.tolist()).replace("<s>", "")
-    return text.split("</s>")[:-1]
+    text = tokenizer.decode(tokens.tolist())
+    assert isinstance(text, str)
+    return text.replace("<s>", "").split("</s>")[:-1]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -179,12 +180,12 @@ def test_no_cleaning(tmp_path: Path) -> None:
 
 
 def test_nursery(tmp_path: Path) -> None:
-    prepared = prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path)
+    prepared = prepare(config("nursery", words=6000, dev_words=600), tmp_path)
     assert prepared.name == "nursery"
     rows = json.loads((prepared.folder / "statistics.json").read_text())["splits"]
     assert {row["domain"] for row in rows if row["split"] == "held_out"} == set(prepare_module.nursery.DOMAINS)
-    assert prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path) == prepared
-    assert prepare(DataConfig(words=6000, dev_words=600, vocab_size=300, seed=1), tmp_path) != prepared
+    assert prepare(config("nursery", words=6000, dev_words=600), tmp_path) == prepared
+    assert prepare(config("nursery", words=6000, dev_words=600, seed=1), tmp_path) != prepared
 
 
 @pytest.mark.parametrize(

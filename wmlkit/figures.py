@@ -37,7 +37,8 @@ CAPTIONS = {
     "F2": "Losses of each peer over tokens seen: training loss (line), dev loss (dashed, with marks) and that of the "
     "ensemble. Mean over seeds; the band spans the seeds.",
     "F3": "Peer weights and their hypergradients over tokens seen. Mean over seeds; the band spans the seeds.",
-    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds; small marks: single seeds.",
+    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds; small marks: single seeds. Where no run "
+    "has one peer, its place shows the first peer of independent, which learns alone.",
     "F5": "Search landscape: parameters of every shape, the targets (dotted) and what was found (crosses).",
     "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
@@ -97,11 +98,12 @@ def plot_hypergradients(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def plot_scores_by_peers(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
     """F4: `results.scores_table` of one suite and protocol, score of `member` against the number of peers.
 
-    A member `teacher`, where there is one, is a horizontal line.
+    Where no run has one peer, its place shows the first peer of `independent` (`results.with_single_peer`). A member
+    `teacher`, where there is one, is a horizontal line.
     """
     _one_evaluation(scores)
     ax = new_axes(ax, COLUMN, 2.5)
-    shown = results.with_mean_peer(scores)
+    shown = results.with_mean_peer(results.with_single_peer(scores))
     teacher = shown[shown["member"] == "teacher"]
     shown = shown[shown["member"] == member]
     places = {peers: place for place, peers in enumerate(sorted(shown["peers"].unique()))}

@@ -139,6 +139,19 @@ def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([scores, mean[list(scores.columns)]], ignore_index=True)
 
 
+def with_single_peer(scores: pd.DataFrame) -> pd.DataFrame:
+    """`scores` and, where no run has one peer, rows of `peers` 1: the first peer of `independent`.
+
+    Independent peers share nothing but the order of the text, so the first learns what it would learn alone.
+    """
+    if scores.empty or (scores["peers"] == 1).any():
+        return scores
+    first = scores[(scores["arm"] == "independent") & (scores["member"] == "peer_1")]
+    first = first[first["peers"] == first["peers"].max()]
+    alone = [first.assign(peers=1, member=member) for member in ("peer_1", "best_peer")]
+    return pd.concat([scores, *alone], ignore_index=True)
+
+
 def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
     """Items of one evaluation: paradigm, pair_id, copy (0 unless a pair_id repeats), then a column a member.
 

@@ -232,8 +232,8 @@ def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
     if tolerance is not None and abs(error) > tolerance:
         raise UserError(
             f"peer {peer} should have {found.target:,} parameters, but the nearest shape of the search space has "
-            f"{found.counted:,} ({found.num_layers} layers of width {found.hidden_size}, {100 * error:+.1f} %), more than "
-            f"{100 * tolerance:g} % away; add shapes to search.num_layers or search.hidden_size, or allow more"
+            f"{found.counted:,} ({found.num_layers} layers of width {found.hidden_size}, {100 * error:+.1f} %); "
+            f"expected at most {100 * tolerance:g} % away: add shapes to search.num_layers or search.hidden_size, or allow more"
         )
 
 
@@ -279,10 +279,11 @@ def bayesian_order(
     for name in free:
         last = len(options[name]) - 1
         bounds[name] = (0, last) if truncate else (0, last, int)
-    optimizer = BayesianOptimization(objective, bounds, random_state=seed, verbose=0, allow_duplicate_points=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the Gaussian process' fit ends at a bound: expected with few options
-        optimizer.maximize(init_points=search.init_points, n_iter=search.n_iter)
+        # Integer parameters are called experimental, and the fit of the process ends at a bound: both expected here.
+        warnings.simplefilter("ignore")
+        optimizer = BayesianOptimization(objective, bounds, random_state=seed, verbose=0)
+        optimizer.maximize(init_points=search.init_points, n_iter=search.n_iter)  # a point met again is not registered
     evaluations = search.init_points + search.n_iter
     if not visited:
         raise UserError(

@@ -30,7 +30,8 @@ CAPTIONS = {
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
     "token). Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on "
-    "held-out text; mean_peer is the mean over the peers.",
+    "held-out text; mean_peer is the mean over the peers. Where no run has one peer, its row is the first peer of "
+    "independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
     "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
@@ -169,7 +170,7 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> 
     seeds, values, ties, provenance, source, note. Published rows are scores on other text, as corpus and protocol say.
     """
     by = ["setting", "corpus", "arm", "peers", "member", "suite", "protocol"]
-    shown = results.with_mean_peer(scores)
+    shown = results.with_mean_peer(results.with_single_peer(scores))
     shown = shown[shown["member"].isin(MEMBERS)]
     measured = results.over_seeds(shown, by).assign(
         kind="measured", provenance="measured", source="these runs", system=""

@@ -313,7 +313,7 @@ def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config
     options = mutual_options(config, state.step - 1)
     weights = state.peer_weights if options.ce_weight == "peer" else torch.ones_like(state.peer_weights)
     ce, kl = loss.ce.double().cpu(), loss.kl.double().cpu()
-    for name, values in (("ce", ce), ("kl", kl)):
+    for name, values in (("ce", ce), ("kl", kl), ("hypergradient", torch.tensor(state.hypergradient or [0.0]))):
         if not torch.isfinite(values).all():
             peer = int((~torch.isfinite(values)).nonzero()[0]) + 1
             raise UserError(

@@ -69,7 +69,7 @@ def unpack(archive: Path, target: Path, place: Callable[[PurePosixPath], PurePos
 
 def _too_large(archive: Path, limit: int) -> UserError:
     return UserError(
-        f"{archive} ({archive.stat().st_size} bytes) unpacks to more than {limit} bytes; expected text; check its source"
+        f"{archive} ({archive.stat().st_size} bytes) unpacks to over {limit} bytes; expected text; check its source"
     )
 
 

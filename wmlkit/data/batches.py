@@ -186,7 +186,7 @@ class Rows:
         scored = np.zeros_like(document, dtype=bool)
         scored[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, :-1] >= 0)
         following = np.roll(ids, -1, axis=1)
-        return self._batch(ids, document, position, scored, following, ids)
+        return self._batch(ids, document, position, scored, following, ids, causal=True)
 
     def _batch(
         self,
@@ -196,11 +196,14 @@ class Rows:
         scored: NDArray[np.bool_],
         targets: NDArray[np.int64],
         ids: NDArray[np.int64],
+        causal: bool = False,
     ) -> Batch:
         mask = None
         if (document != document[:, :1]).any():
             # Padding attends to padding: a row of the mask without any true entry would give NaN.
-            mask = torch.from_numpy(document[:, None, :, None] == document[:, None, None, :])  # (B, 1, T, T)
+            allowed = document[:, None, :, None] == document[:, None, None, :]  # (B, 1, T, T)
+            # transformers takes a mask of this shape as it is: a causal model adds nothing to it.
+            mask = torch.from_numpy(np.tril(allowed) if causal else allowed)
         before = np.concatenate([np.ones((len(ids), 1), dtype=bool), self.special[ids[:, :-1]]], axis=1)
         words = int(((self.starts_word[ids] | before) & ~self.special[ids]).sum())
         return Batch(

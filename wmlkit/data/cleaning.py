@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 RULES_VERSION = 1
 
 Removed = Counter[str]
-Cleaner = Callable[[Iterable[str], Removed | None], Iterator[str]]
+Cleaner = Callable[..., Iterator[str]]  # (lines, removed=None) -> cleaned lines
 # Cuts a line into pieces; None stands for a document boundary.
 Splitter = Callable[[str, Removed], list[str | None]]
 Rule = tuple[str, re.Pattern[str], str]  # reason, what to delete, what to keep of it ("", " " or a group)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -119,7 +120,8 @@ def _continue(url: str, part: Path, size: int | None, patience: Patience) -> Non
         if size is not None and total not in (None, size):
             raise UserError(f"{url} has {total} bytes; expected {size}; try again later or from another source")
         limit = size if size is not None else total or LARGEST_FILE
-        with part.open("ab" if resumed else "wb") as file, _bar(url, start, limit) as bar:
+        # Unbuffered: what has arrived is on disk when the process is killed.
+        with part.open("ab" if resumed else "wb", buffering=0) as file, _bar(url, start, limit) as bar:
             for block in _blocks(response):
                 start += len(block)
                 if start > limit:
@@ -157,9 +159,11 @@ def _request(url: str, start: int, patience: Patience) -> requests.Response:
 
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
+    # Not response.iter_content: it waits for a whole chunk, and loses what it has of one when the connection ends.
     try:
-        yield from response.iter_content(CHUNK)
-    except requests.RequestException as error:
+        while block := response.raw.read1(CHUNK, decode_content=True):
+            yield block
+    except urllib3.exceptions.HTTPError as error:
         raise _Interrupted(_reason(error)) from None
 
 

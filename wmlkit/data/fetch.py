@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
@@ -135,10 +136,7 @@ def _fetch_release(name: str, work: Path, api: str, elsewhere: Mapping[str, str]
         for remote in remotes:
             local = download(remote.url, work / "files" / remote.path, remote.size, remote.sha256, patience)
             if is_archive(remote.path.name):
-                written = unpack(
-                    local, corpus, lambda inner, folder=folder, remote=remote: _place(inner, folder, remote)
-                )
-                if not written:
+                if not unpack(local, corpus, partial(_place, folder, remote)):
                     raise UserError(f"{remote.url} holds no folder {folder}; expected one; the release may have moved")
             else:
                 target = corpus / (_below(remote.path, folder) or remote.path)
@@ -212,7 +210,7 @@ def _below(path: PurePosixPath, folder: str) -> PurePosixPath | None:
     return PurePosixPath(*path.parts[path.parts.index(folder) :]) if folder in path.parts[:-1] else None
 
 
-def _place(inner: PurePosixPath, folder: str, remote: Remote) -> PurePosixPath | None:
+def _place(folder: str, remote: Remote, inner: PurePosixPath) -> PurePosixPath | None:
     """Where an entry of an archive belongs in the release; None: nowhere."""
     if any(part.startswith((".", "__MACOSX")) for part in inner.parts):
         return None

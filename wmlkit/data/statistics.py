@@ -11,8 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from .. import paths
 from . import cleaning
 
 # Upper limits, inclusive, of the classes of line length in words; one more class holds all longer lines.
@@ -119,3 +123,19 @@ def example_lines(domain: str, lines: Iterable[str]) -> list[dict[str, Any]]:
         if len(examples) == EXAMPLES:
             break
     return examples
+
+
+def cleaning_examples(prepared_folder: Path) -> pd.DataFrame:
+    """Lines of a corpus before and after cleaning, with the reasons: columns domain, before, after, reasons."""
+    examples = paths.read_json(prepared_folder / "examples.json")
+    rows = [
+        {
+            "domain": domain,
+            "before": one["before"],
+            "after": " / ".join(one["after"]) or "(removed)",
+            "reasons": ", ".join(one["reasons"]),
+        }
+        for domain, lines in examples.items()
+        for one in lines
+    ]
+    return pd.DataFrame(rows, columns=["domain", "before", "after", "reasons"])

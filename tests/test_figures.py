@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import PARADIGMS, write_study
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+
+from wmlkit import figures, results
+from wmlkit.errors import UserError
+from wmlkit.figure_method import plot_method
+from wmlkit.figure_set import write_figures
+from wmlkit.figure_style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
+from wmlkit.provenance import read_provenance
+from wmlkit.runs import ARMS
+
+STUDY = (("independent", 4), ("dml", 4), ("wml", 2), ("wml", 4), ("distill", 4))
+PROTOCOLS = ("babylm2025", "babylm2024-released")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("out") / "nursery", STUDY, seeds=(0, 1), protocols=PROTOCOLS)
+
+
+@pytest.fixture(scope="module")
+def metrics(folder: Path) -> pd.DataFrame:
+    return results.metrics_table(folder).query("arm == 'wml' and peers == 4")
+
+
+@pytest.fixture(scope="module")
+def scores(folder: Path) -> pd.DataFrame:
+    return results.scores_table(folder)
+
+
+@pytest.fixture(scope="module")
+def paradigms(folder: Path) -> pd.DataFrame:
+    return results.paradigm_table(folder).query("arm == 'wml' and peers == 4 and protocol == 'babylm2025'")
+
+
+def grid() -> pd.DataFrame:
+    rows = [
+        {"num_layers": layers, "hidden_size": hidden, "parameters": 50_000 * hidden + 12 * layers * hidden**2}
+        for layers, hidden in itertools.product((6, 8, 12), (256, 512, 1024))
+    ]
+    table = pd.DataFrame(rows).sort_values("parameters")
+    return table.assign(step_ms=np.arange(1.0, 10.0), pareto=[True, False, True] * 3)
+
+
+def found() -> pd.DataFrame:
+    rows = [(1, 60e6, 512, 58e6), (2, 40e6, 512, 41e6), (3, 30e6, 256, 31e6), (4, 24e6, 256, 20e6)]
+    return pd.DataFrame(rows, columns=["peer", "target", "hidden_size", "parameters"])
+
+
+def words() -> pd.DataFrame:
+    rows = [
+        {"arm": arm, "seed": seed, "words": size + seed, "score": 50 + 10 * np.log10(size / 1e5) + seed}
+        for arm, seed, size in itertools.product(("wml", "dml"), (0, 1), (1e5, 1e6, 1e7))
+    ]
+    return pd.DataFrame(rows)
+
+
+def blimp() -> pd.DataFrame:
+    """Twelve phenomena of 67 paradigms with BLiMP's longest names, eight peers."""
+    longest = "coordinate_structure_constraint_complex_left_branch"
+    rows = [
+        {"paradigm": f"{longest}_{number}", "phenomenon": PARADIGMS[number % 12][1], "member": member, "accuracy": 60.0}
+        for number in range(67)
+        for member in (*(f"peer_{index}" for index in range(1, 9)), "ensemble")
+    ]
+    return pd.DataFrame(rows).assign(arm="wml", peers=8, setting="", suite="blimp", protocol="p", seed=0)
+
+
+def faults(ax: Axes) -> list[str]:
+    """What is wrong with the layout: something drawn over the edge of the figure, a legend over the axes."""
+    figure = ax.figure
+    FigureCanvasAgg(figure).draw()  # type: ignore[arg-type]
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches  # type: ignore[union-attr]
+    found = []
+    if min(drawn.x0, drawn.y0) < -0.01 or drawn.x1 > page.x1 + 0.01 or drawn.y1 > page.y1 + 0.01:
+        found.append("over the edge")
+    legend = ax.get_legend()
+    if legend is not None and legend.get_window_extent().y0 < ax.get_window_extent().y1 - 1:
+        found.append("legend over the axes")
+    return found
+
+
+@pytest.fixture(scope="module")
+def drawings(
+    metrics: pd.DataFrame, scores: pd.DataFrame, paradigms: pd.DataFrame
+) -> dict[str, Callable[[], Axes]]:
+    main = scores[scores["protocol"] == "babylm2025"]
+    one_seed = scores[(scores["seed"] == 0) & (scores["protocol"] == "babylm2025")]
+    return {
+        "method": plot_method,
+        "losses": lambda: figures.plot_losses(metrics, entropy_floor=1.9),
+        "losses, dev": lambda: figures.plot_losses(metrics, "dev"),
+        "peer weights": lambda: figures.plot_peer_weights(metrics),
+        "hypergradients": lambda: figures.plot_hypergradients(metrics),
+        "scores": lambda: figures.plot_scores_by_peers(main),
+        "scores, one seed": lambda: figures.plot_scores_by_peers(one_seed, "ensemble"),
+        "search": lambda: figures.plot_search(grid(), found()),
+        "pareto": lambda: figures.plot_pareto(grid()),
+        "phenomena": lambda: figures.plot_phenomena(paradigms),
+        "phenomena, BLiMP": lambda: figures.plot_phenomena(blimp()),
+        "paradigms, BLiMP": lambda: figures.plot_phenomena(blimp(), "paradigm"),
+        "protocols": lambda: figures.plot_protocols(scores.query("peers == 4")),
+        "protocols, one arm": lambda: figures.plot_protocols(scores.query("peers == 4 and arm == 'wml'")),
+        "words": lambda: figures.plot_accuracy_by_words(words()),
+    }
+
+
+NAMES = ["method", "losses", "losses, dev", "peer weights", "hypergradients", "scores", "scores, one seed", "search",
+         "pareto", "phenomena", "phenomena, BLiMP", "paradigms, BLiMP", "protocols", "protocols, one arm", "words"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_readable_in_print(drawings: dict[str, Callable[[], Axes]], name: str) -> None:
+    ax = drawings[name]()
+    assert faults(ax) == []
+    assert ax.figure.get_size_inches()[0] <= TEXT + 1e-6  # type: ignore[union-attr]
+    sizes = [text.get_fontsize() for text in ax.figure.findobj(Text) if text.get_text().strip()]  # type: ignore[attr-defined]
+    assert min(sizes) >= 7
+
+
+def test_the_check_of_the_layout_sees_faults(drawings: dict[str, Callable[[], Axes]]) -> None:
+    ax = drawings["words"]()
+    ax.text(1.4, 0.5, "far out", transform=ax.transAxes)
+    assert faults(ax) == ["over the edge"]
+    ax = drawings["words"]()
+    ax.legend(loc="upper left")
+    assert faults(ax) == ["legend over the axes"]
+
+
+def test_axes_that_are_given_are_used(metrics: pd.DataFrame) -> None:
+    figure, axes = panels(1, 2)
+    assert figures.plot_peer_weights(metrics, ax=axes[0]) is axes[0]
+    assert figures.plot_hypergradients(metrics, ax=axes[1]).figure is figure
+
+
+def test_drawn_values_are_those_of_the_table(metrics: pd.DataFrame) -> None:
+    ax = figures.plot_peer_weights(metrics)
+    chosen = metrics[(metrics["quantity"] == "peer_weights") & (metrics["peer"] == 3)]
+    mean = chosen.groupby("tokens")["value"].mean()
+    line = next(line for line in ax.get_lines() if line.get_label() == "peer 3")
+    assert np.allclose(line.get_xdata(), mean.index) and np.allclose(line.get_ydata(), mean)  # type: ignore[arg-type]
+
+
+def test_error_bars_are_the_intervals_over_seeds(scores: pd.DataFrame) -> None:
+    chosen = scores[(scores["protocol"] == "babylm2025") & (scores["arm"] == "distill")]
+    ax = figures.plot_scores_by_peers(chosen)
+    values = chosen[chosen["member"] == "best_peer"]["score"]
+    (bar,) = [line for line in ax.containers[0].lines[2]]  # type: ignore[attr-defined]
+    assert sorted(bar.get_segments()[0][:, 1]) == pytest.approx(results.interval(list(values)))
+    seeds = next(line for line in ax.get_lines() if line.get_fillstyle() == "none")
+    assert sorted(seeds.get_ydata()) == pytest.approx(sorted(values))  # type: ignore[arg-type]
+
+
+def test_an_arm_has_one_colour_and_one_marker_whatever_else_is_shown(scores: pd.DataFrame) -> None:
+    assert len(set(ARM_COLOURS.values())) == len(set(ARM_MARKERS.values())) == len(ARMS)
+    main = scores[scores["protocol"] == "babylm2025"]
+    for shown in (main, main[main["arm"] == "wml"]):
+        ax = figures.plot_scores_by_peers(shown)
+        marks = {bar.get_label(): bar.lines[0] for bar in ax.containers}  # type: ignore[attr-defined]
+        assert to_hex(marks["wml"].get_color()) == ARM_COLOURS["wml"].lower()
+        assert marks["wml"].get_marker() == ARM_MARKERS["wml"]
+
+
+def test_one_peer_comes_from_the_independent_ones(scores: pd.DataFrame) -> None:
+    ax = figures.plot_scores_by_peers(scores[scores["protocol"] == "babylm2025"])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_mixed_runs_are_refused(folder: Path, scores: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="values of 'arm'"):
+        figures.plot_losses(results.metrics_table(folder))
+    with pytest.raises(UserError, match="values of 'protocol'"):
+        figures.plot_scores_by_peers(scores)
+
+
+def test_the_same_data_gives_the_same_bytes(metrics: pd.DataFrame, paradigms: pd.DataFrame, tmp_path: Path) -> None:
+    for name, draw in (("F3", lambda: figures.plot_peer_weights(metrics)), ("F6", lambda: figures.plot_phenomena(paradigms))):
+        save_figure(draw().figure, tmp_path / "a", name)
+        # Neither the time nor the caller's style may matter.
+        with mpl.rc_context({"font.size": 20, "axes.grid": False, "svg.hashsalt": "other", "pdf.fonttype": 3}):
+            assert save_figure(draw().figure, tmp_path / "b", name) == tmp_path / "b" / f"{name}.png"
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == [f"{name}.{kind}" for name in ("F3", "F6") for kind in ("pdf", "png", "svg")]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_fonts_are_embedded_as_type_42(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    save_figure(figures.plot_peer_weights(metrics).figure, tmp_path, "F3")
+    pdf = (tmp_path / "F3.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+
+
+def test_all_figures_of_a_folder(folder: Path) -> None:
+    written = write_figures(folder, command="wmlkit report")
+    assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7)]
+    noted = read_provenance(folder / "figures")
+    assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figure_set.write_figures"
+    assert write_figures(folder, overwrite=False) == []
+
+
+def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("dml", 2),), seeds=(0,), protocols=())
+    assert [path.name for path in write_figures(folder)] == ["F1.png", "F2.png", "F3.png"]
+    with pytest.raises(UserError, match="no finished run"):
+        write_figures(tmp_path)

@@ -1,0 +1,88 @@
+"""Students: shapes, seeds, trunk and head, padding and documents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
+
+from wmlkit.config import ModelConfig
+from wmlkit.errors import UserError
+from wmlkit.forward import kl_positions
+from wmlkit.models import Student, body_parameters, build_model, hidden_states, lm_logits, load_model, max_length
+
+FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
+
+
+def build(family: str, seed: int = 0, **shape: int):
+    student = Student(**({"num_layers": 2, "num_heads": 2, "hidden_size": 16, "intermediate_size": 32} | shape))
+    return build_model(student, ModelConfig(family=family, objective=FAMILIES[family]), make_tokenizer(), BLOCK, seed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trunk_and_head_make_the_whole_model(family):
+    model = build(family).eval()
+    ids = torch.tensor([[0, 5, 6, 7, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(lm_logits(model, hidden_states(model, ids)), model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_seed_fixes_the_weights_and_leaves_the_global_generator_alone(family):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    one, other, third = build(family, 1), build(family, 1), build(family, 2)
+    assert torch.equal(torch.rand(3), expected)
+    pairs = list(zip(one.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(one.get_input_embeddings().weight, third.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_tied_and_the_longest_input_fits(family):
+    model = build(family)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert max_length(model) == BLOCK
+    hidden_states(model, torch.full((1, BLOCK), 5))
+    assert body_parameters(model) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_documents_side_by_side_do_not_see_each_other(family):
+    """A packed row gives each document the hidden states that it has alone."""
+    model = build(family).double().eval()
+    rows = make_rows(3)
+    ids, document, _ = rows.take(0, 4)
+    batch = rows.masked_batch(0, 4, 4, 0.3) if FAMILIES[family] == "mlm" else rows.causal_batch(0, 4)
+    with torch.no_grad():
+        packed = hidden_states(model, torch.from_numpy(ids), batch.attention_mask, batch.position_ids)
+        for b in range(4):
+            for piece in {int(d) for d in document[b] if d >= 0}:
+                inside = torch.from_numpy(document[b] == piece)
+                alone = hidden_states(model, torch.from_numpy(ids[b])[inside][None])
+                torch.testing.assert_close(packed[b][inside], alone[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_at_positions_equals_head_everywhere(family):
+    peer = make_peers(family)[0].eval()
+    batch = make_batch(family, seed=1)
+    with torch.no_grad():
+        hidden = hidden_states(peer.model, batch.input_ids, batch.attention_mask, batch.position_ids)
+        everywhere = lm_logits(peer.model, hidden).flatten(0, 1)
+        torch.testing.assert_close(peer(batch, batch.scored), everywhere[batch.scored])
+        index, scored = kl_positions(batch, "all")
+        assert len(index) == batch.tokens and int(scored.sum()) == len(batch.scored)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="width 16 cannot have 3 heads"):
+        build("roberta", num_heads=3)
+
+
+def test_weights_that_could_run_code_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not opened")
+    with pytest.raises(UserError, match="safetensors only"):
+        load_model(tmp_path, "mlm")

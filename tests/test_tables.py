@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import write_prepared, write_run, write_study
+
+from wmlkit import paths, results, tables
+from wmlkit.config import load_preset, preset_names
+from wmlkit.errors import UserError
+from wmlkit.provenance import read_provenance, record_provenance
+from wmlkit.readable import readable
+from wmlkit.runs import read_runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = (("independent", 2), ("wml", 2), ("distill", 2))
+    return write_study(tmp_path_factory.mktemp("out") / "nursery", study, protocols=("babylm2025",))
+
+
+def test_corpora_by_hand(tmp_path: Path) -> None:
+    table = tables.corpora(write_prepared(tmp_path)).set_index(["split", "domain"])
+    assert list(table.index) == [
+        ("train", "childes"), ("train", "simple_wiki"), ("train", "all"),
+        ("dev", "childes"), ("dev", "simple_wiki"), ("dev", "all"),
+    ]  # fmt: skip
+    assert table.loc[("train", "childes"), "words_before"] == 50_300
+    assert table.loc[("train", "all"), "words_after"] == 150_000
+    assert table.loc[("train", "all"), "used_words"] == 150_000  # training and held-out text
+    assert table.loc[("dev", "all"), "used_words"] == 10_000
+    assert table.loc[("train", "all"), "fertility_after"] == 1.25
+    assert table.loc[("train", "all"), "fertility_before"] == pytest.approx(225_000 / 150_600)
+    with pytest.raises(UserError, match="expected a prepared corpus"):
+        tables.corpora(tmp_path / "absent")
+
+
+def test_sources_are_the_comments_of_the_values() -> None:
+    text = """
+    # a comment of its own
+    [data]
+    name = "a # b"  # in a string # and after
+    words = [
+        1,  # not the last
+        2,
+    ]  # two lines
+    [train]
+    lr = 0.1
+    """
+    assert tables.value_sources(text) == {
+        "data.name": "in a string # and after", "data.words": "two lines", "train.lr": "no source given"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_setting_of_every_preset_is_listed(preset: str) -> None:
+    table = tables.hyperparameters(preset)
+    shipped = load_preset(preset).resolved()
+    listed = {f"{row.section}.{row.name_}" for row in table.rename(columns={"name": "name_"}).itertuples()}
+    assert listed == {f"{section}.{name}" for section, names in shipped.items() if section != "preset" for name in names}
+    assert table["source"].str.len().gt(0).all()
+
+
+def test_a_changed_setting_says_what_the_preset_has() -> None:
+    preset = preset_names()[0]
+    shipped = load_preset(preset).resolved()
+    config = load_preset(preset, {"train.steps": 7, "train.seed": 5}).resolved()
+    table = tables.hyperparameters(preset, config).set_index(["section", "name"])
+    row = table.loc[("train", "steps")]
+    assert row["value"] == "7"
+    assert row["source"].startswith(f"set for these runs; the preset has {shipped['train']['steps']} (")
+    assert not table.loc[("train", "seed"), "source"].startswith("set for")  # differs from run to run anyway
+
+
+def test_searched_students_by_hand() -> None:
+    shape = {"num_layers": 2, "num_heads": 2, "hidden_size": 8, "intermediate_size": 32}
+    found = {
+        "exact": [{**shape, "parameters": 90, "target": 100}],
+        "bayesian": [{**shape, "parameters": 120, "target": 100}],
+    }
+    table = tables.searched_students(found, {"exact": 0.5})
+    assert list(table["method"]) == ["exact", "bayesian"]
+    assert list(table["error_percent"]) == [-10.0, 20.0]
+    assert table["search_ms"].iloc[0] == 0.5 and np.isnan(table["search_ms"].iloc[1])
+
+
+def test_published_numbers_carry_their_provenance() -> None:
+    table = tables.read_published()
+    assert set(table["provenance"]) <= set(tables.PROVENANCES)
+    assert (table["value"].isna() == (table["provenance"] == "unknown")).all()
+    assert (table.loc[table["provenance"] != "unknown", "source"].str.len() > 0).all()
+    paper = table[(table["kind"] == "paper") & table["suite"].isin(["blimp", "supplement", "ewok", "glue"])]
+    assert len(paper) == 40 and paper["value"].isna().all()  # nobody here has read the paper's tables
+    baseline = table[(table["system"] == "LTG-BERT") & (table["corpus"] == "BabyLM 10M") & (table["task"] == "")]
+    assert dict(zip(baseline["suite"], baseline["value"], strict=True)) == {
+        "blimp": 60.6, "supplement": 60.8, "ewok": 48.9, "glue": 60.3, "macro": 57.7
+    }  # fmt: skip
+
+
+def test_published_subtasks_average_to_the_published_scores() -> None:
+    table = tables.read_published()
+    table = table[table["source"].str.contains("pipeline-2024") & table["suite"].isin(["supplement", "glue"])]
+    for _, group in table.groupby(["system", "corpus", "suite"]):
+        whole = group.loc[group["task"] == "", "value"].item()
+        assert group.loc[group["task"] != "", "value"].mean() == pytest.approx(whole, abs=0.07)
+
+
+@pytest.mark.parametrize(("value", "provenance"), [(50.0, "unknown"), (None, "published"), (50.0, "recalled")])
+def test_a_value_that_contradicts_its_provenance_is_refused(
+    tmp_path: Path, value: float | None, provenance: str
+) -> None:
+    row = {"kind": "paper", "system": "x", "suite": "blimp", "value": value, "provenance": provenance, "peers": None}
+    path = paths.write_json(tmp_path / "published.json", {"scores": [row], "sources": {}})
+    with pytest.raises(UserError, match="mend it"):
+        tables.read_published(path)
+
+
+def test_main_result_has_runs_controls_baselines_and_empty_cells_of_the_paper(folder: Path) -> None:
+    scores = results.scores_table(folder)
+    table = tables.main_result(tables.all_scores(folder), tables.read_published())
+    measured = table[table["kind"] == "measured"]
+    assert set(measured["corpus"]) == {"nursery"}
+    assert {"best_peer", "mean_peer", "ensemble"} <= set(measured["member"])
+    assert set(measured["suite"]) == {"nursery", "dev_ce"}
+    keys = ["arm", "peers", "member", "suite"]
+    row = measured.set_index(keys).sort_index().loc[("wml", 2, "best_peer", "nursery")]
+    values = scores[(scores["arm"] == "wml") & (scores["member"] == "best_peer")]["score"]
+    assert row["mean"] == pytest.approx(values.mean())
+    assert (row["low"], row["high"]) == pytest.approx(results.interval(list(values)))
+    assert row["n_seeds"] == 3 and row["seeds"] == "0 1 2"
+    assert [float(value) for value in row["values"].split()] == pytest.approx(list(values), abs=0.01)
+    paper = table[(table["kind"] == "paper") & (table["provenance"] == "unknown")]
+    assert len(paper) and paper["mean"].isna().all()
+    assert set(table[table["kind"] == "official_baseline"]["protocol"]) >= {"babylm2024-released", "babylm2025"}
+    assert table["low"].notna().sum() == measured["low"].notna().sum()
+
+
+def test_one_peer_is_the_first_of_the_independent_ones(folder: Path) -> None:
+    scores = results.scores_table(folder)
+    table = tables.main_result(scores)
+    alone = table[(table["peers"] == 1) & (table["member"] == "best_peer")]
+    first = scores[(scores["arm"] == "independent") & (scores["member"] == "peer_1")]["score"]
+    assert list(alone["arm"]) == ["independent"]
+    assert alone["mean"].item() == pytest.approx(first.mean())
+
+
+def test_differences_have_an_interval_over_seeds_and_one_over_items(folder: Path) -> None:
+    table = tables.differences(tables.all_scores(folder), read_runs(folder), np.random.default_rng(0), resamples=200)
+    assert set(zip(table["a"], table["b"], strict=True)) == {("wml", "distill"), ("wml", "independent")}
+    items = table[table["suite"] == "nursery"]
+    assert (items["item_low"] <= items["mean"]).all() and (items["mean"] <= items["item_high"]).all()
+    assert table[table["suite"] == "dev_ce"]["item_low"].isna().all()
+    again = tables.differences(tables.all_scores(folder), read_runs(folder), np.random.default_rng(0), resamples=200)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_phenomena_weigh_their_paradigms_equally() -> None:
+    rows = [("a", "x", 50.0), ("b", "x", 70.0), ("c", "y", 90.0)]
+    table = pd.DataFrame(rows, columns=["paradigm", "phenomenon", "accuracy"])
+    table = table.assign(run="r", setting="", corpus="c", suite="s", protocol="p", arm="wml", peers=2, seed=0)
+    found = tables.by_phenomenon(table.assign(member="ensemble")).set_index("phenomenon")
+    assert dict(found["mean"]) == {"x": 60.0, "y": 90.0}
+    assert dict(found["paradigms"]) == {"x": 2, "y": 1}
+    assert found["low"].isna().all()  # one seed
+
+
+def test_glue_only_where_there_is_glue(folder: Path) -> None:
+    paradigms = results.paradigm_table(folder)
+    assert tables.glue(paradigms).empty
+    found = tables.glue(paradigms.assign(suite="glue"))
+    assert "task" in found and found["task"].nunique() == paradigms["paradigm"].nunique()
+
+
+def test_cost_by_hand(folder: Path) -> None:
+    table = tables.cost(results.runs_table(folder)).set_index("arm")
+    assert table.loc["wml", "parameters"] == 180_000 + 150_000
+    assert table.loc["wml", "tokens"] == 2_048_000
+    assert table.loc["wml", "flops"] == 6 * 2_048_000 * 330_000
+    assert table.loc["wml", "tokens_per_second"] == 2_048_000 / 100
+    assert table.loc["wml", "n_seeds"] == 3
+
+
+def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), seeds=(0, 1), protocols=("babylm2025",))
+    written = tables.write_tables(folder, command="wmlkit report")
+    assert [path.stem for path in written] == ["T1", "T2", "T3", "T4", "T4_differences", "T5", "T7"]
+    noted = read_provenance(folder / "tables")
+    assert set(noted) == {path.stem for path in written}
+    assert noted["T4"] == {
+        "command": "wmlkit report", "commit": "0123abc", "seeds": [0, 1], "device": "cpu",
+        "created_by": "wmlkit.tables.write_tables",
+    }  # fmt: skip
+    before = {path.name: path.read_bytes() for path in written}
+    assert tables.write_tables(folder, overwrite=False) == []
+    assert "T3" not in [path.stem for path in tables.write_tables(folder)]
+    assert before == {path.name: path.read_bytes() for path in written}
+    with pytest.raises(UserError, match="no finished run"):
+        tables.write_tables(tmp_path)
+
+
+def test_provenance_keeps_the_other_notes_and_names_a_broken_file(tmp_path: Path) -> None:
+    known = {"command": "c", "commit": "d", "device": "cpu", "created_by": "f"}
+    record_provenance(tmp_path, "T1", seeds=[1, 0, 1], **known)
+    record_provenance(tmp_path, "T2", seeds=[], **known)
+    assert {name: note["seeds"] for name, note in read_provenance(tmp_path).items()} == {"T1": [0, 1], "T2": []}
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match="provenance.json is not JSON"):
+        record_provenance(tmp_path, "T1", seeds=[0], **known)
+
+
+def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path, tmp_path: Path) -> None:
+    table = tables.main_result(tables.all_scores(folder), tables.read_published())
+    path = tmp_path / "T4.csv"
+    table.to_csv(path, index=False)
+    (_, measured), (title, published) = readable("T4", pd.read_csv(path))
+    row = measured[(measured["arm"] == "wml") & (measured["member"] == "best_peer")].iloc[0]
+    source = table.set_index(["arm", "member", "suite"]).sort_index().loc[("wml", "best_peer", "nursery")]
+    low, high = f"{source['low']:.1f}", f"{source['high']:.1f}"
+    cell = row["nursery babylm2025 (%)"]
+    assert cell.startswith(f"{source['mean']:.1f} [{low}, {high}]\n") and len(cell.split("\n")[1].split()) == 3
+    assert list(measured["arm"].unique()) == ["independent", "wml", "distill"]
+    assert "not comparable" in title
+    unknown = published[(published["kind"] == "paper") & (published["provenance"] == "unknown")]
+    assert (unknown[["blimp", "supplement", "ewok", "glue"]] == "").all().all()
+
+
+def test_runs_of_another_setting_stay_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "wml", 2, seed)
+    write_run(tmp_path, "wml", 2, 0, {"mutual.alpha": 0.9})
+    table = tables.main_result(results.dev_table(tmp_path))
+    best = table[table["member"] == "best_peer"].set_index("setting")["n_seeds"]
+    assert dict(best) == {"": 2, "mutual.alpha=0.9": 1}
+    assert json.loads(table.to_json(orient="records"))

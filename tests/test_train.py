@@ -1,0 +1,216 @@
+"""The loop: learning, determinism, resuming, arms, export; on a nursery of a few thousand words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from wmlkit import checkpoint, paths, train
+from wmlkit.config import load_preset
+from wmlkit.errors import UserError
+
+TINY = {"data.words": 4000, "data.dev_words": 1500, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 3}
+WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+def config(**changes):
+    return load_preset("smoke", TINY | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+def weights(folder):
+    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("peers/*/model.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def finished(out):
+    return train.run(config(), out)
+
+
+def test_run_folder(finished):
+    assert finished.name.startswith("wml-p2-s0-")
+    done = paths.read_json(finished / "done.json")
+    assert done["steps"] == 8 and done["best_peer"] in (1, 2) and sum(done["peer_weights"]) == 1
+    assert done["held_out_ce"][done["best_peer"] - 1] == min(done["held_out_ce"])
+    assert done["peer_weights"][0] != 0.5  # the outer steps were taken
+    found = paths.read_json(finished / "config.json")
+    assert [s["parameters"] for s in found["students"]] == done["parameters"]
+    row = rows(finished)[-1]
+    assert {"step", "tokens", "words", "lr", "alpha", "ce", "kl", "total", "peer_weights", "hypergradient"} <= set(row)
+    assert {"dev_ce", "held_out_ce", "dev_ce_ensemble"} <= set(row)
+    for ce, kl, total in zip(row["ce"], row["kl"], row["total"], strict=True):
+        assert total == pytest.approx(0.5 * ce + 0.5 * kl)
+
+
+def test_a_finished_run_is_not_repeated(finished, out, monkeypatch):
+    monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
+    assert train.run(config(), out) == finished
+
+
+def test_same_seed_same_bytes(finished, out):
+    first, metrics = weights(finished), rows(finished)
+    again = train.run(config(), out, force=True)
+    assert again == finished and weights(again) == first and rows(again) == metrics
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_equals_uninterrupted(out, optimizer):
+    """Stopped behind a checkpoint, with rows of metrics.jsonl that no checkpoint covers."""
+    settings = config(train__optimizer=optimizer, train__seed=5)
+    whole = train.run(settings, out)
+    expected = weights(whole), rows(whole)
+
+    class Stop(Exception):
+        pass
+
+    def stop(row):
+        if row["step"] == 6:  # its checkpoint would come after this
+            raise Stop
+
+    with pytest.raises(Stop):
+        train.run(settings, out, force=True, progress=stop)
+    assert not (whole / "done.json").exists()
+    assert [path.name for path in checkpoint.checkpoints(whole / "checkpoints")] == ["step-00000003"]
+    assert rows(whole)[-1]["step"] > 3
+    train.run(settings, out)
+    assert (weights(whole), rows(whole)) == expected
+
+
+def test_arms_share_text_order_masks_and_initial_weights(out):
+    """The first row is logged after one update from the same point on the same batch: equal CE for all arms."""
+    first = []
+    for arm in ("independent", "dml", "wml"):
+        folder = train.run(config(mutual__arm=arm, train__log_every=1, train__seed=3), out)
+        first.append(rows(folder)[0]["ce"])
+        last = rows(folder)[-1]
+        if arm == "independent":
+            assert last["alpha"] == 0 and last["kl"] == [0, 0]
+        else:
+            assert min(last["kl"]) > 0
+        assert (last["peer_weights"] == [0.5, 0.5]) == (arm != "wml")
+    assert first[1] == first[2]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)  # alpha = 0 takes the plain form of the loss
+
+
+def test_a_peer_of_independent_is_a_peer_trained_alone(out):
+    together = train.run(config(mutual__arm="independent", train__seed=4), out)
+    alone = train.run(config(mutual__arm="independent", mutual__num_peers=1, train__seed=4), out)
+    assert weights(together)["peer_1"] == weights(alone)["peer_1"]
+
+
+def test_student_weights_cannot_matter_under_adamw_and_target_weights_can(out):
+    """`student`/`peer` only scales each peer's whole loss, to which AdamW is blind up to epsilon (docs/notation.md)."""
+
+    def peers(kl_weight, ce_weight, start):
+        settings = config(
+            mutual__arm="dml", mutual__kl_weight=kl_weight, mutual__ce_weight=ce_weight,
+            train__optimizer="adamw", train__grad_clip=0.0, train__lr=1e-3,
+        )  # fmt: skip
+        prepared = train.prepare(settings.data, out)
+        tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
+        device = train.setup("fp32", 1)
+        state = train.build_state(settings, train.find_students(settings, len(tokenizer)), tokenizer, device)
+        state.peer_weights = torch.tensor(start, dtype=torch.float64)
+        for optimizers in state.optimizers:
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["eps"] = 1e-16
+        texts = train.open_texts(settings, prepared, tokenizer)
+        for _ in range(4):
+            train.train_step(state, texts, settings, device)
+        return torch.cat([p.detach().flatten() for peer in state.peers for p in peer.parameters()])
+
+    blind = (peers("student", "peer", [0.3, 0.7]) - peers("student", "peer", [0.6, 0.4])).abs()
+    seeing = (peers("target", "one", [0.3, 0.7]) - peers("target", "one", [0.6, 0.4])).abs()
+    assert float(blind.median()) < 1e-6 and float(seeing.median()) > 20 * float(blind.median())
+    assert float(seeing.mean()) > 1e-5
+
+
+def test_exported_peers_load_without_wmlkit(finished, tmp_path):
+    """In a fresh interpreter: the same logits from transformers alone, and the same ids from the tokenizer."""
+    folder = paths.peer(finished, 1)
+    code = (
+        "import json, sys, torch\n"
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        "model = AutoModelForMaskedLM.from_pretrained(sys.argv[1]).eval()\n"
+        "ids = AutoTokenizer.from_pretrained(sys.argv[1])('Mary near the river SEES cats.', return_tensors='pt')\n"
+        "assert not any(name.startswith('wmlkit') for name in sys.modules)\n"
+        "torch.save([ids['input_ids'], model(**ids).logits.detach()], sys.argv[2])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "x.pt"], check=True, cwd=tmp_path)
+    ids, logits = torch.load(tmp_path / "x.pt", weights_only=True)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    assert torch.equal(ids, AutoTokenizer.from_pretrained(folder)("Mary near the river SEES cats.", return_tensors="pt")["input_ids"])
+    assert torch.equal(model(ids).logits, logits)
+    step = checkpoint.checkpoints(finished / "checkpoints")[-1]
+    saved = checkpoint.load_file(step / "tensors.safetensors")
+    for name, parameter in model.named_parameters():  # what was exported is what was trained
+        assert torch.equal(parameter, saved[f"peer_1/model/{name}"])
+
+
+def test_export_peer(finished, tmp_path):
+    folder = checkpoint.export_peer(finished, "best", tmp_path / "model")
+    best = paths.read_json(finished / "done.json")["best_peer"]
+    assert (folder / "model.safetensors").read_bytes() == weights(finished)[f"peer_{best}"]
+    with pytest.raises(UserError, match="exists already"):
+        checkpoint.export_peer(finished, "1", tmp_path / "model")
+    with pytest.raises(UserError, match="expected best or a number from 1 to 2"):
+        checkpoint.export_peer(finished, "3", tmp_path / "other")
+    with pytest.raises(UserError, match="not a finished run"):
+        checkpoint.export_peer(tmp_path, "1", tmp_path / "other")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_peer(out):
+    settings = config(train__lr=1e30, train__muon_lr=1e30, train__seed=9, train__log_every=1)
+    with pytest.raises(UserError, match=r"step \d+: the (ce|hypergradient) of peer \d is nan"):
+        train.run(settings, out)
+    assert not (train.run_folder(settings, out) / "done.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named(out):
+    settings = config(train__seed=8)
+    folder = train.run(settings, out)
+    (folder / "done.json").unlink()
+    last = checkpoint.checkpoints(folder / "checkpoints")[-1]
+    tensors = last / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"checkpoint .*{last.name} cannot be read"):
+        train.run(settings, out)
+
+
+def test_tokens_of_another_tokenizer_are_refused(out, tmp_path):
+    prepared = train.prepare(config().data, out)
+    other = train.prepare(config(data__vocab_size=500).data, tmp_path)
+    tokenizer = train.load_tokenizer(other.folder / "tokenizer")
+    with pytest.raises(UserError, match="the tokens were made by tokenizer"):
+        train.open_texts(config(), prepared, tokenizer)
+
+
+def test_one_student_learns(out):
+    """The test that the paper's code would have failed: the loss falls well below that of word frequencies."""
+    settings = config(
+        mutual__arm="independent", mutual__num_peers=1, train__steps=120, train__batch_size=32, train__eval_every=120,
+        train__checkpoint_every=120, train__lr=0.01, data__words=30_000, data__packing="lines", data__vocab_size=1312,
+        train__seed=1, train__log_every=60,
+    )  # fmt: skip
+    prepared = train.prepare(settings.data, out)
+    tokens, _ = train.open_tokens(prepared.folder / "dev.tokens")
+    counts = torch.bincount(torch.tensor(tokens.astype("int64")))[5:].double()
+    frequencies = counts[counts > 0] / counts.sum()
+    unigram = float(-(frequencies * frequencies.log()).sum())
+    done = paths.read_json(train.run(settings, out) / "done.json")
+    assert done["dev_ce"][0] < unigram - 0.8, (done["dev_ce"], unigram)
