@@ -12,7 +12,24 @@ from wmlkit.data.batches import Batch, Rows
 from wmlkit.forward import AtPositions
 from wmlkit.models import Student, build_model
 
-WORDS = "the cat dog cats dogs sees sleeps sleep a red big house near runs run and".split()
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "cats",
+    "dogs",
+    "sees",
+    "sleeps",
+    "sleep",
+    "a",
+    "red",
+    "big",
+    "house",
+    "near",
+    "runs",
+    "run",
+    "and",
+]
 BLOCK = 12
 
 

@@ -134,4 +134,6 @@ def test_too_little_text_is_refused():
     with pytest.raises(UserError, match="fewer than one window"):
         Rows(np.array([0, 5, 2]), np.array([0]), make_tokenizer(), BLOCK, "windows", 0, "train")
     with pytest.raises(UserError, match="text is empty"):
-        Rows(np.array([], dtype=np.uint16), np.array([], dtype=np.uint64), make_tokenizer(), BLOCK, "documents", 0, "dev")
+        Rows(
+            np.array([], dtype=np.uint16), np.array([], dtype=np.uint64), make_tokenizer(), BLOCK, "documents", 0, "dev"
+        )

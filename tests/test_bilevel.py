@@ -74,7 +74,9 @@ def test_hypergradient_reuses_the_gradients_of_the_training_step():
     outer = outer_batch(peers, make_batch("roberta", seed=2))
     weights = torch.full((2,), 0.5, dtype=torch.float64)
     parameters = [parameters_of(peer) for peer in peers]
-    loss = losses.mutual_loss([f(p) for f, p in zip(inner.forward, parameters, strict=True)], inner.targets, weights, options)
+    loss = losses.mutual_loss(
+        [f(p) for f, p in zip(inner.forward, parameters, strict=True)], inner.targets, weights, options
+    )
     loss.total.backward()
     grads = [{k: p.grad for k, p in own.items()} for own in parameters]
     with sdpa_kernel(SDPBackend.MATH):

@@ -32,7 +32,7 @@ def random_case(peers: int = 3, positions: int = 7, vocabulary: int = 11, dtype=
 
 
 def hand_case():
-    """Two peers, three positions, two words. p_1 = (1/2, 1/2) everywhere; p_2 = (3/4, 1/4) everywhere; truth is word 0."""
+    """Two peers, three positions, two words. p_1 = (1/2, 1/2), p_2 = (3/4, 1/4) everywhere; the truth is word 0."""
     logits = [torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[3.0, 1.0]] * 3, dtype=torch.float64).log()]
     return logits, torch.zeros(3, dtype=torch.long), torch.tensor([0.25, 0.75], dtype=torch.float64)
 

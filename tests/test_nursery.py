@@ -11,10 +11,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from wmlkit.data import cleaning, grammar, nursery
+from wmlkit.data import cleaning, grammar, nursery, nursery_pairs
 from wmlkit.data.corpora import folder_source, read_lines
 
-PARADIGMS = [paradigm for paradigm, *_ in nursery.PAIRS]
+PARADIGMS = [paradigm for paradigm, *_ in nursery_pairs.PAIRS]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def train_sentences(corpus):
 
 @pytest.fixture(scope="module")
 def many_pairs():
-    return {name: list(itertools.islice(nursery.pairs(i, 0), 100)) for i, name in enumerate(PARADIGMS)}
+    return {name: list(itertools.islice(nursery_pairs.pairs(i, 0), 100)) for i, name in enumerate(PARADIGMS)}
 
 
 def test_same_seed_same_bytes(corpus, tmp_path):
@@ -97,7 +97,7 @@ def test_pairs_differ_in_one_point(paradigm, many_pairs):
 
 
 def test_paradigms_cover_the_phenomena():
-    assert len({term for _, term, *_ in nursery.PAIRS}) == 12  # all of BLiMP's
+    assert len({term for _, term, *_ in nursery_pairs.PAIRS}) == 12  # all of BLiMP's
 
 
 def test_word_counts_do_not_solve_the_pairs(train_sentences, many_pairs):
@@ -128,8 +128,8 @@ def test_word_counts_do_not_solve_the_pairs(train_sentences, many_pairs):
 
 
 def test_write_pairs_is_blimp_s_format(tmp_path):
-    nursery.write_pairs(tmp_path, seed=0, per_paradigm=3)
-    nursery.write_pairs(tmp_path / "again", seed=0, per_paradigm=3)
+    nursery_pairs.write_pairs(tmp_path, seed=0, per_paradigm=3)
+    nursery_pairs.write_pairs(tmp_path / "again", seed=0, per_paradigm=3)
     files = sorted(tmp_path.glob("*.jsonl"))
     assert [path.stem for path in files] == sorted(PARADIGMS)
     for path in files:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -161,8 +162,6 @@ def test_code_beside_a_tokenizer_is_not_run(tokenizer: PreTrainedTokenizerFast, 
     document["auto_map"] = {"AutoTokenizer": ["evil.T", "evil.T"]}
     document["tokenizer_class"] = "T"
     settings_path.write_text(json.dumps(document))
-    try:
+    with contextlib.suppress(UserError):
         load_tokenizer(folder)
-    except UserError:
-        pass
     assert not (tmp_path / "ran").exists()

@@ -12,9 +12,16 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import checkpoint, paths, train
 from wmlkit.config import load_preset
+from wmlkit.data.encode import open_tokens
 from wmlkit.errors import UserError
 
-TINY = {"data.words": 4000, "data.dev_words": 1500, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 3}
+TINY = {
+    "data.words": 4000,
+    "data.dev_words": 1500,
+    "train.steps": 8,
+    "train.eval_every": 4,
+    "train.checkpoint_every": 3,
+}
 WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
 
 
@@ -154,7 +161,9 @@ def test_exported_peers_load_without_wmlkit(finished, tmp_path):
     subprocess.run([sys.executable, "-c", code, folder, tmp_path / "x.pt"], check=True, cwd=tmp_path)
     ids, logits = torch.load(tmp_path / "x.pt", weights_only=True)
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    assert torch.equal(ids, AutoTokenizer.from_pretrained(folder)("Mary near the river SEES cats.", return_tensors="pt")["input_ids"])
+    assert torch.equal(
+        ids, AutoTokenizer.from_pretrained(folder)("Mary near the river SEES cats.", return_tensors="pt")["input_ids"]
+    )
     assert torch.equal(model(ids).logits, logits)
     step = checkpoint.checkpoints(finished / "checkpoints")[-1]
     saved = checkpoint.load_file(step / "tensors.safetensors")
@@ -208,7 +217,7 @@ def test_one_student_learns(out):
         train__seed=1, train__log_every=60,
     )  # fmt: skip
     prepared = train.prepare(settings.data, out)
-    tokens, _ = train.open_tokens(prepared.folder / "dev.tokens")
+    tokens, _ = open_tokens(prepared.folder / "dev.tokens")
     counts = torch.bincount(torch.tensor(tokens.astype("int64")))[5:].double()
     frequencies = counts[counts > 0] / counts.sum()
     unigram = float(-(frequencies * frequencies.log()).sum())

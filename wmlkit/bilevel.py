@@ -179,7 +179,7 @@ def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_wei
 
 
 def _exact_sum(weights: Tensor) -> Tensor:
-    """Weights on the grid of multiples of 2^-53, where sums below 1 are exact in any order; the largest takes the rest."""
+    """Weights as multiples of 2^-53, whose sums below 1 are exact in any order; the largest takes the rest."""
     weights = (weights * 2.0**53).round() / 2.0**53
     largest = int(weights.argmax())
     weights[largest] = 0

@@ -59,6 +59,7 @@ def save(
             "numpy": [numpy_name, np.asarray(numpy_keys).tolist(), *numpy_rest],
         },
     }
+
     def write(temporary: Path) -> None:
         save_file(tensors, temporary / "tensors.safetensors")
         paths.write_json(temporary / "state.json", document)
@@ -85,7 +86,9 @@ def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Opt
         document = paths.read_json(path / "state.json")
         tensors = load_file(path / "tensors.safetensors")
     except Exception as error:  # safetensors raises its own kind for a truncated file
-        raise UserError(f"checkpoint {path} cannot be read ({error}); delete that folder to use the one before") from None
+        raise UserError(
+            f"checkpoint {path} cannot be read ({error}); delete that folder to use the one before"
+        ) from None
     if document.get("version") != VERSION:
         raise UserError(
             f"checkpoint {path} has version {document.get('version')}, expected {VERSION}; "

@@ -60,7 +60,8 @@ class ModelConfig(Section):
             )
         if self.hidden_size % self.num_heads:
             raise ValueError(
-                f"model.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; change one of the two"
+                f"model.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                "change one of the two"
             )
         return self
 

@@ -56,6 +56,7 @@ def document(device: Device) -> dict[str, Any]:
 def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:
     """README.md of an exported peer."""
     mutual, model = config.mutual, config.model
+    shape = f"{student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size}"
     return f"""---
 license: mit
 library_name: transformers
@@ -69,7 +70,7 @@ Trained by wmlkit {version("wmlkit")}, a reproduction of "When Babies Teach Babi
 | | |
 |---|---|
 | family | {model.family} ({model.objective}) |
-| layers, heads, width, FFN | {student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size} |
+| layers, heads, width, FFN | {shape} |
 | parameters | {student.parameters:,} |
 | corpus | {Path(config.data.corpus).name} |
 | words seen, repetitions counted | {words:,} |

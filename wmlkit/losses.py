@@ -126,9 +126,7 @@ def mutual_loss_reference(
     a = weights if options.ce_weight == "peer" else torch.ones_like(weights)
     b = weights[:, None] if options.kl_weight == "target" else weights[None, :]  # [j, i]
     total = (1 - options.alpha) * (a * ce).sum() + options.alpha * (b * kl).sum()
-    return MutualLoss(
-        total, ce.detach(), (b * kl).sum(dim=0).detach(), weight_losses(ce, kl, options).detach()
-    )
+    return MutualLoss(total, ce.detach(), (b * kl).sum(dim=0).detach(), weight_losses(ce, kl, options).detach())
 
 
 CHUNK = 1 << 17  # logits of one peer handled at a time: a chunk of all peers stays in a CPU's cache

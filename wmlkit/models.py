@@ -30,6 +30,7 @@ from .errors import UserError
 
 disable_progress_bar()  # of loading and saving shards: noise for models of one file
 
+
 @dataclass(frozen=True)
 class Student:
     """The shape of one peer."""

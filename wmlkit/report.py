@@ -256,36 +256,39 @@ def _runs(runs: Sequence[Run], unfinished: Sequence[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Headings, lists, paragraphs, `code` and **bold** of a plain page; everything else is shown as it stands."""
-    parts: list[str] = []
-    kind = ""
-    for line in [*text.splitlines(), ""]:
-        heading = re.match(r"#+\s+(.*)", line)
-        item = re.match(r"(?:[-*]|\d+\.)\s+(.*)", line)
-        goes_on = line.startswith(" ") and kind in ("ul", "ol")
-        new = "" if heading or not line.strip() else kind if goes_on else _block(line) if item else "p"
-        if new != kind and kind:
-            parts.append(f"</{kind}>\n")
-        if new != kind and new:
-            parts.append(f"<{new}>")
-        kind = new
-        if heading:
-            level = "" if line.startswith("# ") else f"<h3>{_inline(heading[1])}</h3>\n"  # the section has a title
-            parts.append(level)
-        elif item and not goes_on:
-            parts.append(f"<li>{_inline(item[1])}")
-        elif line.strip():
-            parts.append(f" {_inline(line.strip())}")
+    """Headings, lists, paragraphs, `code`, **bold** and *emphasis* of a plain page; all else is shown as it stands."""
+    blocks: list[tuple[str, list[str]]] = []  # (tag, texts)
+    goes_on = False
+    for line in text.splitlines():
+        item = re.match(r"([-*]|\d+\.)\s+(.*)", line)
+        if not line.strip():
+            goes_on = False
+        elif line.startswith("#"):
+            blocks.append(("h3" if line.startswith("##") else "", [line.lstrip("# ")]))
+            goes_on = False
+        elif item:
+            tag = "ol" if item[1][0].isdigit() else "ul"
+            if not blocks or blocks[-1][0] != tag:
+                blocks.append((tag, []))
+            blocks[-1][1].append(item[2])
+            goes_on = True
+        elif goes_on:
+            blocks[-1][1][-1] += f" {line.strip()}"
+        else:
+            blocks.append(("p", [line.strip()]))
+            goes_on = True
+    parts = []
+    for tag, texts in blocks:
+        inner = "".join(f"<li>{_inline(one)}</li>\n" for one in texts) if tag in ("ol", "ul") else _inline(texts[0])
+        if tag:  # the page's own title is left out: the section has one
+            parts.append(f"<{tag}>{inner}</{tag}>\n")
     return "".join(parts)
-
-
-def _block(line: str) -> str:
-    return "ol" if line[0].isdigit() else "ul"
 
 
 def _inline(text: str) -> str:
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+    strong = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+    return re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", strong)
 
 
 def _text(value: object) -> str:

@@ -51,7 +51,7 @@ def count_parameters(student: Student, family: str, vocab_size: int, block_size:
     """Number of parameters of a student as `models.build_model` builds it, in closed form; tied weights once.
 
     count="nonzero" counts a freshly initialised model as the released code does (`p != 0`): biases and
-    the rows of the padding token start at zero and are left out.
+    most padding rows start at zero and are left out.
     Raises UserError for an unknown family.
     """
     if family not in _SIZES:
@@ -84,7 +84,7 @@ def _modernbert(hidden: int, ffn: int, vocab: int, tokens: int) -> tuple[int, in
     head = hidden * hidden + hidden + vocab  # transform, norm, bias of the tied decoder
     layer = 4 * hidden * hidden + 3 * hidden * ffn + 2 * hidden  # attention, gated FFN, two norms; no biases
     # The norm after the last layer makes up for the one that the first layer lacks.
-    return embeddings + head, hidden + vocab, layer, 0
+    return embeddings + head, vocab, layer, 0  # transformers does not clear this family's padding row
 
 
 def _gpt2(hidden: int, ffn: int, vocab: int, tokens: int) -> tuple[int, int, int, int]:
@@ -166,7 +166,7 @@ def search_students(
 
     Ties go to fewer layers, then to the smaller width. A peer's answer depends on the peers before it
     only, so that one, two and four peers share their first shapes. No two peers have the same depth and
-    width unless the space is too small, which `note` then says.
+    width unless too few shapes are left, which `note` then says.
 
     allowed: a shape for which it is false is left out, for example `search_cost.within`.
     proxy: called with the `shortlist` shapes nearest to a target; the one with the lowest value is taken.
@@ -183,12 +183,14 @@ def search_students(
     size = {s: count_parameters(s, model.family, vocab_size, block_size, search.count) for s in space}
     found: list[Found] = []
     for peer, target in enumerate(goals):
+        reason = "the search space is too small"
         if search.method == "bayesian":
             order, evaluations = bayesian_order(space, size, target, search, search.seed + peer, truncate)
+            reason = "the search met too few shapes"
         else:
             # A stable sort, so ties stay in the order of `students`.
             order, evaluations = sorted(space, key=lambda s: abs(size[s] - target)), len(space)  # noqa: B023
-        fresh, note = _fresh(order, found)
+        fresh, note = _fresh(order, found, reason)
         chosen = fresh[0] if proxy is None else min(fresh[:shortlist], key=proxy)
         result = Found(
             **asdict(chosen),
@@ -214,8 +216,8 @@ def _kept(space: Sequence[Student], allowed: Allowed | None) -> list[Student]:
     return kept
 
 
-def _fresh(order: Sequence[Student], found: Sequence[Found]) -> tuple[list[Student], str]:
-    """`order` without the shapes that other peers have, and a note if that leaves none."""
+def _fresh(order: Sequence[Student], found: Sequence[Found], reason: str) -> tuple[list[Student], str]:
+    """`order` without the shapes that other peers have, and a note with `reason` if that leaves none."""
     sizes = {(f.num_layers, f.hidden_size) for f in found}
     fresh = [s for s in order if (s.num_layers, s.hidden_size) not in sizes]
     if fresh:
@@ -223,8 +225,8 @@ def _fresh(order: Sequence[Student], found: Sequence[Found]) -> tuple[list[Stude
     shapes = {(f.num_layers, f.hidden_size, f.num_heads) for f in found}
     fresh = [s for s in order if (s.num_layers, s.hidden_size, s.num_heads) not in shapes]
     if fresh:
-        return fresh, "the search space is too small: another peer has this depth and width, with other heads"
-    return list(order), "the search space is too small: another peer has the same shape"
+        return fresh, f"{reason}: another peer has this depth and width, with other heads"
+    return list(order), f"{reason}: another peer has the same shape"
 
 
 def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
@@ -233,7 +235,7 @@ def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
         raise UserError(
             f"peer {peer} should have {found.target:,} parameters, but the nearest shape of the search space has "
             f"{found.counted:,} ({found.num_layers} layers of width {found.hidden_size}, {100 * error:+.1f} %); "
-            f"expected at most {100 * tolerance:g} % away: add shapes to search.num_layers or search.hidden_size, or allow more"
+            f"expected at most {100 * tolerance:g} %: add to search.num_layers or search.hidden_size, or allow more"
         )
 
 

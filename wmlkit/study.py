@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from . import paths
 from .config import Config, load_preset
-from .data import nursery
+from .data import nursery_pairs
 from .data.tokenizer import load_tokenizer
 from .errors import UserError
 from .evaluate.pairs import evaluate_pairs, evaluate_run
@@ -94,7 +95,7 @@ def run_shard(
     for one in shard(plan(config), index, count):
         name = f"{one.mutual.arm} P={one.mutual.num_peers} seed {one.train.seed}"
         if stage in ("train", "all"):
-            folder = train_run(one, out, progress=lambda row, one=one: say(progress_line(one, row)))
+            folder = train_run(one, out, progress=partial(_report, say, one))
             say(f"{name}: trained")
         if stage in ("evaluate", "all"):
             folder = run_folder(one, out)
@@ -102,6 +103,10 @@ def run_shard(
             say(f"{name}: evaluated")
         folders.append(folder)
     return folders
+
+
+def _report(say: Callable[[str], None], config: Config, row: dict[str, Any]) -> None:
+    say(progress_line(config, row))
 
 
 def progress_line(config: Config, row: dict[str, Any]) -> str:
@@ -118,8 +123,8 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     if suite == "nursery":
         folder = out / "data" / f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}"
         if not (folder / "done.json").is_file():
-            nursery.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
-            paths.write_json(folder / "done.json", {"paradigms": len(nursery.PAIRS)})
+            nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
+            paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})
         return folder
     if config.evaluate.pairs is None:
         raise UserError(
@@ -143,7 +148,9 @@ def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: 
     if (target / "done.json").is_file():
         return evaluate_run(target, suite, folder, config.evaluate, force=force)
     if not (target / "config.json").is_file():
-        raise UserError(f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it")
+        raise UserError(
+            f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
+        )
     tokenizer = load_tokenizer(target)
     model = load_model(target, "mlm" if tokenizer.mask_token else "clm")
     document, _ = evaluate_pairs(
@@ -164,8 +171,9 @@ def run(
 ) -> list[Path]:
     """One stage of all runs of the study, `study.workers` processes side by side; returns the run folders.
 
-    Nothing is started when nothing is left to do. Each process is ``wmlkit study run --shard I/N``, so what happens here can be done by hand on N machines.
-    The corpus is prepared first: the processes would otherwise all do it. Raises UserError when one fails.
+    Nothing is started when nothing is left to do. Each process is ``wmlkit study run --shard I/N``, so what happens
+    here can be done by hand on N machines. The corpus is prepared first: the processes would otherwise all do it.
+    Raises UserError when one fails.
     """
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
@@ -218,4 +226,3 @@ def _follow(process: subprocess.Popen[str], tails: list[str], index: int, progre
     for line in process.stdout:
         tails[index] = line
         progress(line.rstrip())
-

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import bilevel, checkpoint, environment, losses, paths
 from .config import Config, run_hash
-from .data.batches import Batch, Rows, batch_source
-from .data.encode import check_tokenizer, open_documents, open_tokens
-from .data.prepare import Prepared, prepare
+from .data.batches import Batch
+from .data.prepare import prepare
+from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import UserError
@@ -62,36 +62,6 @@ class State:
             "seconds": self.seconds,
             "metrics_bytes": metrics_bytes,
         }
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Batches of the three texts: (step, mask ratio) -> batch."""
-
-    train: Callable[[int, float], Batch]
-    held_out: Callable[[int, float], Batch]
-    dev: Callable[[int, float], Batch]
-
-
-def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Texts:
-    """The batches of a prepared corpus, after checking that its tokens and the tokenizer belong together."""
-    data, train = config.data, config.train
-
-    def source(split: str, batch_size: int) -> Callable[[int, float], Batch]:
-        path = prepared.folder / f"{split}.tokens"
-        tokens, header = open_tokens(path)
-        check_tokenizer(header, tokenizer)
-        documents = open_documents(path)
-        rows = Rows(tokens, documents, tokenizer, data.block_size, data.packing, train.seed, split)
-        # dev and held-out losses are measured with every scored position masked, so that they compare
-        random, keep = (train.mask_random, train.mask_keep) if split == "train" else (0.0, 0.0)
-        return batch_source(rows, config.model.objective, batch_size, tokenizer, random, keep)
-
-    return Texts(
-        source("train", train.batch_size),
-        source("held_out", config.outer.batch_size),
-        source("dev", config.outer.batch_size),
-    )
 
 
 def mutual_options(config: Config, step: int) -> MutualOptions:
@@ -169,7 +139,7 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
 
 
 @torch.inference_mode()
-def measure(state: State, source: Callable[[int, float], Batch], config: Config, device: Device) -> tuple[list[float], float]:
+def measure(state: State, source: Source, config: Config, device: Device) -> tuple[list[float], float]:
     """(CE of each peer, CE of the weighted logit ensemble) over `train.eval_rows` rows, in nats per scored token.
 
     The rows and masks are the same at every call, so the values of a run compare.
@@ -185,13 +155,13 @@ def measure(state: State, source: Callable[[int, float], Batch], config: Config,
             logits = [peer(batch, batch.scored).float() for peer in state.peers]
         weights = state.peer_weights.to(device.device, torch.float32)
         ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
-        values = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
-        total += len(targets) * values.double().cpu()
+        losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
+        total += len(targets) * losses_now.double().cpu()
         count += len(targets)
     for model in state.models:
         model.train()
-    values = (total / count).tolist()
-    return values[:-1], values[-1]
+    *peers, ensemble_ce = (total / count).tolist()
+    return peers, ensemble_ce
 
 
 def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -> dict[str, Any]:
@@ -208,8 +178,9 @@ def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -
 
 def find_students(config: Config, vocab_size: int) -> list[Found]:
     """The peers' shapes, in their order."""
+    base = base_student(config.model)
     return search_students(
-        base_student(config.model), config.mutual.num_peers, config.search, config.model, vocab_size, config.data.block_size
+        base, config.mutual.num_peers, config.search, config.model, vocab_size, config.data.block_size
     )
 
 
@@ -219,7 +190,8 @@ def build_state(config: Config, students: list[Found], tokenizer: PreTrainedToke
     for i, found in enumerate(students):
         shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
         seed = 1000 * config.train.seed + i
-        model = build_model(shape, config.model, tokenizer, config.data.block_size, seed).to(device.device)
+        model = build_model(shape, config.model, tokenizer, config.data.block_size, seed)
+        model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
         peers.append(AtPositions(model))
         optimizers.append(build_optimizers(model, config.train, device.device))
     return State(peers, optimizers, torch.full((len(peers),), 1 / len(peers), dtype=torch.float64))
@@ -232,7 +204,9 @@ def run_folder(config: Config, out: Path) -> Path:
     return paths.run(out, config.preset, config.mutual.arm, config.mutual.num_peers, config.train.seed, identity)
 
 
-def run(config: Config, out: str | Path | None = None, *, progress: Progress | None = None, force: bool = False) -> Path:
+def run(
+    config: Config, out: str | Path | None = None, *, progress: Progress | None = None, force: bool = False
+) -> Path:
     """Train one run, or go on with it, or return it if it is done. Returns its folder.
 
     out: the output folder (`paths.output`). progress: called with every logged row of metrics.jsonl.
@@ -266,9 +240,7 @@ def run(config: Config, out: str | Path | None = None, *, progress: Progress | N
     return folder
 
 
-def _train(
-    state: State, texts: Texts, config: Config, device: Device, folder: Path, progress: Progress | None
-) -> None:
+def _train(state: State, texts: Texts, config: Config, device: Device, folder: Path, progress: Progress | None) -> None:
     """Inner and outer steps from the last checkpoint to the end, with metrics and checkpoints."""
     train = config.train
     saved = checkpoint.checkpoints(folder / "checkpoints")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -65,7 +66,9 @@ def segments(
         position = start + 1  # after the start token
         while position < end:
             limit = min(position + block_size - 1, end)
-            fitting = line_ends[np.searchsorted(line_ends, position, "right") : np.searchsorted(line_ends, limit, "right")]
+            fitting = line_ends[
+                np.searchsorted(line_ends, position, "right") : np.searchsorted(line_ends, limit, "right")
+            ]
             stop = int(fitting[0 if by_line else -1]) if len(fitting) else limit
             pieces.append((position, stop - position))
             position = stop
@@ -121,7 +124,8 @@ class Rows:
         self.special = np.zeros(len(tokenizer), dtype=bool)
         self.special[tokenizer.all_special_ids] = True
         self.ordinary_ids = np.flatnonzero(~self.special)
-        self.starts_word = np.array([text.startswith("Ġ") for text in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))])
+        entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.starts_word = np.array([entry.startswith("Ġ") for entry in entries])  # Ġ: a byte-level BPE's space
         if packing == "windows":
             if len(tokens) < block_size:
                 raise UserError(
@@ -154,7 +158,9 @@ class Rows:
             starts = np.random.default_rng([*self.seed, 2, step]).integers(
                 0, len(self.tokens) - self.block_size + 1, batch_size
             )
-            ids = np.stack([np.asarray(self.tokens[start : start + self.block_size]) for start in starts]).astype(np.int64)
+            ids = np.stack([np.asarray(self.tokens[start : start + self.block_size]) for start in starts]).astype(
+                np.int64
+            )
             return ids, np.zeros(shape, np.int64), np.tile(np.arange(self.block_size), (batch_size, 1))
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         document = np.full(shape, -1, dtype=np.int64)

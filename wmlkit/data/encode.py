@@ -25,13 +25,11 @@ from transformers import PreTrainedTokenizerFast
 
 from .. import paths
 from ..errors import UserError
-from .tokenizer import plain_backend, tokenizer_hash
+from .tokenizer import CHARACTERS_A_BATCH, line_batches, plain_backend, tokenizer_hash
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4"), "uint64": np.dtype("<u8")}
-# Lines handed to the tokenizer at a time; its threads share them, and memory stays at a few MiB.
-LINES_A_BATCH = 8192
 
 Header = dict[str, Any]  # dtype, vocab_size, tokenizer_hash, count, sha256, kind
 
@@ -156,13 +154,13 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[lis
     dtype = DTYPES[token_dtype(len(tokenizer))]
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     waiting: list[list[str]] = []
-    lines_waiting = 0
+    characters = 0
     for document in documents:
         waiting.append(document)
-        lines_waiting += len(document)
-        if lines_waiting >= LINES_A_BATCH:
+        characters += sum(map(len, document))
+        if characters >= CHARACTERS_A_BATCH:
             yield from _encode_batch(backend, waiting, start, end, dtype)
-            waiting, lines_waiting = [], 0
+            waiting, characters = [], 0
     yield from _encode_batch(backend, waiting, start, end, dtype)
 
 
@@ -183,13 +181,9 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> in
     """Tokens in `lines`, without start and end tokens."""
     backend = plain_backend(tokenizer)
     total = 0
-    batch: list[str] = []
-    for line in lines:
-        batch.append(line)
-        if len(batch) == LINES_A_BATCH:
-            total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
-            batch = []
-    return total + sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
+    for batch in line_batches(lines):
+        total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
+    return total
 
 
 def write_documents(

@@ -17,7 +17,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -51,7 +51,11 @@ PATTERNS: tuple[tuple[float, str, str], ...] = (
     (20, "modal_unaccusative", "Det.n Thing.n:s Modal Vu.base:v<s (0.3 Prep Det.m Place.m:p) ."),
     (20, "modal_intransitive", "Det.n Anim.n:s Modal Vi.base:v<s (0.5 Prep Det.m Place.m:p) ."),
     (35, "know_what", "Name.g:s Vk.past:u<s what Det.n Anim.n:t (0.3 Prep Det.m Place.m:p<t) Vt.past:v<t ."),
-    (35, "know_that", "Name.g:s Vk.past:u<s that Det.n Anim.n:t (0.3 Prep Det.m Place.m:p<t) Vt.past:v<t Det.k Thing.k:o ."),
+    (
+        35,
+        "know_that",
+        "Name.g:s Vk.past:u<s that Det.n Anim.n:t (0.3 Prep Det.m Place.m:p<t) Vt.past:v<t Det.k Thing.k:o .",
+    ),
     (10, "know_question", "do you know what Name.h:t Vt.past:v<t ?"),
     (15, "question", "what did Name.g:s Vt.base:v<s ?"),
     (20, "question_adjunct", "what did Name.g:s Vt.base:v<s Sub Name.h:t Vt.past:w<t Det.m Thing.m:o ?"),
@@ -119,7 +123,7 @@ def category(name: str) -> Category:
     return lexicon().get(name) or Category((name,), (name,), np.ones(1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def conditional(parent: str, child: str, kept_out: bool) -> np.ndarray:
     """p(child word | parent word), (parent words, child words), over the combinations on one side of `held_out`."""
     rows, columns = category(parent), category(child)
@@ -135,7 +139,8 @@ def conditional(parent: str, child: str, kept_out: bool) -> np.ndarray:
 
 def slots(pattern: str, features: dict[str, str]) -> tuple[Slot, ...]:
     """Slots of a pattern without optional groups, its feature letters replaced by their values."""
-    parsed, labels = [], {}
+    parsed: list[Slot] = []
+    labels: dict[str, int] = {}
     for position, token in enumerate(pattern.split()):
         name, mark, parent_label = re.fullmatch(r"([^<!]+)(?:([<!])(\w))?", token).groups()  # type: ignore[union-attr]
         name, _, label = name.partition(":")
@@ -179,12 +184,12 @@ def shapes() -> tuple[Shape, ...]:
     return tuple(shape for entry in PATTERNS for shape in expand(*entry))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cumulative(name: str) -> list[float]:
     return np.cumsum(category(name).probabilities).tolist()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cumulative_given(parent: str, child: str, kept_out: bool) -> list[list[float]]:
     return np.cumsum(conditional(parent, child, kept_out), axis=1).tolist()
 
@@ -227,7 +232,7 @@ def vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate(sorted(words))}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _of_length(length: int) -> tuple[tuple[Shape, ...], np.ndarray]:
     """Shapes of `length` words, and whether slot t of shape s admits word w: (S, T, W + 1), last column masked."""
     fitting = tuple(shape for shape in shapes() if len(shape.slots) == length)
@@ -252,10 +257,13 @@ def visible_probability(words: list[str | None], weights: dict[str, float] | Non
     survivors = np.flatnonzero(admits[:, np.arange(len(words)), index].all(axis=1))
     factor = weights or {}
     total = sum(shape.weight * factor.get(shape.name, 1.0) for shape in shapes())
-    return math.fsum(
-        fitting[s].weight * factor.get(fitting[s].name, 1.0) * _shape_probability(fitting[s].slots, words, strict)
-        for s in survivors
-    ) / total
+    return (
+        math.fsum(
+            fitting[s].weight * factor.get(fitting[s].name, 1.0) * _shape_probability(fitting[s].slots, words, strict)
+            for s in survivors
+        )
+        / total
+    )
 
 
 def _shape_probability(chosen: tuple[Slot, ...], words: list[str | None], strict: bool) -> float:

@@ -52,10 +52,7 @@ IRREGULAR_TRANSITIVE = (
     "draw/draws/drew/drawn hide/hides/hid/hidden forget/forgets/forgot/forgotten throw/throws/threw/thrown "
     "break/breaks/broke/broken shake/shakes/shook/shaken write/writes/wrote/written"
 )
-REFLEXIVE = (
-    "help hurt/hurts/hurt/hurt wash/washes/washed/washed praise blame "
-    "trust defend warn cheer amuse"
-)
+REFLEXIVE = "help hurt/hurts/hurt/hurt wash/washes/washed/washed praise blame trust defend warn cheer amuse"
 THINK = "think/thinks/thought/thought say/says/said/said claim believe"
 KNOW = "know/knows/knew/known learn remember discover"
 RAISING = "seem appear tend"

@@ -96,9 +96,12 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
             masks["dev"] = free
         else:
             target = share * float(words[free].sum())
+            targets = {"held_out": target, "dev": target}
+            if settings["dev_words"] is not None:
+                targets["dev"] = min(target, settings["dev_words"] * part.counts.words / totals["train"])
             for split in ("held_out",) if has_dev else ("held_out", "dev"):
                 if free.sum() > 1:  # the last document of a domain is for training
-                    masks[split] = _draw_among(free, words, target, f"{seed}/{split}/{part.domain}")
+                    masks[split] = _draw_among(free, words, targets[split], f"{seed}/{split}/{part.domain}")
                     free = free & ~masks[split]
             masks["train"] = free
         for split in SPLITS:

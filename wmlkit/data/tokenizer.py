@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 # Set here and nowhere else, before the library is imported: threads for training and batches, and no warning
@@ -28,7 +27,8 @@ from ..errors import UserError
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # A pair seen once says nothing about the language; leaving it out also keeps rare lines out of the vocabulary.
 MIN_FREQUENCY = 2
-LINES_A_BATCH = 4096  # lines handed over at a time: enough to keep all threads busy, little memory
+# Text handed to the library at a time: enough to keep all its threads busy, little memory whatever the lines' lengths.
+CHARACTERS_A_BATCH = 1 << 20
 
 
 def train_tokenizer(
@@ -68,7 +68,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(_batches(lines), trainer=trainer)
+    backend.train_from_iterator(line_batches(lines), trainer=trainer)
     backend.post_processor = processors.RobertaProcessing(
         sep=(EOS, SPECIAL_TOKENS.index(EOS)), cls_token=(BOS, SPECIAL_TOKENS.index(BOS)), add_prefix_space=False
     )
@@ -86,9 +86,17 @@ def train_tokenizer(
     )
 
 
-def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while batch := list(islice(iterator, LINES_A_BATCH)):
+def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    """`lines` in lists of about `CHARACTERS_A_BATCH` characters."""
+    batch: list[str] = []
+    characters = 0
+    for line in lines:
+        batch.append(line)
+        characters += len(line)
+        if characters >= CHARACTERS_A_BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 

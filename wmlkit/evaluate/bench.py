@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from ..data.nursery import write_pairs
+from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
 from .minimal_pairs import score_sentences

@@ -49,7 +49,7 @@ def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
     Raises UserError with file and line for broken JSON, a missing key or an empty sentence.
     """
     folder = Path(folder)
-    return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in _rows(file)]
+    return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in read_rows(file)]
 
 
 def suite_files(folder: str | Path) -> list[Path]:
@@ -90,7 +90,8 @@ def sample_pairs(pairs: list[Pair], per_paradigm: int | None, seed: int) -> list
     return [pairs[index] for index in sorted(kept)]
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file with their line numbers; UserError with file and line for anything else."""
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -165,7 +166,7 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
         raise UserError(f"there is no file {source}; expected EWoK's test split as JSONL; {EWOK_HELP}")
     known = None if vocabulary is None else {word.strip().lower() for word in vocabulary}
     by_domain: dict[str, list[str]] = {}
-    for number, row in _rows(source):
+    for number, row in read_rows(source):
         origin = f"{source.name} line {number}"
         texts = [_text(row, key, origin) for key in EWOK_KEYS]
         if known is not None and not all(word in known for text in texts for word in treebank_words(text)):

@@ -1,0 +1,109 @@
+"""The command line: exit status 2 and one sentence for a user's mistake, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wmlkit import paths
+from wmlkit.config import load_preset
+from wmlkit.study import parse_shard, plan, shard
+
+TINY = [f"--set={setting}" for setting in ("data.words=3000", "data.dev_words=1000", "train.steps=4")]
+
+
+def wmlkit(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-m", "wmlkit", *map(str, arguments)]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    done = wmlkit("train", "--preset", "smoke", "--arm", "dml", "--seed", 2, "--out", out, *TINY)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def test_train_prints_its_folder_and_progress_apart(trained):
+    assert trained.name.startswith("dml-p2-s2-") and (trained / "done.json").is_file()
+
+
+def test_evaluate(trained):
+    done = wmlkit("evaluate", trained, "--per-paradigm", 2, "--out", trained.parents[1], "--json")
+    document = json.loads(done.stdout)
+    assert [m["member"] for m in document["members"]] == ["peer_1", "peer_2", "ensemble", "uniform_ensemble"]
+    assert document["members"][0]["n"] == 34 and 0 <= document["members"][0]["score"] <= 100
+
+
+def test_export_then_evaluate_the_single_model(trained, tmp_path):
+    done = wmlkit("export", trained, "--to", tmp_path / "model")
+    assert done.returncode == 0 and Path(done.stdout.strip()) == tmp_path / "model"
+    done = wmlkit("evaluate", tmp_path / "model", "--per-paradigm", 2, "--out", trained.parents[1], "--json")
+    assert [m["member"] for m in json.loads(done.stdout)["members"]] == ["model"]
+
+
+def test_search_json(tmp_path):
+    done = wmlkit("search", "--preset", "smoke", "--out", tmp_path, "--json", *TINY)
+    found = json.loads(done.stdout)
+    names = {"num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target"}
+    assert len(found) == 2 and names <= set(found[0])
+
+
+def test_data_prepare_and_study_plan(tmp_path):
+    done = wmlkit("data", "prepare", "nursery", "--preset", "smoke", "--out", tmp_path, *TINY)
+    assert (Path(done.stdout.strip()) / "done.json").is_file()
+    plan_rows = json.loads(wmlkit("study", "plan", "--preset", "smoke", "--json").stdout)
+    assert len(plan_rows) == 6 and plan_rows[0] == {"arm": "independent", "peers": 2, "seed": 0, "steps": 12}
+
+
+def bad_corpus(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "notes.pdf").write_bytes(b"%PDF")
+    return tmp_path / "corpus"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--preset", "smoke", "--set", "train.stepz=1"], "the nearest valid key is 'train.steps'"),
+        (["train", "--preset", "smoke", "--peers", "0"], "'mutual.num_peers' is 0"),
+        (["train", "--preset", "nothing"], "there is no preset 'nothing'"),
+        (["train", "--preset", "smoke", "--set", "data.corpus={corpus}"], "corpus"),
+        (["reproduce", "--preset", "smoke", "--only", "77"], "expected numbers of notebooks"),
+        (["study", "run", "--preset", "smoke", "--shard", "3/2"], "shard 3/2 does not exist"),
+        (["study", "run", "--preset", "smoke", "--shard", "x"], "expected I/N"),
+        (["evaluate", "{corpus}"], "neither a finished run nor a model folder"),
+        (["export", "{corpus}", "--to", "x"], "not a finished run"),
+        (["report", "{corpus}"], ""),
+    ],
+)
+def test_mistakes_are_one_sentence_with_status_2_and_leave_nothing(tmp_path, arguments, message):
+    corpus = bad_corpus(tmp_path)
+    out = tmp_path / "out"
+    done = wmlkit(*(a.format(corpus=corpus) for a in arguments), cwd=tmp_path, WMLKIT_OUT=str(out))
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("wmlkit: ") and message in lines[0]
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert not out.exists() or not list(out.rglob("*.*"))
+
+
+def test_shards_share_the_plan():
+    runs = plan(load_preset("nursery"))
+    slices = [shard(runs, index, 2) for index in (1, 2)]
+    assert sorted(id(run) for part in slices for run in part) == sorted(map(id, runs))
+    loads = [sum(run.mutual.num_peers for run in part) for part in slices]
+    assert abs(loads[0] - loads[1]) <= 4
+    assert parse_shard("2/8") == (2, 8)
+
+
+def test_module_and_version():
+    assert wmlkit("--help").returncode == 0
+    assert paths.notebooks().is_dir()

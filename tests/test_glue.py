@@ -1,0 +1,246 @@
+"""Fine-tuning for (Super)GLUE: learning, selection, padding, metrics, the result document, bad rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from wmlkit import paths
+from wmlkit.config import ModelConfig
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.evaluate.finetune import Classifier, Example, Recipe, finetune, lr_factor
+from wmlkit.evaluate.glue import GLUE_PROTOCOLS, TASKS, _read, evaluate_glue, evaluate_run_glue, metrics
+from wmlkit.models import Student, build_model
+
+GLUE = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "glue_filtered"
+FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
+RECIPE = replace(GLUE_PROTOCOLS["babylm2025"].recipe, lr=3e-3, batch_size=8, epochs=4, dropout=0.0)
+NOUNS = ["cat", "dog", "bird", "boy", "girl", "tree", "house", "book"]
+
+
+def examples(pairs: bool = False) -> list[Example]:
+    """Two classes told apart by one word: of the sentence, or of the second of two."""
+    rows = []
+    for noun in NOUNS:
+        for word, label in (("nice", 1), ("ugly", 0)):
+            sentence = f"The {noun} is {word}."
+            rows.append(Example(f"A {noun} came.", sentence, label) if pairs else Example(sentence, None, label))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([f"{example.first} A {example.first}" for example in examples()], 300)
+
+
+def tiny(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    config = ModelConfig(objective=FAMILIES[family], family=family)  # type: ignore[arg-type]
+    return build_model(Student(1, 2, 16, 32), config, tokenizer, 32, seed=0)
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return float((labels == predictions).mean())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_learns_what_one_word_decides(family: str, pairs: bool, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny(family, tokenizer)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    result = finetune(
+        model,
+        tokenizer,
+        examples(pairs)[4:],
+        {"valid": examples(pairs)[:4]},
+        objective=FAMILIES[family],  # type: ignore[arg-type]
+        num_labels=2,
+        recipe=replace(RECIPE, epochs=50, batch_size=4, lr=1e-2),
+        seed=0,
+        select=accuracy,
+    )
+    assert result.predictions["valid"].tolist() == [1, 0, 1, 0]
+    assert result.selection[result.best_epoch - 1] == 1 and result.losses[-1] < result.losses[0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # a copy was trained
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", ["tanh", "gelu"])
+def test_padding_changes_nothing(family: str, head: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = replace(RECIPE, head=head)  # type: ignore[arg-type]
+    classifier = Classifier(tiny(family, tokenizer), FAMILIES[family], 3, recipe).eval()  # type: ignore[arg-type]
+    ids = tokenizer("The cat is nice.")["input_ids"]
+    pad = [tokenizer.pad_token_id] * 5
+    rows = {"none": (ids, [1] * len(ids))}
+    rows["right"] = (ids + pad, [1] * len(ids) + [0] * 5)
+    rows["left"] = (pad + ids, [0] * 5 + [1] * len(ids))
+    with torch.inference_mode():
+        logits = {side: classifier(torch.tensor([row]), torch.tensor([mask])) for side, (row, mask) in rows.items()}
+    torch.testing.assert_close(logits["right"], logits["none"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits["left"], logits["none"], atol=1e-5, rtol=0)
+
+
+def run(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, scores: Sequence[float] | None = None, seed: int = 0):
+    """A training whose selection scores are given, one an epoch."""
+    left = list(scores or [])
+    return finetune(
+        tiny("roberta", tokenizer),
+        tokenizer,
+        examples(),
+        {"valid": examples()[:4], "other": examples()[4:9]},
+        objective="mlm",
+        num_labels=2,
+        recipe=recipe,
+        seed=seed,
+        select=(lambda labels, predictions: left.pop(0)) if scores else accuracy,
+    )
+
+
+def test_the_earliest_best_epoch_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
+    result = run(tokenizer, RECIPE, [0.2, 0.7, 0.7, 0.1])
+    assert result.best_epoch == 2 and result.selection == (0.2, 0.7, 0.7, 0.1) and len(result.losses) == 4
+    two_epochs = run(tokenizer, replace(RECIPE, epochs=4), [0.2, 0.7, 0.6, 0.5])
+    np.testing.assert_array_equal(result.predictions["other"], two_epochs.predictions["other"])
+    assert len(result.predictions["other"]) == 5
+
+
+def test_patience_counts_epochs_without_enough_gain(tokenizer: PreTrainedTokenizerFast) -> None:
+    patient = replace(RECIPE, epochs=8, patience=2, threshold=0.1)
+    result = run(tokenizer, patient, [0.5, 0.55, 0.59, 0.9])
+    assert len(result.selection) == 3 and result.best_epoch == 3
+    result = run(tokenizer, patient, [0.5, 0.55, 0.7, 0.71, 0.72, 0.99])
+    assert len(result.selection) == 5 and result.best_epoch == 5
+
+
+def test_same_seed_same_training(tokenizer: PreTrainedTokenizerFast) -> None:
+    first, again, other = (run(tokenizer, replace(RECIPE, dropout=0.3), seed=seed) for seed in (1, 1, 2))
+    assert first.losses == again.losses
+    assert first.losses != other.losses
+
+
+def test_learning_rate_by_hand() -> None:
+    cosine = replace(RECIPE, schedule="cosine", warmup_ratio=0.1, min_lr_ratio=0.1)
+    assert [lr_factor(step, 100, cosine) for step in (0, 5, 10)] == [0, 0.5, 1]
+    assert lr_factor(55, 100, cosine) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert lr_factor(100, 100, cosine) == pytest.approx(0.1)
+    linear = replace(RECIPE, schedule="linear", warmup_ratio=0.0, min_lr_ratio=0.0)
+    assert [lr_factor(step, 10, linear) for step in (0, 5, 10)] == [1, 0.5, 0]
+
+
+def test_metrics_by_hand() -> None:
+    labels, predictions = np.array([1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 0, 0, 1])
+    values = metrics(labels, predictions, 2)
+    # true positives 2, false positives 1, false negatives 1, true negatives 2
+    assert values["accuracy"] == pytest.approx(4 / 6)
+    assert values["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert values["mcc"] == pytest.approx((2 * 2 - 1 * 1) / math.sqrt(3 * 3 * 3 * 3))
+    assert metrics(labels, np.zeros(6, dtype=int), 2) == {"accuracy": 0.5, "mcc": 0.0, "f1": 0.0}
+    assert set(metrics(np.array([0, 1, 2]), np.array([0, 1, 1]), 3)) == {"accuracy", "mcc"}
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    glue = tmp_path / "glue"
+    glue.mkdir()
+    rows = examples(pairs=True)
+    for name, part in (("mnli.train", rows), ("mnli.valid", rows[:6]), ("mnli-mm.valid", rows[6:])):
+        write_rows(
+            glue / f"{name}.jsonl", [{"premise": e.first, "hypothesis": e.second, "label": e.label} for e in part]
+        )
+    for name, part in (("cola.train", rows), ("cola.valid", rows)):
+        write_rows(glue / f"{name}.jsonl", [{"sentence": e.second, "label": e.label} for e in part])
+    write_rows(glue / "sst2.valid.jsonl", [{"sentence": "nice", "label": 1}])
+    return glue
+
+
+def test_document_of_results(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    models = [tiny("roberta", tokenizer), tiny("modernbert", tokenizer)]
+    document = evaluate_glue(models, tokenizer, folder, protocol="babylm2024", seeds=(1, 2), epochs=2)
+    assert document["suite"] == "glue" and document["protocol"] == "babylm2024"
+    assert [member["member"] for member in document["members"]] == ["peer_1", "peer_2"]
+    for member in document["members"]:
+        rows = {row["paradigm"]: row for row in member["paradigms"]}
+        assert list(rows) == ["cola", "mnli", "mnli-mm"]
+        assert member["score"] == pytest.approx(np.mean([row["accuracy"] for row in rows.values()]))
+        assert [row["n"] for row in rows.values()] == [16, 6, 10] and member["n"] == 32
+        assert rows["cola"]["metric"] == "mcc" and rows["cola"]["selected_by"] == "f1"
+        assert rows["mnli"]["selected_by"] == "accuracy"
+        assert rows["mnli-mm"]["best_epochs"] == rows["mnli"]["best_epochs"]  # one training
+        for row in rows.values():
+            assert len(row["per_seed"]) == 2 and row["accuracy"] == pytest.approx(np.mean(row["per_seed"]))
+            assert row["majority_class"] == 50
+    skipped = {entry["task"]: entry["reason"] for entry in document["skipped"]}
+    assert skipped["sst2"] == "no sst2.train.jsonl in glue"
+    assert skipped["wsc"] == "no wsc.train.jsonl and no wsc.valid.jsonl in glue"
+    assert len(skipped) == 8
+    assert document["settings"]["recipe"]["max_length"] == 32  # the models' window
+    assert document["settings"]["seeds"] == [1, 2]
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    run_folder = tmp_path / "run"
+    tiny("gpt2", tokenizer).save_pretrained(paths.peer(run_folder, 1))
+    save_tokenizer(tokenizer, paths.peer(run_folder, 1))
+    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "done.json", {"peer_weights": [1.0]})
+    document = evaluate_run_glue(run_folder, folder, tasks=["mnli"], seeds=[0], epochs=1, max_train=8, max_valid=4)
+    assert json.loads((run_folder / "evaluation" / "glue-babylm2025.json").read_text()) == document
+    assert document["members"][0]["paradigms"][0]["n"] == 4
+    assert document["settings"]["max_train"] == 8
+
+
+def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny("roberta", tokenizer)
+    with pytest.raises(UserError, match="no GLUE protocol 'glue'"):
+        evaluate_glue(model, tokenizer, folder, protocol="glue")
+    with pytest.raises(UserError, match="babylm2025 has no task 'cola'"):
+        evaluate_glue(model, tokenizer, folder, tasks=["cola"])
+    with pytest.raises(UserError, match="has the files of no task"):
+        evaluate_glue(model, tokenizer, folder, tasks=["rte", "wsc"])
+    with pytest.raises(UserError, match="seeds is empty"):
+        evaluate_glue(model, tokenizer, folder, tasks=["mnli"], seeds=[])
+    for row, message in (
+        ({"premise": "a", "label": 0}, "mnli.valid.jsonl line 1 has no key 'hypothesis'"),
+        ({"premise": "a", "hypothesis": "b", "label": -1}, "mnli.valid.jsonl line 1 has label -1"),
+        ({"premise": "a", "hypothesis": "b", "label": "yes"}, "mnli.valid.jsonl line 1 has label 'yes'"),
+    ):
+        write_rows(folder / "mnli.valid.jsonl", [row])
+        with pytest.raises(UserError, match=message):
+            evaluate_glue(model, tokenizer, folder, tasks=["mnli"])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(UserError, match="fine-tuning loss is nan in epoch 1"):
+        evaluate_glue(model, tokenizer, folder, protocol="babylm2024", tasks=["cola"])
+
+
+def test_settings_of_the_years() -> None:
+    old, new = GLUE_PROTOCOLS["babylm2024"], GLUE_PROTOCOLS["babylm2025"]
+    assert len(old.tasks) == 11 and len(new.tasks) == 7
+    assert (old.recipe.lr, old.recipe.batch_size, old.recipe.max_length, old.recipe.patience) == (5e-5, 64, 128, 3)
+    assert (new.recipe.lr, new.recipe.batch_size, new.recipe.max_length, new.recipe.patience) == (3e-5, 32, 512, None)
+    assert {name for name, task in TASKS.items() if task.metric == "f1"} == {"mrpc", "qqp"}
+    assert "mnli" not in old.f1_selects and "rte" in old.f1_selects and new.f1_selects == ("mrpc", "qqp")
+
+
+@pytest.mark.skipif(not GLUE.is_dir(), reason="needs the (Super)GLUE files of ../shared/data, which are not shipped")
+def test_all_real_files_fit_the_templates() -> None:
+    counts = {file.name: len(_read(file, 50, 50)) for file in sorted(GLUE.glob("*.jsonl"))}
+    assert set(counts.values()) == {50} and len(counts) == 18
+    (wsc,) = _read(GLUE / "wsc.valid.jsonl", None, 1)
+    assert wsc.first == 'Does "he" refer to "Joe" in this passage?' and wsc.second is not None

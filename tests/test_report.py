@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_runs import write_run, write_study
+
+from wmlkit import paths, tables
+from wmlkit.answer import Answer, answer
+from wmlkit.errors import UserError
+from wmlkit.report import _markdown, write_report
+from wmlkit.runs import read_runs
+
+STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what a test asks for, and that every tag is closed in its order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.links += [value for name in ("src", "href") if (value := named.get(name))]
+        self.ids += [value for value in [named.get("id")] if value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_study(tmp_path_factory.mktemp("out") / "nursery", STUDY, protocols=("babylm2025",), overrides={"train.steps": 200})
+    (write_run(folder, "wml", 2, 7) / "done.json").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: str) -> None:
+    parsed = Page(page)
+    for kind, pattern in (("tables", "T*.csv"), ("figures", "F*.svg")):
+        for file in (folder / kind).glob(pattern):
+            assert file.stem.lower() in parsed.ids
+            assert f"#{file.stem.lower()}" in parsed.links
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "commit 0123abc, seeds 0, 1, 2" in parsed.text
+    assert tables.CAPTIONS["T4_differences"] in parsed.text
+    assert "Nothing is noted" not in parsed.text
+    assert "generated text, not from BabyLM" in parsed.text
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    for link in Page(page).links:
+        assert link.startswith(("#", "data:")), link
+    assert "@import" not in page and "url(" not in page
+    assert page.count("<script>") == 1
+
+
+def test_tables_can_be_downloaded_as_they_are(folder: Path, page: str) -> None:
+    coded = re.findall(r'download="(\w+\.csv)" href="data:text/csv;base64,([^"]+)"', page)
+    assert {name for name, _ in coded} == {file.name for file in (folder / "tables").glob("*.csv")}
+    for name, data in coded:
+        assert base64.b64decode(data) == (folder / "tables" / name).read_bytes()
+
+
+def test_figures_are_embedded_as_they_are(folder: Path, page: str) -> None:
+    coded = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page)
+    drawn = [file.read_bytes() for file in (folder / "figures").glob("*.svg")]
+    assert sorted(base64.b64decode(data) for data, _ in coded) == sorted(drawn)
+    assert all(alt for _, alt in coded)
+
+
+def test_unfinished_runs_are_named_and_in_no_table(page: str) -> None:
+    assert "Not finished, so in no table: wml-p2-s7-" in Page(page).text
+    assert "wml-p2-s7" not in page.split('id="runs"')[0]
+
+
+def test_the_same_runs_give_the_same_page(folder: Path, page: str, tmp_path: Path) -> None:
+    assert write_report(folder, tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_text_from_files_cannot_become_markup(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>&'
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
+    run = next(folder.glob("wml-*"))
+    environment = paths.read_json(run / "environment.json")
+    paths.write_json(run / "environment.json", {**environment, "device": evil, "command": evil, "commit": evil})
+    document = paths.read_json(run / "config.json")
+    paths.write_json(run / "config.json", {**document, "data": {**document["data"], "name": evil}})
+    for name in ("F1", "F2", "F3", "F4", "F6"):  # there already, so not drawn
+        paths.write_text(folder / "figures" / f"{name}.png", "")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "T9.csv").write_text(f"defect,{evil}\n".replace('"', "") + f"{evil},1\n".replace('"', ""))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;" in page
+    Page(page)
+
+
+def test_a_folder_without_finished_runs_still_shows_its_tables(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "T1.csv").write_text("corpus,split,domain,words_before,words_after\nnursery,train,all,2,1\n")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "Not answered: there is no finished run yet." in text
+    assert "Nothing is noted about what made T1." in text
+    with pytest.raises(UserError, match="no folder"):
+        write_report(tmp_path / "absent")
+
+
+def given(folder: Path, values: dict[str, list[float]], seeds: int = 3) -> Answer:
+    """The answer of runs whose best peer has these accuracies, by arm."""
+    runs = [run for run in read_runs(folder) if run.seed < seeds]
+    rows = [
+        {"run": f"{arm}{seed}", "setting": "", "arm": arm, "peers": 2, "seed": seed, "corpus": "nursery",
+         "suite": "nursery", "protocol": "babylm2025", "member": member, "score": value, "ties": 0.0, "n": 10}
+        for arm, scores in values.items()
+        for seed, value in enumerate(scores[:seeds])
+        for member in ("peer_1", "best_peer", "ensemble")
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows)
+    return answer(runs, tables.main_result(scores), tables.differences(scores))
+
+
+LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
+
+
+@pytest.mark.parametrize(
+    ("wml", "distill", "words"),
+    [
+        (HIGH, LOW, "Yes, on nursery: the best of the mutually learning peers (wml) beat"),
+        (LOW, HIGH, "No, on nursery: the best of the mutually learning peers (wml) fell behind"),
+        (MIXED, LOW, "Not shown on nursery: no difference was found"),
+        (LOW, LOW, "Not shown on nursery: no difference was found"),
+    ],
+)
+def test_the_headline_follows_from_the_interval(
+    folder: Path, wml: list[float], distill: list[float], words: str
+) -> None:
+    found = given(folder, {"wml": wml, "distill": distill})
+    assert found.headline.startswith(words)
+
+
+def test_the_answer_states_difference_interval_seeds_tokens_and_corpus(folder: Path) -> None:
+    found = given(folder, {"wml": MIXED, "distill": LOW, "independent": HIGH})
+    # Differences -1, 1, 0.5: mean 0.1667, sd 1.0408, half width 4.302653 * 1.0408 / sqrt(3) = 2.5855.
+    assert "(+0.2 points, 95 % interval -2.4 to +2.8 over 3 seeds)" in found.headline
+    basis = " ".join(found.basis)
+    assert "with 3 seeds (0, 1, 2), 409,600 tokens a run" in basis
+    assert "not BabyLM" in basis
+    table = found.comparisons.set_index(["comparison", "member"])
+    assert table.loc[("wml - distill", "best_peer"), "reading"] == "no difference: the interval contains 0"
+    assert table.loc[("wml - independent", "best_peer"), "reading"] == "worse: the interval lies below 0"
+
+
+def test_one_seed_answers_nothing(folder: Path) -> None:
+    found = given(folder, {"wml": HIGH, "distill": LOW}, seeds=1)
+    assert found.headline.startswith("Open:") and "one seed only" in found.headline
+    assert found.comparisons["95 % interval"].eq("none").all()
+    assert found.comparisons["reading"].str.startswith("one seed only").all()
+    assert "with one seed, " in " ".join(found.basis)
+
+
+def test_without_a_teacher_the_question_stays_open(folder: Path) -> None:
+    found = given(folder, {"wml": HIGH, "independent": LOW})
+    assert found.headline.startswith("Not answered: these runs hold no teacher-guided distillation")
+    assert list(found.comparisons["comparison"].unique()) == ["wml - independent"]
+
+
+def test_scores_near_chance_are_called_so(folder: Path) -> None:
+    near = given(folder, {"wml": [51.0, 50.0, 49.0], "distill": [50.0, 49.5, 52.0]})
+    assert "near chance" in " ".join(near.basis)
+    assert "near chance" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+
+
+def test_deviations_become_plain_markup() -> None:
+    text = "# Title\n\nSome `x < y` and **bold**\n*text*.\n\n1. first\n   goes on\n2. second\n\n## Part\n- a\n- b\n"
+    assert _markdown(text).replace("\n", "") == (
+        "<p>Some <code>x &lt; y</code> and <strong>bold</strong> <em>text</em>.</p>"
+        "<ol><li>first goes on</li><li>second</li></ol><h3>Part</h3><ul><li>a</li><li>b</li></ul>"
+    )

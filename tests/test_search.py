@@ -1,0 +1,425 @@
+"""The student search against models that transformers builds, the released answers and hand-made spaces."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from wmlkit.config import ModelConfig, SearchConfig, load_preset, preset_names
+from wmlkit.errors import UserError
+from wmlkit.models import Student, base_student, build_model, hidden_states, lm_logits
+from wmlkit.search import bayesian_order, compare_methods, count_parameters, search_students, students, targets
+from wmlkit.search_cost import (
+    Workload,
+    diversity,
+    flop_per_token,
+    landscape,
+    memory_mib,
+    pareto_front,
+    step_seconds,
+    within,
+)
+
+FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
+SHAPES = [Student(1, 2, 16, 24), Student(3, 4, 32, 128)]
+RELEASED = SearchConfig(
+    num_layers=(6, 8, 12, 16, 20),
+    num_heads=(8, 16, 32),
+    hidden_size=(256, 512, 768, 1024, 2048),
+    intermediate="fixed",
+)
+BASE = Student(12, 12, 768, 3072)
+RELEASED_ARGUMENTS = (ModelConfig(), 50265, 512)  # RoBERTa
+SMALL = SearchConfig(num_layers=(1, 2), num_heads=(2,), hidden_size=(16, 32))
+SMALL_BASE = Student(4, 2, 32, 64)
+SMALL_ARGUMENTS = (ModelConfig(), 300, 16)
+
+
+class Ids:
+    """What a model needs to know of a tokenizer."""
+
+    bos_token_id, pad_token_id, eos_token_id = 0, 1, 2
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def shape_of(found) -> tuple[int, int]:
+    return found.num_layers, found.hidden_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("student", SHAPES)
+def test_count_equals_the_built_model(family, student):
+    model = build_model(student, ModelConfig(family=family, objective=FAMILIES[family]), Ids(270), 24, seed=0)
+    every = sum(p.numel() for p in model.parameters())
+    nonzero = sum(int((p != 0).sum()) for p in model.parameters())
+    assert count_parameters(student, family, 270, 24) == every
+    assert count_parameters(student, family, 270, 24, "nonzero") == nonzero
+
+
+def test_count_equals_models_from_plain_configurations():
+    V, T, s = 301, 20, Student(2, 2, 24, 40)
+    common = {"vocab_size": V, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2}
+    with torch.device("meta"):
+        models = {
+            "roberta": RobertaForMaskedLM(
+                RobertaConfig(**common, **heads, max_position_embeddings=T + 2, type_vocab_size=1)
+            ),
+            "modernbert": ModernBertForMaskedLM(ModernBertConfig(**common, **heads, pad_token_id=1)),
+            "gpt2": GPT2LMHeadModel(
+                GPT2Config(vocab_size=V, n_positions=T, n_embd=24, n_layer=2, n_head=2, n_inner=40)
+            ),
+            "llama": LlamaForCausalLM(
+                LlamaConfig(**common, **heads, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=1)
+            ),
+        }
+    for family, model in models.items():
+        assert count_parameters(s, family, V, T) == sum(p.numel() for p in model.parameters()), family
+
+
+def test_count_by_hand():
+    # Llama, 1 layer, width 2, FFN 3, vocabulary 5: 10 + 2 + (16 + 18 + 4)
+    assert count_parameters(Student(1, 1, 2, 3), "llama", 5, 99) == 50
+    with pytest.raises(UserError, match="'t5'; expected one of roberta, modernbert, gpt2, llama"):
+        count_parameters(SHAPES[0], "t5", 270, 24)
+
+
+def test_roberta_base_has_its_published_size():
+    assert count_parameters(BASE, "roberta", 50265, 512) == 124_697_433
+
+
+@pytest.mark.parametrize("count", ["all", "nonzero"])
+def test_released_settings_give_the_released_shapes(count):
+    search = RELEASED.model_copy(update={"count": count})
+    found = search_students(BASE, 4, search, *RELEASED_ARGUMENTS)
+    assert [shape_of(f) for f in found] == [(8, 512), (16, 256), (8, 256), (6, 256)]
+    assert [round(f.parameters / 1e6, 1) for f in found] == [59.9, 42.6, 27.8, 24.2]
+    assert [f.target for f in found] == [62_348_716, 41_565_811, 31_174_358, 24_939_487]
+    assert [f.intermediate_size for f in found] == [3072] * 4
+    assert not any(f.note for f in found)
+    counted = [59.93, 42.56, 27.84, 24.16] if count == "all" else [59.82, 42.43, 27.75, 24.08]
+    assert [round(f.counted / 1e6, 2) for f in found] == counted
+
+
+def test_document_has_what_run_folders_and_the_command_line_promise():
+    (found,) = search_students(BASE, 1, RELEASED, *RELEASED_ARGUMENTS)
+    names = ["num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target"]
+    assert list(found.document()) == names
+    assert found.document()["num_heads"] == 8  # as wide as the base's: 64
+    assert found.error == pytest.approx(-0.0388, abs=1e-4)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_has_four_different_students(preset):
+    config = load_preset(preset, {"search.method": "exact"})
+    vocab_size, block_size = config.data.vocab_size, config.data.block_size
+    found = search_students(base_student(config.model), 4, config.search, config.model, vocab_size, block_size)
+    assert len({shape_of(f) for f in found}) == 4
+    assert all(f.hidden_size % f.num_heads == 0 for f in found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    st.lists(st.integers(8, 96), min_size=1, max_size=5),
+    st.sampled_from(["fixed", "tied"]),
+    st.sampled_from(sorted(FAMILIES)),
+)
+def test_each_peer_is_the_nearest_that_is_left(layers, heads, hidden, intermediate, family):
+    search = SearchConfig(
+        num_layers=tuple(layers), num_heads=tuple(heads), hidden_size=tuple(hidden), intermediate=intermediate
+    )
+    model = ModelConfig(family=family, objective=FAMILIES[family])
+    base = Student(6, 4, 64, 256)
+    try:
+        space = students(base, search, model)
+    except UserError:
+        for head, width in itertools.product(heads, hidden):
+            assert width % head or (family in ("modernbert", "llama") and (width // head) % 2)
+        return
+    found = search_students(base, 3, search, model, 500, 32)
+    left = {(s.num_layers, s.hidden_size): s for s in space}
+    for f, target in zip(found, targets(base, 3, model, 500, 32), strict=True):
+        assert f.hidden_size % f.num_heads == 0
+        if not left:
+            assert "the search space is too small" in f.note
+            continue
+        best = min(abs(count_parameters(s, family, 500, 32) - target) for s in left.values())
+        assert abs(f.parameters - target) == best
+        del left[shape_of(f)]
+    fewer = search_students(base, 2, search, model, 500, 32)
+    assert [f.document() for f in fewer] == [f.document() for f in found[:2]]
+
+
+def test_ties_go_to_fewer_layers_and_then_to_the_smaller_width():
+    search = SMALL.model_copy(update={"num_layers": (4, 2), "hidden_size": (32, 16)})
+    order = [(s.num_layers, s.hidden_size) for s in students(SMALL_BASE, search, ModelConfig())]
+    assert order == [(2, 16), (2, 32), (4, 16), (4, 32)]
+    # GPT-2 of width 16 and FFN 32: 2,224 parameters a layer, and with these tokens twice as many outside the layers.
+    # The base's six layers make N/2 the size of two layers, exactly between one and three.
+    layers = SearchConfig(num_layers=(3, 1), num_heads=(2,), hidden_size=(16,))
+    model = ModelConfig(family="gpt2", objective="clm")
+    (found,) = search_students(Student(6, 2, 16, 32), 1, layers, model, 260, 16)
+    assert (found.target, found.parameters, found.num_layers) == (4 * 2224, 3 * 2224, 1)
+
+
+def test_ffn_width_is_fixed_or_in_the_proportion_of_the_base():
+    base = Student(2, 2, 48, 100)
+    tied = students(base, SMALL, ModelConfig())
+    assert {(s.hidden_size, s.intermediate_size) for s in tied} == {(16, 33), (32, 67)}
+    fixed = students(base, SMALL.model_copy(update={"intermediate": "fixed"}), ModelConfig())
+    assert {s.intermediate_size for s in fixed} == {100}
+
+
+def test_heads_that_do_not_fit_are_left_out():
+    search = SearchConfig(num_layers=(1,), num_heads=(2, 3, 4, 5), hidden_size=(36,))
+    base = Student(1, 2, 24, 48)  # heads 12 wide
+    assert [s.num_heads for s in students(base, search, ModelConfig())] == [3, 4, 2]
+    llama = ModelConfig(family="llama", objective="clm")  # rotary positions need an even width: 36 / 4 = 9 is odd
+    assert [s.num_heads for s in students(base, search, llama)] == [3, 2]
+    assert [s.num_heads for s in students(base, search, ModelConfig(), every_head=False)] == [3]
+    with pytest.raises(UserError, match=r"search.num_heads \[7\] fits any width in search.hidden_size \[36\]"):
+        students(base, search.model_copy(update={"num_heads": (7,)}), ModelConfig())
+    with pytest.raises(UserError, match=r"search.num_layers is \[\]"):
+        students(base, search.model_copy(update={"num_layers": ()}), ModelConfig())
+    with pytest.raises(UserError, match="expected positive numbers"):
+        students(base, search.model_copy(update={"hidden_size": (0, 8)}), ModelConfig())
+
+
+@pytest.mark.parametrize("method", ["exact", "bayesian"])
+def test_a_space_that_is_too_small_says_so(method):
+    search = SearchConfig(method=method, num_layers=(1,), num_heads=(2, 4), hidden_size=(16,), init_points=6, n_iter=1)
+    found = search_students(SMALL_BASE, 3, search, *SMALL_ARGUMENTS, truncate=False)
+    assert {f.num_heads for f in found[:2]} == {2, 4}
+    assert found[0].note == ""
+    reason = "the search space is too small" if method == "exact" else "the search met too few shapes"
+    assert found[1].note == f"{reason}: another peer has this depth and width, with other heads"
+    assert found[2].note == f"{reason}: another peer has the same shape"
+
+
+@pytest.mark.parametrize("peers", [0, -1])
+def test_no_peers_are_refused(peers):
+    with pytest.raises(UserError, match=f"number of peers is {peers}; expected at least 1"):
+        search_students(SMALL_BASE, peers, SMALL, *SMALL_ARGUMENTS)
+
+
+def test_a_target_out_of_reach_names_the_nearest_size():
+    with pytest.raises(
+        UserError, match=r"peer 3 should have 31,174,358 .* has 27,839,833 \(8 layers of width 256, -10.7 %"
+    ):
+        search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, tolerance=0.05)
+    assert len(search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, tolerance=0.11)) == 4
+
+
+def test_bayesian_search_is_deterministic_and_agrees_with_exact():
+    settings = {"method": "bayesian", "init_points": 12, "n_iter": 3}
+    search = SMALL.model_copy(update=settings | {"num_layers": (1, 2, 3), "hidden_size": (16, 24, 32, 40)})
+    for truncate in (False, True):
+        first = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
+        assert first == search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
+        assert [f.evaluations for f in first] == [15, 15]
+    # Twelve random real numbers rounded down never hit the last option; integers do.
+    space = students(SMALL_BASE, search, ModelConfig())
+    size = {s: count_parameters(s, "roberta", 300, 16) for s in space}
+    largest = max(size.values())
+    initial = search.model_copy(update={"n_iter": 0, "init_points": 60})
+    truncated, _ = bayesian_order(space, size, largest, initial, seed=0, truncate=True)
+    integer, evaluations = bayesian_order(space, size, largest, initial, seed=0, truncate=False)
+    assert evaluations == 60
+    assert {s.hidden_size for s in truncated} == {16, 24, 32}
+    assert {s.num_layers for s in truncated} == {1, 2}
+    assert size[integer[0]] == largest  # all twelve points were met, so the answer is the exact one
+    assert len(integer) == len(space)
+    assert [size[s] for s in integer] == sorted(size.values(), reverse=True)
+
+
+def test_bayesian_search_prints_nothing_and_skips_invalid_shapes(capsys, recwarn):
+    search = SearchConfig(
+        method="bayesian", num_layers=(1, 2), num_heads=(2, 3), hidden_size=(16, 24), init_points=9, n_iter=3
+    )
+    for truncate in (False, True):
+        found = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
+        assert all(f.hidden_size % f.num_heads == 0 for f in found)
+    output = capsys.readouterr()
+    assert output.out == output.err == ""
+    assert not recwarn.list
+    one = SearchConfig(method="bayesian", num_layers=(1,), num_heads=(2,), hidden_size=(16,))
+    assert search_students(SMALL_BASE, 1, one, *SMALL_ARGUMENTS)[0].evaluations == 1
+
+
+def test_compare_methods_gives_a_row_a_method_and_a_peer():
+    search = SMALL.model_copy(update={"init_points": 5, "n_iter": 1})
+    rows = compare_methods(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
+    assert [(row["method"], row["peer"]) for row in rows] == [
+        ("exact", 1),
+        ("exact", 2),
+        ("bayesian", 1),
+        ("bayesian", 2),
+    ]
+    assert [row["evaluations"] for row in rows] == [4, 4, 6, 6]
+    assert all(row["search_ms"] > 0 for row in rows)
+    first = rows[0]
+    assert first["error_percent"] == pytest.approx(100 * (first["parameters"] / first["target"] - 1))
+
+
+def test_exact_search_is_fast():
+    wide = SearchConfig(num_layers=tuple(range(1, 41)), num_heads=(4, 8, 16), hidden_size=tuple(range(64, 2049, 32)))
+    for search in (RELEASED, wide):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            search_students(BASE, 4, search, *RELEASED_ARGUMENTS)
+            times.append(time.perf_counter() - start)
+        # 0.2 ms and 12 ms on a quiet core; the limit leaves room for a busy machine.
+        assert min(times) < 0.05, len(search.hidden_size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cost_model_agrees_with_counted_operations_and_kept_tensors(family):
+    V, T, B = 300, 16, 4
+    student = Student(4, 2, 64, 160)
+    scored = 0.25 if FAMILIES[family] == "mlm" else 1.0
+    config = ModelConfig(family=family, objective=FAMILIES[family])
+    ids = torch.arange(B * T).reshape(B, T) + 5
+    positions = int(scored * B * T)
+
+    def step(attention: str) -> int:
+        """One forward and backward pass; returns the bytes that the forward pass kept."""
+        model = build_model(student, config, Ids(V), T, 0, attention)
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            hidden = hidden_states(model, ids).reshape(B * T, -1)[:positions]
+            logits = lm_logits(model, hidden)
+            loss = torch.nn.functional.cross_entropy(logits, ids.reshape(-1)[:positions])
+        total = sum(kept.values())
+        loss.backward()
+        return total
+
+    with FlopCounterMode(display=False) as counter:
+        step("eager")  # the counter does not know the fused attention of a CPU
+    predicted = B * T * flop_per_token(student, family, V, T, scored)
+    # The counter's only differences: Llama's and ModernBERT's table of rotary angles.
+    assert counter.get_total_flops() == pytest.approx(predicted, rel=0.01)
+
+    parameters = count_parameters(student, family, V, T)
+    work = Workload(B, scored)
+    activations = memory_mib(student, family, V, T, work) * 2**20 - 16 * parameters
+    activations -= 4 * positions * V  # the gradient of the logits does not exist yet in the forward pass
+    assert step("sdpa") == pytest.approx(activations, rel=0.12)
+
+
+def test_costs_scale_as_stated():
+    work = Workload(batch_size=10, scored=0.5, flop_per_second=1e9)
+    one, two = Student(1, 2, 16, 32), Student(2, 2, 16, 32)
+    # Layer: 6 (4 16^2 + 2 16 32) + 12 T 16; head: 6 0.5 (300 16 + 16^2), T = 8
+    assert flop_per_token(one, "roberta", 300, 8, 0.5) == 6 * 2048 + 1536 + 3 * 5056
+    assert flop_per_token(two, "roberta", 300, 8, 0.5) - flop_per_token(one, "roberta", 300, 8, 0.5) == 13824
+    assert step_seconds(one, "roberta", 300, 8, work) == pytest.approx(80 * (12288 + 1536 + 15168) / 1e9)
+    double = Workload(batch_size=20, scored=0.5, flop_per_second=1e9)
+    weights = 16 * count_parameters(one, "roberta", 300, 8) / 2**20
+    single = memory_mib(one, "roberta", 300, 8, work) - weights
+    assert memory_mib(one, "roberta", 300, 8, double) - weights == pytest.approx(2 * single)
+
+
+def test_limits_leave_out_what_is_too_slow_or_too_large():
+    work = Workload()
+    free = search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS)
+    cost = {shape_of(f): step_seconds(Student(*f_shape(f)), "roberta", 50265, 512, work) for f in free}
+    limit = 1000 * cost[8, 512] * 0.99
+    limited = search_students(
+        BASE, 4, RELEASED, *RELEASED_ARGUMENTS, allowed=within(*RELEASED_ARGUMENTS, work, max_step_ms=limit)
+    )
+    assert (8, 512) not in [shape_of(f) for f in limited]
+    for f in limited:
+        assert 1000 * step_seconds(Student(*f_shape(f)), "roberta", 50265, 512, work) <= limit
+    memory = [memory_mib(Student(*f_shape(f)), "roberta", 50265, 512, work) for f in free]
+    allowed = within(*RELEASED_ARGUMENTS, work, max_memory_mib=min(memory))
+    assert {shape_of(f) for f in search_students(BASE, 1, RELEASED, *RELEASED_ARGUMENTS, allowed=allowed)} <= {
+        (6, 256),
+        (8, 256),
+    }
+    with pytest.raises(
+        UserError, match="none of the 25 shapes .* not even 6 layers of width 256; expected at least one"
+    ):
+        search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, allowed=lambda student: False)
+
+
+def f_shape(found) -> tuple[int, int, int, int]:
+    return found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size
+
+
+def test_proxy_chooses_among_the_nearest():
+    seen = []
+
+    def deeper_is_better(student: Student) -> float:
+        seen.append(student)
+        return -student.num_layers
+
+    found = search_students(BASE, 2, RELEASED, *RELEASED_ARGUMENTS, proxy=deeper_is_better, shortlist=3)
+    assert len(seen) == 6
+    for peer, f in enumerate(found):
+        assert f.num_layers == max(s.num_layers for s in seen[3 * peer : 3 * peer + 3])
+    # With one shape on the list the proxy has no choice.
+    single = search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, proxy=deeper_is_better, shortlist=1)
+    assert single == search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS)
+
+
+def test_diversity_by_hand():
+    narrow, wide, deep = Student(2, 2, 16, 1), Student(2, 2, 32, 1), Student(4, 2, 16, 1)
+    assert diversity([narrow, wide]) == pytest.approx(0.6931, abs=1e-4)
+    assert diversity([narrow, wide, deep]) == pytest.approx((2 + 2**0.5) * 0.693147 / 3, abs=1e-5)
+    assert diversity([narrow, narrow]) == diversity([narrow]) == diversity([]) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_pareto_front_is_what_nothing_beats(points):
+    for (a, b), on_front in zip(points, pareto_front(points), strict=True):
+        beaten = any(x <= a and y <= b and (x, y) != (a, b) for x, y in points)
+        assert on_front == (not beaten)
+
+
+def test_landscape_holds_every_shape_with_its_front():
+    grid = landscape(BASE, RELEASED, *RELEASED_ARGUMENTS)
+    assert len(grid) == 75
+    assert all(g.error is None for g in grid)
+    largest = max(grid, key=lambda g: g.parameters)
+    fastest = min(grid, key=lambda g: g.step_ms)
+    assert largest.pareto and fastest.pareto
+    for g in grid:
+        beaten = any(h.parameters >= g.parameters and h.step_ms < g.step_ms for h in grid)
+        assert g.pareto == (not beaten)
+    near = landscape(BASE, RELEASED, *RELEASED_ARGUMENTS, target=62_348_716)
+    best = min(near, key=lambda g: g.error)
+    assert (best.num_layers, best.hidden_size) == (8, 512)
+    assert best.pareto and best.error == pytest.approx(0.0388, abs=1e-4)
+    assert best.flop_per_token > 0 and best.memory_mib > 0

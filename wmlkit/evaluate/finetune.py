@@ -1,0 +1,230 @@
+"""Fine-tune a language model as a classifier of texts or pairs of texts, and predict with its best epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import UserError
+from ..models import hidden_states, max_length
+from .spans import Objective
+
+
+@dataclass(frozen=True)
+class Example:
+    """One or two texts and the number of their class."""
+
+    first: str
+    second: str | None
+    label: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained."""
+
+    lr: float
+    batch_size: int
+    epochs: int
+    max_length: int  # tokens; a model with a shorter window gets its window
+    weight_decay: float
+    schedule: Literal["linear", "cosine"]  # from lr to min_lr_ratio * lr, after a linear warm-up
+    warmup_ratio: float
+    min_lr_ratio: float
+    grad_clip: float  # norm; 0: none
+    patience: int | None  # epochs without a gain of more than `threshold` after which training stops
+    threshold: float
+    drop_last: bool
+    head: Literal["tanh", "gelu"]
+    dropout: float  # in the head
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """Predictions of the best epoch on each set that was given, and how the training went."""
+
+    predictions: dict[str, np.ndarray]  # set -> (N,) classes
+    best_epoch: int  # counted from 1
+    selection: tuple[float, ...]  # the selection score after each epoch
+    losses: tuple[float, ...]  # mean training loss of each epoch, nats
+
+
+class Classifier(nn.Module):
+    """A language model's trunk and a new classification head on one token of it.
+
+    Masked models are read at their first token, causal ones at their last; both are found by the attention mask and
+    positions are counted by it, so that the side and amount of padding change nothing.
+    """
+
+    def __init__(self, model: PreTrainedModel, objective: Objective, num_labels: int, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        width = model.config.hidden_size
+        if recipe.head == "gelu":  # BabyLM 2025: finetune/classifier_model.py
+            self.head = nn.Sequential(
+                nn.LayerNorm(width, elementwise_affine=False),
+                nn.Linear(width, width),
+                nn.GELU(),
+                nn.LayerNorm(width, elementwise_affine=False),
+                nn.Dropout(recipe.dropout),
+                nn.Linear(width, num_labels),
+            )
+        elif objective == "mlm":  # BabyLM 2024: the head of transformers' RobertaForSequenceClassification
+            self.head = nn.Sequential(
+                nn.Dropout(recipe.dropout),
+                nn.Linear(width, width),
+                nn.Tanh(),
+                nn.Dropout(recipe.dropout),
+                nn.Linear(width, num_labels),
+            )
+        else:  # BabyLM 2024: the head of transformers' GPT2ForSequenceClassification
+            self.head = nn.Sequential(nn.Linear(width, num_labels, bias=False))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (B, classes) of (B, T) ids, padded on either side."""
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        hidden = hidden_states(self.model, input_ids, attention_mask, positions)
+        if self.objective == "mlm":
+            token = attention_mask.argmax(dim=1)  # the first that is not padding
+        else:
+            steps = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            token = (attention_mask * steps).argmax(dim=1)  # the last
+        rows = torch.arange(len(hidden), device=hidden.device)
+        logits: Tensor = self.head(hidden[rows, token])
+        return logits
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Example],
+    valid: Mapping[str, Sequence[Example]],
+    *,
+    objective: Objective,
+    num_labels: int,
+    recipe: Recipe,
+    seed: int,
+    select: Callable[[np.ndarray, np.ndarray], float],
+    device: str | torch.device | None = None,
+) -> FineTuned:
+    """Train a copy of `model` on `train` and predict all sets of `valid` at the best epoch.
+
+    The best epoch is the one with the highest `select(labels, predictions)` on the first set of `valid`, the earliest
+    of several: that set chooses and is scored, so its numbers are optimistic, as in the official pipelines.
+    `seed` fixes the head, the order of the examples and dropout; torch's own generator is left as it was.
+    Raises UserError if the loss stops being finite.
+    """
+    target = torch.device(device) if device is not None else model.device
+    window = min(recipe.max_length, max_length(model), tokenizer.model_max_length)
+    inputs = _encode(tokenizer, train, window)
+    valid_inputs = {name: _encode(tokenizer, examples, window) for name, examples in valid.items()}
+    labels = {name: np.array([example.label for example in examples]) for name, examples in valid.items()}
+    first = next(iter(valid))
+    train_labels = torch.tensor([example.label for example in train])
+    order = torch.Generator().manual_seed(seed)
+    steps_an_epoch = len(train) // recipe.batch_size if recipe.drop_last else math.ceil(len(train) / recipe.batch_size)
+    steps_an_epoch = max(1, steps_an_epoch)  # fewer examples than a batch: one smaller batch
+    cards = [target] if target.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed)
+        classifier = Classifier(copy.deepcopy(model), objective, num_labels, recipe).to(target)
+        optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        total = steps_an_epoch * recipe.epochs
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, total, recipe))
+        selection: list[float] = []
+        losses: list[float] = []
+        predictions: dict[str, np.ndarray] = {}
+        best, best_epoch, waited = -math.inf, 0, 0
+        for epoch in range(1, recipe.epochs + 1):
+            classifier.train()
+            shuffled = torch.randperm(len(train), generator=order).tolist()
+            loss_sum = 0.0
+            for step in range(steps_an_epoch):
+                chosen = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+                ids, mask = _padded([inputs[i] for i in chosen], tokenizer, target)
+                loss = cross_entropy(classifier(ids, mask), train_labels[chosen].to(target))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if recipe.grad_clip:
+                    clip_grad_norm_(classifier.parameters(), recipe.grad_clip)
+                optimizer.step()
+                scheduler.step()
+                loss_sum += loss.item()
+            losses.append(loss_sum / steps_an_epoch)
+            if not math.isfinite(losses[-1]):
+                raise UserError(
+                    f"the fine-tuning loss is {losses[-1]} in epoch {epoch}; expected a finite number; the model has "
+                    "probably diverged already, or the learning rate is too high for it"
+                )
+            epoch_predictions = {first: _predict(classifier, valid_inputs[first], tokenizer, target)}
+            selection.append(select(labels[first], epoch_predictions[first]))
+            waited = 0 if selection[-1] > best + recipe.threshold else waited + 1
+            if selection[-1] > best:
+                best, best_epoch = selection[-1], epoch
+                for name in [name for name in valid if name != first]:
+                    epoch_predictions[name] = _predict(classifier, valid_inputs[name], tokenizer, target)
+                predictions = epoch_predictions
+            if recipe.patience is not None and waited >= recipe.patience:
+                break
+    return FineTuned(predictions, best_epoch, tuple(selection), tuple(losses))
+
+
+def lr_factor(step: int, total: int, recipe: Recipe) -> float:
+    """Learning rate of step `step` (from 0) of `total` as a share of the recipe's."""
+    warmup = int(recipe.warmup_ratio * total)
+    if step < warmup:
+        return step / max(1, warmup)
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    shape = 1 - done if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.min_lr_ratio + (1 - recipe.min_lr_ratio) * shape
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], window: int) -> list[list[int]]:
+    """Ids of each example with the tokenizer's template, the longer text cut first where both do not fit."""
+    firsts = [example.first for example in examples]
+    seconds = [example.second or "" for example in examples]
+    pairs = bool(examples) and examples[0].second is not None
+    encoded = tokenizer(
+        firsts, seconds if pairs else None, truncation=True, max_length=window, padding=False, verbose=False
+    )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask (B, T) of rows of different lengths, padded at their ends."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id or 0))
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+@torch.inference_mode()
+def _predict(
+    classifier: Classifier, rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> np.ndarray:
+    """Class of each row, (N,); rows of like length share a batch."""
+    classifier.eval()
+    classes = np.zeros(len(rows), dtype=np.int64)
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    for start in range(0, len(rows), 64):
+        chosen = by_length[start : start + 64]
+        logits = classifier(*_padded([rows[i] for i in chosen], tokenizer, device))
+        classes[chosen] = logits.argmax(dim=-1).cpu().numpy()
+    return classes
