@@ -113,6 +113,7 @@ def write_prepared(folder: Path) -> Path:
 def _metrics(arm: str, peers: int, steps: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     sizes = np.arange(peers)
     weights = np.full(peers, 1 / peers)
+    more = int(rng.integers(0, 50))  # rows differ in length, so seeds differ in tokens at the same step
     lines = []
     for step in range(10, steps + 1, 10):
         progress = step / steps
@@ -124,14 +125,14 @@ def _metrics(arm: str, peers: int, steps: int, rng: np.random.Generator) -> list
             weights = weights * np.exp(-0.2 * np.asarray(gradient))
             weights = weights / weights.sum()
         line: dict[str, Any] = {
-            "step": step, "tokens": 2048 * step, "words": 1500.0 * step, "lr": 1e-3 * (1 - 0.9 * progress),
+            "step": step, "tokens": (2000 + more) * step, "words": 1500.0 * step, "lr": 1e-3 * (1 - 0.9 * progress),
             "alpha": 0.5, "ce": ce.tolist(), "kl": kl.tolist(), "total": (0.5 * ce + 0.5 * kl).tolist(),
             "peer_weights": weights.tolist(), "hypergradient": gradient, "tokens_per_second": 9000.0,
             "peak_memory": 310.0 + 40 * peers, "seconds": 0.05 * step * peers,
         }  # fmt: skip
         if step % 100 == 0 or step == steps:
             line["dev_ce"] = (ce + 0.10).tolist()
-            line["held_out_ce"] = (ce + 0.05).tolist()
+            line["held_out_ce"] = (ce + rng.normal(0.05, 0.15, peers)).tolist()  # so the best peer is not always one
             line["dev_ce_ensemble"] = float(ce.min() + 0.02)
             line["held_out_ce_ensemble"] = float(ce.min() - 0.03)
         lines.append(line)

@@ -7,7 +7,12 @@ import pytest
 import torch
 from small import BLOCK, make_rows, make_tokenizer, make_tokens
 
+from wmlkit.config import load_preset
 from wmlkit.data.batches import Rows, mask_tokens, pack, segments
+from wmlkit.data.encode import open_documents, open_tokens
+from wmlkit.data.prepare import prepare
+from wmlkit.data.texts import Stage, open_texts, stages
+from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
 
 
@@ -128,6 +133,31 @@ def test_windows_come_from_anywhere_in_the_stream():
     windows = np.lib.stride_tricks.sliding_window_view(tokens, BLOCK)
     assert all((windows == row).all(axis=1).any() for row in ids)
     assert (document == 0).all() and rows.masked_batch(0, 4, 4, 0.3).attention_mask is None
+
+
+def test_sequence_length_schedule():
+    """Half the steps with rows of 32, then 64: tokens a step stay the same, and each stage begins its text anew."""
+    config = load_preset("smoke", {"data.block_schedule": [[0.5, 32], [0.5, 64]], "train.steps": 11})
+    assert stages(config) == [Stage(0, 32, 16), Stage(6, 64, 8)]
+    assert config.data.longest_block == 64
+    with pytest.raises(UserError, match="shares that sum to 0.7"):
+        load_preset("smoke", {"data.block_schedule": [[0.5, 32], [0.2, 64]]})
+
+
+def test_passes_are_counted_and_capped(tmp_path):
+    """6 steps of 16 rows of 32 tokens, then 6 of 8 rows of 64, over the rows that each stage cuts the text into."""
+    config = load_preset("smoke", {"data.words": 3000, "data.dev_words": 1000})
+    config = config.updated({"data.block_schedule": [[0.5, 32], [0.5, 64]]})
+    prepared = prepare(config.data, tmp_path)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    texts = open_texts(config, prepared, tokenizer)
+    shown = [texts.train(step, 0.3) for step in range(12)]
+    assert [tuple(batch.input_ids.shape) for batch in shown] == [(16, 32)] * 6 + [(8, 64)] * 6
+    path = prepared.folder / "train.tokens"
+    rows = [Rows(open_tokens(path)[0], open_documents(path), tokenizer, t, "lines", 0, "train") for t in (32, 64)]
+    assert texts.passes == pytest.approx(6 * 16 / len(rows[0]) + 6 * 8 / len(rows[1]))
+    with pytest.raises(UserError, match="data.max_passes is 0.5.*lower train.steps to"):
+        open_texts(config.updated({"data.max_passes": 0.5}), prepared, tokenizer)
 
 
 def test_too_little_text_is_refused():

@@ -96,7 +96,8 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     running = Server()
     yield running
     running.http.shutdown()
@@ -337,7 +338,7 @@ RELEASE: dict[str, Any] = {
     "README.md": b"about",
     "multimodal_data": {"train_10M.zip": b"not this one"},
     "text_data": {
-        "train_10M.zip": make_zip({**TRAIN, "__MACOSX/train_10M/._childes.train": b"junk"}),
+        "train_10M.zip": make_zip({**TRAIN, "__MACOSX/train_10M/x.train": b"junk"}),
         "train_100M.zip": b"unused",
         "dev.zip": make_zip(DEV),  # without the folder's name inside
         "test.zip": b"unused",

@@ -94,9 +94,7 @@ def faults(ax: Axes) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def drawings(
-    metrics: pd.DataFrame, scores: pd.DataFrame, paradigms: pd.DataFrame
-) -> dict[str, Callable[[], Axes]]:
+def drawings(metrics: pd.DataFrame, scores: pd.DataFrame, paradigms: pd.DataFrame) -> dict[str, Callable[[], Axes]]:
     main = scores[scores["protocol"] == "babylm2025"]
     one_seed = scores[(scores["seed"] == 0) & (scores["protocol"] == "babylm2025")]
     return {
@@ -149,9 +147,11 @@ def test_axes_that_are_given_are_used(metrics: pd.DataFrame) -> None:
 def test_drawn_values_are_those_of_the_table(metrics: pd.DataFrame) -> None:
     ax = figures.plot_peer_weights(metrics)
     chosen = metrics[(metrics["quantity"] == "peer_weights") & (metrics["peer"] == 3)]
-    mean = chosen.groupby("tokens")["value"].mean()
+    assert chosen["tokens"].nunique() == len(chosen)  # seeds differ in tokens, but their steps are drawn together
+    mean = chosen.groupby("step")[["tokens", "value"]].mean()
     line = next(line for line in ax.get_lines() if line.get_label() == "peer 3")
-    assert np.allclose(line.get_xdata(), mean.index) and np.allclose(line.get_ydata(), mean)  # type: ignore[arg-type]
+    assert np.allclose(line.get_xdata(), mean["tokens"])  # type: ignore[arg-type]
+    assert np.allclose(line.get_ydata(), mean["value"])  # type: ignore[arg-type]
 
 
 def test_error_bars_are_the_intervals_over_seeds(scores: pd.DataFrame) -> None:
@@ -187,7 +187,10 @@ def test_mixed_runs_are_refused(folder: Path, scores: pd.DataFrame) -> None:
 
 
 def test_the_same_data_gives_the_same_bytes(metrics: pd.DataFrame, paradigms: pd.DataFrame, tmp_path: Path) -> None:
-    for name, draw in (("F3", lambda: figures.plot_peer_weights(metrics)), ("F6", lambda: figures.plot_phenomena(paradigms))):
+    for name, draw in (
+        ("F3", lambda: figures.plot_peer_weights(metrics)),
+        ("F6", lambda: figures.plot_phenomena(paradigms)),
+    ):
         save_figure(draw().figure, tmp_path / "a", name)
         # Neither the time nor the caller's style may matter.
         with mpl.rc_context({"font.size": 20, "axes.grid": False, "svg.hashsalt": "other", "pdf.fonttype": 3}):

@@ -18,7 +18,8 @@ from wmlkit import paths
 from wmlkit.config import ModelConfig
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate.finetune import Classifier, Example, Recipe, finetune, lr_factor
+from wmlkit.evaluate import glue
+from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
 from wmlkit.evaluate.glue import GLUE_PROTOCOLS, TASKS, _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.models import Student, build_model
 
@@ -31,9 +32,9 @@ NOUNS = ["cat", "dog", "bird", "boy", "girl", "tree", "house", "book"]
 def examples(pairs: bool = False) -> list[Example]:
     """Two classes told apart by one word: of the sentence, or of the second of two."""
     rows = []
-    for noun in NOUNS:
+    for i, noun in enumerate(NOUNS):
         for word, label in (("nice", 1), ("ugly", 0)):
-            sentence = f"The {noun} is {word}."
+            sentence = f"The {noun} is very very {word}." if i % 2 == 0 else f"The {noun} is {word}."
             rows.append(Example(f"A {noun} came.", sentence, label) if pairs else Example(sentence, None, label))
     return rows
 
@@ -62,14 +63,14 @@ def test_learns_what_one_word_decides(family: str, pairs: bool, tokenizer: PreTr
         model,
         tokenizer,
         examples(pairs)[4:],
-        {"valid": examples(pairs)[:4]},
+        {"valid": [examples(pairs)[0], examples(pairs)[3]]},  # a long one before a short one
         objective=FAMILIES[family],  # type: ignore[arg-type]
         num_labels=2,
         recipe=replace(RECIPE, epochs=50, batch_size=4, lr=1e-2),
         seed=0,
         select=accuracy,
     )
-    assert result.predictions["valid"].tolist() == [1, 0, 1, 0]
+    assert result.predictions["valid"].tolist() == [1, 0]
     assert result.selection[result.best_epoch - 1] == 1 and result.losses[-1] < result.losses[0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # a copy was trained
     assert torch.equal(torch.get_rng_state(), state)
@@ -123,10 +124,15 @@ def test_patience_counts_epochs_without_enough_gain(tokenizer: PreTrainedTokeniz
     assert len(result.selection) == 5 and result.best_epoch == 5
 
 
-def test_same_seed_same_training(tokenizer: PreTrainedTokenizerFast) -> None:
-    first, again, other = (run(tokenizer, replace(RECIPE, dropout=0.3), seed=seed) for seed in (1, 1, 2))
-    assert first.losses == again.losses
-    assert first.losses != other.losses
+def test_the_seed_fixes_a_training(tokenizer: PreTrainedTokenizerFast) -> None:
+    losses = []
+    for seed in (1, 1, 2):
+        torch.rand(1)  # what else the process has drawn does not matter
+        losses.append(run(tokenizer, replace(RECIPE, dropout=0.3), seed=seed).losses)
+    assert losses[0] == losses[1] != losses[2]
+    orders = [epoch_order(16, seed, epoch) for seed in (0, 1) for epoch in (1, 2)]
+    assert all(sorted(order) == list(range(16)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
 
 
 def test_learning_rate_by_hand() -> None:
@@ -180,6 +186,8 @@ def test_document_of_results(folder: Path, tokenizer: PreTrainedTokenizerFast) -
         assert [row["n"] for row in rows.values()] == [16, 6, 10] and member["n"] == 32
         assert rows["cola"]["metric"] == "mcc" and rows["cola"]["selected_by"] == "f1"
         assert rows["mnli"]["selected_by"] == "accuracy"
+        for row in rows.values():
+            assert row["accuracy"] == pytest.approx(row["all_metrics"][row["metric"]])
         assert rows["mnli-mm"]["best_epochs"] == rows["mnli"]["best_epochs"]  # one training
         for row in rows.values():
             assert len(row["per_seed"]) == 2 and row["accuracy"] == pytest.approx(np.mean(row["per_seed"]))
@@ -191,6 +199,29 @@ def test_document_of_results(folder: Path, tokenizer: PreTrainedTokenizerFast) -
     assert document["settings"]["recipe"]["max_length"] == 32  # the models' window
     assert document["settings"]["seeds"] == [1, 2]
     json.dumps(document, allow_nan=False)
+
+
+def test_each_task_gets_its_settings(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = []
+
+    def record(model, tokenizer, train, valid, *, recipe, **options) -> FineTuned:
+        recipes.append(recipe)
+        predictions = {name: np.array([example.label for example in part]) for name, part in valid.items()}
+        return FineTuned(predictions, 1, (1.0,), (0.0,))
+
+    row = {"text": "a b", "span1_text": "a", "span2_text": "b", "question": "q", "passage": "p", "label": 1}
+    for task in ("wsc", "boolq"):
+        for split in ("train", "valid"):
+            write_rows(folder / f"{task}.{split}.jsonl", [row])
+    monkeypatch.setattr(glue, "finetune", record)
+    tasks = ["boolq", "mnli", "wsc"]
+    document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, tasks=tasks, seeds=[0])
+    assert [(recipe.batch_size, recipe.epochs) for recipe in recipes] == [(16, 10), (32, 10), (32, 30)]
+    assert document["members"][0]["member"] == "model" and document["members"][0]["score"] == 100
+    evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, tasks=["wsc"], seeds=[0, 1], epochs=2)
+    assert [recipe.epochs for recipe in recipes[3:]] == [2, 2]
 
 
 def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -215,7 +246,9 @@ def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
         evaluate_glue(model, tokenizer, folder, tasks=["rte", "wsc"])
     with pytest.raises(UserError, match="seeds is empty"):
         evaluate_glue(model, tokenizer, folder, tasks=["mnli"], seeds=[])
+    assert len(_read(folder / "mnli.train.jsonl", 8, 4)) == 8 and len(_read(folder / "mnli.valid.jsonl", 8, 4)) == 4
     for row, message in (
+        ({"premise": "a", "hypothesis": "b", "label": 3}, "mnli.valid.jsonl line 1 has label 3"),
         ({"premise": "a", "label": 0}, "mnli.valid.jsonl line 1 has no key 'hypothesis'"),
         ({"premise": "a", "hypothesis": "b", "label": -1}, "mnli.valid.jsonl line 1 has label -1"),
         ({"premise": "a", "hypothesis": "b", "label": "yes"}, "mnli.valid.jsonl line 1 has label 'yes'"),

@@ -101,6 +101,7 @@ def test_a_step_logged_twice_counts_once_the_last_time(tmp_path: Path) -> None:
 
 def test_best_peer_repeats_the_peer_chosen_on_held_out_text(folder: Path) -> None:
     table, paradigms = results.scores_table(folder), results.paradigm_table(folder)
+    assert {run.done["best_peer"] for run in read_runs(folder)} == {1, 2}
     for run in read_runs(folder):
         of_run = table[table["run"] == run.folder.name].set_index("member")
         chosen = int(np.argmin(run.done["held_out_ce"])) + 1

@@ -91,6 +91,7 @@ def test_lower_case_and_nfkc_survive_a_reload(tmp_path: Path) -> None:
     loaded = load_tokenizer(save_tokenizer(lower, tmp_path), needs_mask=True)
     assert loaded.decode(loaded("The ﬁne CAFÉ", add_special_tokens=False).input_ids) == "the fine café"
     assert loaded("A <mask>").input_ids[-2] == 4  # special tokens are found behind the lower-casing
+    assert 4 not in loaded("A <MASK>").input_ids  # but as written, not as lower-cased
     assert tokenizer_hash(loaded) == tokenizer_hash(lower)
 
 

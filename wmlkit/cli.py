@@ -137,13 +137,17 @@ def evaluate(
 def report(
     runs: Annotated[Path | None, typer.Argument(help="A preset's folder, for example runs/nursery.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Also write the result section of this README.")] = None,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
+    from .readme import write_section
     from .reproduce import write_report_of
 
     page = write_report_of(runs or paths.preset(paths.output(None), "nursery"))
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
+    if readme is not None:
+        write_section(readme, page.parent)
     print(page)
 
 

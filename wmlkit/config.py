@@ -39,6 +39,24 @@ class DataConfig(Section):
     # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
     packing: Literal["documents", "lines", "windows"] = "documents"
     block_size: int = Field(32, ge=8)  # tokens a row
+    # (share of the steps, tokens a row) one after the other; rows a step change so that tokens a step do not
+    block_schedule: tuple[tuple[float, int], ...] = ()
+    max_passes: float | None = Field(None, gt=0)  # refuse to read the training text more often than this
+    legality: str = ""  # what a challenge's rules say of the preset; for people
+
+    @model_validator(mode="after")
+    def _schedule_covers_all_steps(self) -> DataConfig:
+        if self.block_schedule and abs(sum(share for share, _ in self.block_schedule) - 1) > 1e-6:
+            raise ValueError(
+                f"data.block_schedule has shares that sum to {sum(share for share, _ in self.block_schedule):g}, "
+                "expected 1; change the shares"
+            )
+        return self
+
+    @property
+    def longest_block(self) -> int:
+        """Tokens of the longest row of the schedule: what the models must take."""
+        return max([self.block_size, *(size for _, size in self.block_schedule)])
 
 
 class ModelConfig(Section):
@@ -259,5 +277,5 @@ def run_hash(config: Config, data_hash: str) -> str:
     """
     shaping = ("data", "model", "search", "mutual", "outer", "train")
     document = {section: values for section, values in config.resolved().items() if section in shaping}
-    document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer")}
+    document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
     return digest({"config": document, "data": data_hash})

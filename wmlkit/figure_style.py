@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import seaborn as sns
@@ -109,7 +109,12 @@ def short_number(value: float, position: int | None = None) -> str:
     return f"{value:g}"
 
 
-def plain_log(axis: Any) -> None:
-    """Plain numbers at the ticks of a logarithmic axis, not powers."""
+def log_if_wide(ax: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+    """A logarithmic axis where the largest value is more than eight times the least; plain numbers at its ticks."""
+    values = list(values)
+    if max(values) <= 8 * min(values):
+        return
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))

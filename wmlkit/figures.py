@@ -23,8 +23,8 @@ from .figure_style import (
     COLUMN,
     TEXT,
     finish,
+    log_if_wide,
     new_axes,
-    plain_log,
     sequence,
     short_number,
     styled,
@@ -147,8 +147,7 @@ def plot_search(grid: pd.DataFrame, found: pd.DataFrame | None = None, ax: Axes 
         places = found["hidden_size"].map(widths)
         ax.plot(places, found["parameters"] / 1e6, "x", color="black", markersize=6, markeredgewidth=1.4, label="found")
     ax.set_xticks(list(widths.values()), [str(width) for width in widths])
-    ax.set_yscale("log")
-    plain_log(ax.yaxis)
+    log_if_wide(ax, "y", grid["parameters"])
     ax.set_xlabel("hidden size")
     ax.set_ylabel("parameters (millions)")
     return finish(ax, legend=3)
@@ -161,10 +160,8 @@ def plot_pareto(table: pd.DataFrame, cost: str = "step_ms", unit: str = "step (m
     ax.plot(table["parameters"] / 1e6, table[cost], "o", color="0.65", markersize=3, label="shapes")
     front = table[table["pareto"]].sort_values("parameters")
     ax.plot(front["parameters"] / 1e6, front[cost], marker="D", markersize=3.5, color=COLOURS[3], label="Pareto front")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    plain_log(ax.xaxis)
-    plain_log(ax.yaxis)
+    log_if_wide(ax, "x", table["parameters"])
+    log_if_wide(ax, "y", table[cost])
     ax.set_xlabel("parameters (millions)")
     ax.set_ylabel(unit)
     return finish(ax, legend=2)
@@ -251,10 +248,13 @@ def _band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
     """Mean of `value` over seeds against tokens, and the span of the seeds."""
     if rows.empty:
         return
-    value = rows.groupby("tokens")["value"].agg(["mean", "min", "max"])
-    ax.plot(value.index, value["mean"], color=colour, markersize=4, **line)
+    # By step: runs of other seeds see slightly other numbers of tokens at the same step.
+    value = rows.groupby("step").agg(
+        tokens=("tokens", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max")
+    )
+    ax.plot(value["tokens"], value["mean"], color=colour, markersize=4, **line)
     if rows["seed"].nunique() > 1:
-        ax.fill_between(value.index, value["min"], value["max"], color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(value["tokens"], value["low"], value["high"], color=colour, alpha=0.18, linewidth=0)
 
 
 def _over_tokens(metrics: pd.DataFrame, quantity: str, ax: Axes | None) -> Axes:

@@ -107,7 +107,7 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
             stdout_file=lines,
         )
     except papermill.PapermillExecutionError as error:
-        number = _cell_number(source, error.cell_index)
+        number = _cell_number(source, error.cell_index) if given else error.cell_index + 1
         last = [line for line in str(error.evalue).splitlines() if line.strip()][-1:] or ["no message"]
         what = last[0] if error.ename == "UserError" else f"{error.ename}: {last[0]}"
         raise UserError(
@@ -144,7 +144,9 @@ def _kernel_manager() -> Any:
         environment["PYTHONPATH"] = os.pathsep.join(
             part for part in (str(paths.PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if part
         )
-    manager.kernel_spec.env.update(environment)
+    specification = manager.kernel_spec
+    assert specification is not None  # it has a name
+    specification.env.update(environment)
     return manager
 
 
@@ -312,13 +314,14 @@ def notebook_problems(path: Path) -> list[str]:
     of papermill, cells of at most 30 lines, and nothing that `parameter_problems` finds.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        nbformat.validate(document)
-        notebook = nbformat.from_dict(document)
-    except (ValueError, nbformat.ValidationError) as error:
+        text = path.read_text(encoding="utf-8")
+        ids = [cell.get("id") for cell in json.loads(text)["cells"]]
+        if None in ids or len(set(ids)) < len(ids):  # nbformat would only warn, and make up others
+            return ["cells without an id, or two with the same; expected format 4.5 with an id for each cell"]
+        notebook = nbformat.reads(text, as_version=4)
+        nbformat.validate(notebook)
+    except (ValueError, TypeError, LookupError, AttributeError, nbformat.ValidationError) as error:
         return [f"not a valid notebook: {str(error).splitlines()[0]}"]
-    if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
-        return [f"format {notebook.nbformat}.{notebook.nbformat_minor} has no cell ids; expected 4.5"]
     problems = []
     kernel = notebook.metadata.get("kernelspec", {}).get("name")
     if kernel != "python3":

@@ -19,7 +19,9 @@ _SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
 
 def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(sub-title, frame of strings) for what is shown of the table `name`; more than one where it mixes kinds."""
-    table = table.drop(columns=[column for column in ("setting", "search_ms") if column in table and _blank(table[column])])
+    table = table.drop(
+        columns=[column for column in ("setting", "search_ms") if column in table and _blank(table[column])]
+    )
     if name == "T1":
         return [("", _before_after(table))]
     if name == "T4" and "kind" in table:

@@ -144,13 +144,14 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
 
 def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: bool = False) -> dict[str, Any]:
     """Evaluate a run folder (written into it), or a single model folder (only returned)."""
-    folder = pairs_folder(config, suite, out)
-    if (target / "done.json").is_file():
-        return evaluate_run(target, suite, folder, config.evaluate, force=force)
-    if not (target / "config.json").is_file():
+    is_run = (target / "done.json").is_file()
+    if not is_run and not (target / "config.json").is_file():
         raise UserError(
             f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
         )
+    folder = pairs_folder(config, suite, out)
+    if is_run:
+        return evaluate_run(target, suite, folder, config.evaluate, force=force)
     tokenizer = load_tokenizer(target)
     model = load_model(target, "mlm" if tokenizer.mask_token else "clm")
     document, _ = evaluate_pairs(

@@ -180,7 +180,7 @@ def find_students(config: Config, vocab_size: int) -> list[Found]:
     """The peers' shapes, in their order."""
     base = base_student(config.model)
     return search_students(
-        base, config.mutual.num_peers, config.search, config.model, vocab_size, config.data.block_size
+        base, config.mutual.num_peers, config.search, config.model, vocab_size, config.data.longest_block
     )
 
 
@@ -190,7 +190,7 @@ def build_state(config: Config, students: list[Found], tokenizer: PreTrainedToke
     for i, found in enumerate(students):
         shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
         seed = 1000 * config.train.seed + i
-        model = build_model(shape, config.model, tokenizer, config.data.block_size, seed)
+        model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
         model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
         peers.append(AtPositions(model))
         optimizers.append(build_optimizers(model, config.train, device.device))
@@ -330,6 +330,7 @@ def _finish(
             "steps": state.step,
             "tokens": state.tokens,
             "words": state.words,
+            "passes": texts.passes,
             "seconds": state.seconds,
             "peer_weights": state.peer_weights.tolist(),
             "best_peer": best + 1,

@@ -132,7 +132,6 @@ def finetune(
     labels = {name: np.array([example.label for example in examples]) for name, examples in valid.items()}
     first = next(iter(valid))
     train_labels = torch.tensor([example.label for example in train])
-    order = torch.Generator().manual_seed(seed)
     steps_an_epoch = len(train) // recipe.batch_size if recipe.drop_last else math.ceil(len(train) / recipe.batch_size)
     steps_an_epoch = max(1, steps_an_epoch)  # fewer examples than a batch: one smaller batch
     cards = [target] if target.type == "cuda" else []
@@ -148,7 +147,7 @@ def finetune(
         best, best_epoch, waited = -math.inf, 0, 0
         for epoch in range(1, recipe.epochs + 1):
             classifier.train()
-            shuffled = torch.randperm(len(train), generator=order).tolist()
+            shuffled = epoch_order(len(train), seed, epoch)
             loss_sum = 0.0
             for step in range(steps_an_epoch):
                 chosen = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
@@ -188,6 +187,12 @@ def lr_factor(step: int, total: int, recipe: Recipe) -> float:
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     shape = 1 - done if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return recipe.min_lr_ratio + (1 - recipe.min_lr_ratio) * shape
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
+    """The order of `n` examples in an epoch."""
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(n).tolist()
+    return order
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], window: int) -> list[list[int]]:

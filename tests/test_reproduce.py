@@ -1,0 +1,98 @@
+"""The main job end to end: the real notebooks under papermill with the `smoke` preset."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from wmlkit import paths
+from wmlkit.config import load_preset
+from wmlkit.notebooks import notebook_problems
+from wmlkit.reproduce import notebook_sources
+
+NAMES = [path.stem for path in notebook_sources()]
+
+
+def reproduce(out):
+    command = [sys.executable, "-m", "wmlkit", "reproduce", "--preset", "smoke", "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    done = reproduce(out)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out / "smoke"
+
+
+@pytest.mark.parametrize("path", notebook_sources(), ids=NAMES)
+def test_committed_notebooks_are_clean(path):
+    assert notebook_problems(path) == []
+
+
+def test_every_run_is_finished_and_evaluated(folder):
+    config = load_preset("smoke")
+    runs = sorted(path.parent.name.rsplit("-", 1)[0] for path in folder.glob("*/done.json"))
+    assert runs == sorted(f"{arm}-p{p}-s{s}" for arm, p in config.study.runs for s in config.study.seeds)
+    assert len(list(folder.glob("*/evaluation/nursery-babylm2025.json"))) == len(runs)
+    assert len(list(folder.glob("*/evaluation/nursery-babylm2025.items.jsonl"))) == len(runs)
+
+
+def test_what_the_notebooks_leave(folder):
+    tables = {path.stem for path in (folder / "tables").glob("T*.csv")}
+    figures = {path.name for path in (folder / "figures").glob("F*.*")}
+    assert {"T1", "T2", "T3", "T4", "T4_differences", "T5", "T7"} <= tables
+    assert {f"F{i}.{kind}" for i in range(1, 7) for kind in ("png", "pdf", "svg")} <= figures
+    for kind in ("tables", "figures"):
+        notes = paths.read_json(folder / kind / "provenance.json")
+        assert all(note["command"] and note["created_by"] and "commit" in note for note in notes.values())
+    for name in NAMES:
+        executed = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+        done = paths.read_json(folder / "notebooks" / f"{name}.done.json")
+        assert done["numbers"] and all(math.isfinite(value) for value in done["numbers"].values())
+
+
+def test_summary(folder):
+    summary = paths.read_json(folder / "summary.json")
+    assert summary["preset"] == "smoke" and set(summary["minutes"]) == {"train", "evaluate", "total"}
+    assert summary["minutes"]["total"] > summary["minutes"]["train"] > 0
+    config = load_preset("smoke")
+    for arm, peers in config.study.runs:
+        for seed in config.study.seeds:
+            rows = [r for r in summary["results"] if (r["arm"], r["peers"], r["seed"]) == (arm, peers, seed)]
+            members = {row["member"] for row in rows}
+            assert {"best_peer", "ensemble", *(f"peer_{i}" for i in range(1, peers + 1))} <= members
+            assert all(0 <= row["score"] <= 100 and row["n"] == 17 * 6 for row in rows)
+
+
+def test_main_table_has_every_arm_and_the_single_student(folder):
+    main = pd.read_csv(folder / "tables" / "T4.csv")
+    measured = main[main["kind"] == "measured"]
+    assert {("independent", 1), ("independent", 2), ("dml", 2), ("wml", 2)} <= set(
+        zip(measured["arm"], measured["peers"], strict=True)
+    )
+    assert (measured["corpus"] == "nursery").all()
+
+
+def test_report_is_self_contained(folder):
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in ("T1", "T4", "F2", "F6"))
+    for outside in ("<script src", "<link", "@import", 'src="http', "url(http"):
+        assert outside not in page
+
+
+def test_again_trains_nothing(folder):
+    runs = {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")}
+    metrics = {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")}
+    done = reproduce(folder.parent)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")} == runs
+    assert {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")} == metrics

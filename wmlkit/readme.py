@@ -1,0 +1,61 @@
+"""The result section of README.md, written from the tables of a report: no number there is typed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from . import paths
+from .errors import UserError
+
+BEGIN = "<!-- results: written by `wmlkit report --readme README.md`, do not edit -->"
+END = "<!-- end of results -->"
+MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
+
+
+def results_section(folder: Path) -> str:
+    """Markdown of the main result and of the differences between arms, from ``tables/`` below `folder`."""
+    main = pd.read_csv(folder / "tables" / "T4.csv")
+    note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
+    measured = main[(main["kind"] == "measured") & main["setting"].isna() & (main["suite"] != "dev")]
+    lines = [
+        f"Accuracy on the {measured['suite'].iloc[0]} pairs in percent (protocol `{measured['protocol'].iloc[0]}`, "
+        "chance 50): mean over seeds, 95 % t-interval over seeds, and the seeds' values.",
+        "",
+        "| arm | peers | " + " | ".join(MEMBERS.values()) + " |",
+        "|---|---|" + "---|" * len(MEMBERS),
+    ]
+    for (arm, peers), rows in measured.groupby(["arm", "peers"], sort=False):
+        by_member = rows.set_index("member")
+        cells = [_cell(by_member.loc[member]) if member in by_member.index else "" for member in MEMBERS]
+        lines.append(f"| {arm} | {peers} | " + " | ".join(cells) + " |")
+    lines += ["", *_differences(pd.read_csv(folder / "tables" / "T4_differences.csv"))]
+    lines += ["", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."]
+    return "\n".join(lines)
+
+
+def _cell(row: pd.Series) -> str:
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{row['mean']:.1f}{interval} ({row['values']})"
+
+
+def _differences(table: pd.DataFrame) -> list[str]:
+    lines = ["Differences of the best peer, paired by seed, in points:", ""]
+    lines += ["| comparison | peers | mean | 95 % interval | p |", "|---|---|---|---|---|"]
+    chosen = table[(table["member"] == "best_peer") & table["setting"].isna() & (table["suite"] != "dev")]
+    for row in chosen.itertuples():
+        interval = "" if pd.isna(row.low) else f"[{row.low:.1f}, {row.high:.1f}]"
+        p = "" if pd.isna(row.p) else f"{row.p:.2f}"
+        lines.append(f"| {row.a} − {row.b} | {row.peers} | {row.mean:+.1f} | {interval} | {p} |")
+    return lines
+
+
+def write_section(readme: Path, folder: Path) -> Path:
+    """Replace the section between the two marks in `readme`. Raises UserError where they are missing."""
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme} has no result section; expected the lines {BEGIN!r} and {END!r}; add them")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return paths.write_text(readme, f"{before}{BEGIN}\n{results_section(folder)}\n{END}{after}")
