@@ -211,10 +211,10 @@ def test_each_task_gets_its_settings(
         predictions = {name: np.array([example.label for example in part]) for name, part in valid.items()}
         return FineTuned(predictions, 1, (1.0,), (0.0,))
 
-    row = {"text": "a b", "span1_text": "a", "span2_text": "b", "question": "q", "passage": "p", "label": 1}
+    row = {"text": "a b", "span1_text": "a", "span2_text": "b", "question": "q", "passage": "p"}
     for task in ("wsc", "boolq"):
         for split in ("train", "valid"):
-            write_rows(folder / f"{task}.{split}.jsonl", [row])
+            write_rows(folder / f"{task}.{split}.jsonl", [{**row, "label": label} for label in (0, 1)])
     monkeypatch.setattr(glue, "finetune", record)
     tasks = ["boolq", "mnli", "wsc"]
     document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, tasks=tasks, seeds=[0])

@@ -58,8 +58,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     if not headline:
         headline = (
             "Not answered: these runs hold no teacher-guided distillation (arm distill) beside mutual learning with "
-            "the same number of peers; what they hold are comparisons with the controls."
+            "the same number of peers."
         )
+        control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
+        for row in control:
+            found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
+            headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
     return Answer(headline, _basis(runs, measured, evaluation), pd.DataFrame(shown))
 
 

@@ -1,27 +1,27 @@
 """The outer problem: one-step hypergradient and mirror descent on the peers' weights. Pure functions.
 
-    min_w  L2(w, theta'(w)),   theta' = theta - gamma u(grad_theta L1(theta; w)),   on held-out text
-    dL2/dw_m = [dL2/dw_m at fixed theta']  -  gamma < grad_theta L2(theta'), J grad_theta A_m(theta) >
+    min_w  L2(w, theta'(w)),   theta' = step(grad_theta L1(theta; w)),   on held-out text
+    dL2/dw_m = [dL2/dw_m at fixed theta']  +  < grad_theta L2(theta'), J grad_theta A_m(theta) >
 
-A_m = dL1/dw_m, and J is the Jacobian of the optimizer's update u (the identity for SGD). Equations: "Outer
+A_m = dL1/dw_m, and J = d theta'/dg is the Jacobian of the inner step (-gamma for SGD). Equations: "Outer
 problem" in docs/notation.md. Released code: the second term is cut off by a `detach` (`direct`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vjp
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import losses
 from .losses import MutualOptions
+from .updates import Parameters, Update
 
-Parameters = Mapping[str, Tensor]
 Forward = Callable[[Parameters], Tensor]  # parameters of one peer -> its logits (N, V) on a fixed batch
 
 
@@ -62,11 +62,6 @@ def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, 
     raise ValueError(f"unknown outer objective {objective!r}")
 
 
-def sgd_update(parameters: Parameters, gradients: Parameters, inner_lr: float) -> dict[str, Tensor]:
-    """theta' = theta - gamma g, for one peer."""
-    return {name: value - inner_lr * gradients[name] for name, value in parameters.items()}
-
-
 def hypergradient(
     parameters: Sequence[Parameters],
     peer_weights: Tensor,
@@ -74,30 +69,28 @@ def hypergradient(
     outer: OuterBatch,
     options: MutualOptions,
     *,
-    inner_lr: float,
+    updates: Sequence[Update] | None,
     objective: str = "logit_ensemble",
-    method: str = "sgd",
     gradients: Sequence[Parameters] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(dL2/dw, L2): gradient (P,) and value of the outer loss, in nats per scored token.
 
-    parameters: each peer's theta. method: `direct` keeps the explicit term only, at theta; `sgd` takes the
-    inner step theta' = theta - gamma grad L1 and adds the response of theta' to w. First-order gradients
-    and one directional derivative a peer; the models are not changed. Dropout must be off.
-    gradients: grad_theta L1 where the training step has it already; computed here if None.
+    parameters: each peer's theta. updates: each peer's step as a function of its gradient, theta' = step(g)
+    (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term only, at theta (`direct`).
+    gradients: grad_theta L1 where the training step has it already; computed here if None. First-order
+    gradients and one directional derivative a peer; the models are not changed. Dropout must be off.
     """
     parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
     weights = peer_weights.detach()
-    if method == "direct":
-        stepped = parameters
-    else:
-        gradients = gradients or inner_gradients(parameters, weights, inner, options)
-        stepped = [sgd_update(p, g, inner_lr) for p, g in zip(parameters, gradients, strict=True)]
-    direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=method != "direct")
-    if method == "direct":
+    if updates is None:
+        direct, _, value = outer_gradients(parameters, weights, outer, objective, respond=False)
         return direct, value
-    response = directional_weight_losses(parameters, slopes, inner, options)  # <grad_theta L2, grad_theta A_m>
-    return direct - inner_lr * response.to(direct.dtype), value
+    gradients = gradients or inner_gradients(parameters, weights, inner, options)
+    steps = [vjp(update, dict(gradient)) for update, gradient in zip(updates, gradients, strict=True)]
+    direct, slopes, value = outer_gradients([step[0] for step in steps], weights, outer, objective, respond=True)
+    # d theta'/dw_m = (d theta'/dg) grad A_m, so the slope of L2 is pulled back through the step first
+    directions = [step[1](slope)[0] for step, slope in zip(steps, slopes, strict=True)]
+    return direct + directional_weight_losses(parameters, directions, inner, options).to(direct.dtype), value
 
 
 def inner_gradients(

@@ -163,6 +163,29 @@ def export(
     print(export_peer(run_folder, peer, to))
 
 
+@data_app.command("list")
+def data_list(out: Out = None, as_json: Json = False) -> None:
+    """The corpora that can be named, and where fetched ones lie."""
+    from .data.fetch import list_releases
+
+    records = list_releases(paths.output(out))
+    if as_json:
+        emit(records)
+        return
+    for record in records:
+        print(f"{record['name']:24} {record['about']}" + (f" [{record['folder']}]" if record["folder"] else ""))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A release of `wmlkit data list`, or hf:OWNER/DATASET.")], out: Out = None
+) -> None:
+    """Download a corpus, check it, unpack it; goes on where a broken download stopped."""
+    from .data.fetch import fetch
+
+    print(fetch(name, paths.output(out)))
+
+
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[str, typer.Argument(help="nursery, a fetched corpus, or a folder or zip of text files.")],

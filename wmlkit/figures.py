@@ -37,8 +37,8 @@ CAPTIONS = {
     "F2": "Losses of each peer over tokens seen: training loss (line), dev loss (dashed, with marks) and that of the "
     "ensemble. Mean over seeds; the band spans the seeds.",
     "F3": "Peer weights and their hypergradients over tokens seen. Mean over seeds; the band spans the seeds.",
-    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds; small marks: single seeds. Where no run "
-    "has one peer, its place shows the first peer of independent, which learns alone.",
+    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds; small marks: single seeds. Where no "
+    "run has one peer, its place shows the first peer of independent, which learns alone.",
     "F5": "Search landscape: parameters of every shape, the targets (dotted) and what was found (crosses).",
     "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",

@@ -33,6 +33,7 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         return [("", _differences(table))]
     if name == "T5":
         shown = table[table["member"].isin(["best_peer", "ensemble"])]
+        shown = shown.sort_values("member", key=_order, kind="stable")
         return [
             (f"{suite}, protocol {protocol}: {member.replace('_', ' ')}", _by_arm(rows))
             for (suite, protocol, member), rows in shown.groupby(["suite", "protocol", "member"], sort=False)
@@ -94,16 +95,15 @@ def _published(table: pd.DataFrame) -> pd.DataFrame:
         row = {"kind": kind.replace("_", " "), "system": system, "corpus": corpus, "protocol": ", ".join(protocols)}
         for suite, value in zip(records["suite"], records["mean"], strict=True):
             row[suite] = "" if pd.isna(value) else f"{value:g}"
-        for column in ("provenance", "source", "note"):
-            row[column] = "; ".join(
-                dict.fromkeys(part for text in records[column].dropna() for part in text.split("; ") if part)
-            )
+        row["provenance"] = "; ".join(records["provenance"].unique())
+        told = [text for column in ("source", "note") for text in records[column].dropna()]
+        row["source"] = "; ".join(dict.fromkeys(part for text in told for part in str(text).split("; ") if part))
         rows.append(row)
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
     suites = [suite for suite in _SUITES if suite in frame]
-    columns = ["kind", "system", "corpus", "protocol", *suites, "provenance", "source", "note"]
+    columns = ["kind", "system", "corpus", "protocol", *suites, "provenance", "source"]
     return frame[columns].fillna("").astype(str)
 
 

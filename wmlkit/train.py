@@ -32,6 +32,7 @@ from .losses import MutualOptions
 from .models import Student, base_student, body_parameters, build_model
 from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
 from .search import Found, search_students
+from .updates import Update, optimizer_update, sgd_update
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -87,6 +88,16 @@ def inner_loss(state: State, batch: Batch, config: Config, options: MutualOption
     return losses.mutual_loss(logits, batch.targets[index], weights, options, len(batch.input_ids), scored)
 
 
+def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update] | None:
+    """What `outer.hypergradient` names as the inner step: none (`direct`), SGD, or the optimizer in use (`adam`)."""
+    if config.outer.hypergradient == "direct":
+        return None
+    if config.outer.hypergradient == "sgd":
+        return [sgd_update(parameters_of(peer), inner_lr) for peer in state.peers]
+    pairs = zip(state.peers, state.optimizers, strict=True)
+    return [optimizer_update(peer, own, config.train.grad_clip) for peer, own in pairs]
+
+
 def outer_step(
     state: State, batch: Batch, held_out: Batch, config: Config, options: MutualOptions, inner_lr: float
 ) -> None:
@@ -100,9 +111,8 @@ def outer_step(
         inner_batch(state.peers, batch, config.mutual.kl_positions),
         outer_batch(state.peers, held_out),
         options,
-        inner_lr=inner_lr,
+        updates=inner_updates(state, config, inner_lr),
         objective=outer.objective,
-        method=outer.hypergradient,
         gradients=gradients,
     )
     eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
