@@ -22,7 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
 	"$(PYTHON)" -m venv .venv || \
 	  { echo 'the virtual environment could not be made; on Debian and Ubuntu install python3-venv' >&2; exit 2; }
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@echo 'Installing the pinned packages into .venv: a few minutes, about 2 GB on disk'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 reproduce: setup

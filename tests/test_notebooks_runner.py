@@ -43,7 +43,7 @@ def run(folder: Path, notebook: nbformat.NotebookNode, parameters: dict | None =
     return run_notebook(write(folder, notebook), target, given, required=more.pop("required", [result]), **more)
 
 
-def test_a_good_notebook_runs_with_its_parameters_in_this_python(tmp_path, monkeypatch):
+def test_a_good_notebook_runs_with_its_parameters_in_this_python(tmp_path, monkeypatch, capfd):
     # A kernel of another Python under the same name must not be taken.
     other = tmp_path / "jupyter" / "kernels" / "python3"
     other.mkdir(parents=True)
@@ -78,6 +78,7 @@ def test_a_good_notebook_runs_with_its_parameters_in_this_python(tmp_path, monke
         "list": ["a=b", "c"],
     }
     assert sorted(p.name for p in target.parent.iterdir()) == ["01_test.ipynb"]  # nothing temporary or stale is left
+    assert capfd.readouterr() == ("", "")  # `progress` is the only voice
     executed = nbformat.read(target, as_version=4)
     assert executed.cells[2].metadata["tags"] == ["injected-parameters"]
     assert executed.cells[-1].outputs[0].text == "halfway\nthere\n"

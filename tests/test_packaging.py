@@ -136,7 +136,7 @@ def test_make_has_its_four_targets():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("setup", "reproduce", "test", "clean"):
         assert re.search(rf"^{target}:", text, re.MULTILINE), target
-    assert "install -c constraints.txt -e '.[dev]'" in text
+    assert "install --quiet -c constraints.txt -e '.[dev]'" in text
     for command in ("ruff check .", "ruff format --check .", "mypy", "pytest"):
         assert command in text
 

@@ -84,7 +84,7 @@ def test_main_table_has_every_arm_and_the_single_student(folder):
 
 def test_report_is_self_contained(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in page for name in ("T1", "T4", "F2", "F6"))
+    assert all(f'id="{name}"' in page for name in ("t1", "t4", "f2", "f6"))
     for outside in ("<script src", "<link", "@import", 'src="http', "url(http"):
         assert outside not in page
 

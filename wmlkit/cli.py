@@ -141,9 +141,12 @@ def report(
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
     from .readme import write_section
-    from .reproduce import write_report_of
+    from .report import write_report
+    from .results import write_summary
 
-    page = write_report_of(runs or paths.preset(paths.output(None), "nursery"))
+    folder = runs or paths.preset(paths.output(None), "nursery")
+    write_summary(folder)
+    page = write_report(folder, overwrite=True)
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if readme is not None:

@@ -128,11 +128,14 @@ def _kernel_manager() -> Any:
             f"the Python at {sys.executable} has no Jupyter kernel; expected the package ipykernel: "
             "install it with `make setup` or `pip install ipykernel`"
         )
+    import zmq
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
     # Without any folder to look in there is only ipykernel's own specification, which names sys.executable.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    if zmq.has("curve"):  # other users of the machine cannot read along, and the kernel does not warn that they can
+        manager.transport_encryption = "auto"
     environment = {
         # Nothing is fetched while notebooks run, unless the user says so.
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),

@@ -61,8 +61,8 @@ def _before_after(table: pd.DataFrame) -> pd.DataFrame:
 
 
 _OTHERS = (
-    "Published numbers: other corpora and scoring protocols, so not comparable with the rows above. "
-    "An empty cell is unknown; none is filled in from memory."
+    "Published numbers, each of its own corpus and protocol: not comparable with rows of another corpus or protocol, "
+    "so never with the nursery. An empty cell is unknown; none is filled in from memory."
 )
 
 

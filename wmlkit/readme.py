@@ -18,7 +18,7 @@ def results_section(folder: Path) -> str:
     """Markdown of the main result and of the differences between arms, from ``tables/`` below `folder`."""
     main = pd.read_csv(folder / "tables" / "T4.csv")
     note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
-    measured = main[(main["kind"] == "measured") & main["setting"].isna() & (main["suite"] != "dev")]
+    measured = main[(main["kind"] == "measured") & main["setting"].isna() & (main["suite"] != "dev_ce")]
     lines = [
         f"Accuracy on the {measured['suite'].iloc[0]} pairs in percent (protocol `{measured['protocol'].iloc[0]}`, "
         "chance 50): mean over seeds, 95 % t-interval over seeds, and the seeds' values.",
@@ -43,7 +43,7 @@ def _cell(row: pd.Series) -> str:
 def _differences(table: pd.DataFrame) -> list[str]:
     lines = ["Differences of the best peer, paired by seed, in points:", ""]
     lines += ["| comparison | peers | mean | 95 % interval | p |", "|---|---|---|---|---|"]
-    chosen = table[(table["member"] == "best_peer") & table["setting"].isna() & (table["suite"] != "dev")]
+    chosen = table[(table["member"] == "best_peer") & table["setting"].isna() & (table["suite"] != "dev_ce")]
     for row in chosen.itertuples():
         interval = "" if pd.isna(row.low) else f"[{row.low:.1f}, {row.high:.1f}]"
         p = "" if pd.isna(row.p) else f"{row.p:.2f}"

@@ -45,11 +45,6 @@ def reproduce(
         run_notebook(source, target, parameters, required=[sentinel], progress=say)
         minutes[source.stem] = (time.perf_counter() - started) / 60
     known = {"train": minutes.get("03_training", 0.0), "evaluate": minutes.get("04_evaluation", 0.0)}
-    write_report_of(folder, known | {"total": (time.perf_counter() - began) / 60})
+    results.write_summary(folder, minutes=known | {"total": (time.perf_counter() - began) / 60})
+    write_report(folder, command=environment.command())
     return folder
-
-
-def write_report_of(folder: Path, minutes: dict[str, float] | None = None) -> Path:
-    """summary.json and report.html of a preset's folder, from its finished runs; returns the page."""
-    results.write_summary(folder, minutes=minutes, commit=environment.commit())
-    return write_report(folder)

@@ -20,8 +20,8 @@ from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
 from .minimal_pairs import score_sentences
 
-# Vocabulary of the model, pairs. 50,265 is RoBERTa's vocabulary, which the paper uses; the students are about the
-# size of its smaller ones.
+# Vocabulary of the model (50,265 is that of RoBERTa, which the paper uses) and pairs; the model has 4 layers of
+# width 256.
 SETTINGS: dict[str, tuple[int, int]] = {"small": (8192, 120), "paper": (50265, 60)}
 Copy = tuple[list[int], int, int, int]  # masked ids, position, target, number of the sentence
 BATCH_SIZES = (1, 8, 32, 128)  # masked copies a forward pass; the batched scorer gets the best of these

@@ -55,7 +55,8 @@ def evaluate_pairs(
     protocol: a key of `protocols.PROTOCOLS`.
     ties: "half" (a tie earns 0.5), "first" (1, what 2024 and 2025 do), "random" (0 or 1, drawn with `seed`, what 2026
     does) or "protocol" (the rule of the protocol's own year).
-    per_paradigm: pairs a paradigm, drawn with `seed`; None: all.
+    per_paradigm: pairs a paradigm, drawn with `seed`; None: all. The ordering fault of babylm2024-released comes from
+    sentences that occur twice, so it needs all pairs to show.
     member_weights, temperature, within_word, objective, token_budget, device: see `score_sentences`.
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, ties, n and

@@ -1,7 +1,8 @@
 """The engine of sentence scoring: log-probabilities of the scored tokens, for several models in one pass.
 
-Three things make it fast without changing a score: the language-modelling head is applied at scored positions
-only, equal masked copies are computed once, and only texts of one length share a batch, so nothing is ever padded.
+Four things make it fast without changing a score: the language-modelling head and, where it can be, most of the
+last layer are applied at scored positions only; equal masked copies are computed once; and only texts of one length
+share a batch, so nothing is ever padded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..models import hidden_states, lm_logits
+from ..models import lm_logits
+from .last_layer import hidden_at
 from .spans import Encoded, Objective
 
 # Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is
@@ -147,7 +149,7 @@ def _add_scores(
         first, last = np.searchsorted(jobs.place_row, [rows.start, rows.stop])
         row = torch.from_numpy(jobs.place_row[first:last] - start).to(device)
         position = torch.from_numpy(jobs.place_position[first:last].astype(np.int64)).to(device)
-        hidden = [hidden_states(model, ids)[row, position] for model in peers]
+        hidden = [hidden_at(model, ids, row, position) for model in peers]
         for head_first in range(first, last, head_places):
             head_last = min(head_first + head_places, last)
             low, high = np.searchsorted(jobs.job_place, [head_first, head_last])
