@@ -16,8 +16,9 @@ from wmlkit.config import ModelConfig
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import score_sentences, scoring
+from wmlkit.evaluate.last_layer import hidden_at
 from wmlkit.evaluate.spans import encode_spans
-from wmlkit.models import Student, build_model
+from wmlkit.models import Student, build_model, hidden_states
 
 BLIMP = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "blimp_filtered"
 
@@ -159,6 +160,20 @@ def test_peers_and_ensembles_from_one_pass(family: str, tokenizer: PreTrainedTok
     for name, row in rows.items():
         expected = [naive_plain(models, row, tokenizer, s, FAMILIES[family]) for s in sentences]
         np.testing.assert_allclose(scores[name], expected, atol=1e-5, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_states_at_places_are_those_of_the_trunk(family: str, layers: int, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = ModelConfig(objective=FAMILIES[family], family=family)  # type: ignore[arg-type]
+    model = build_model(Student(layers, 2, 16, 32), config, tokenizer, 64, seed=0).eval()
+    ids = torch.randint(5, len(tokenizer), (6, 9), generator=torch.Generator().manual_seed(0))
+    once, several = torch.arange(6), torch.tensor([0, 0, 2, 5, 5, 5])
+    for row in (once, several, once.flip(0)):
+        position = torch.tensor([8, 0, 3, 4, 1, 2])
+        with torch.inference_mode():
+            expected = hidden_states(model, ids)[row, position]
+            torch.testing.assert_close(hidden_at(model, ids, row, position), expected, atol=1e-5, rtol=0)
 
 
 def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +78,7 @@ def search(
     prepared = prepare(config.data, paths.output(out))
     found = find_students(config, len(load_tokenizer(prepared.folder / "tokenizer")))
     if as_json:
-        emit([asdict(student) for student in found])
+        emit([student.document() for student in found])
         return
     for i, one in enumerate(found, 1):
         say(
