@@ -42,6 +42,12 @@ def test_evaluate(trained):
     assert document["members"][0]["n"] == 34 and 0 <= document["members"][0]["score"] <= 100
 
 
+def test_evaluate_language_modelling(trained):
+    done = wmlkit("evaluate", trained, "--suite", "lm", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == paths.read_json(paths.language_modelling(trained))
+
+
 def test_export_then_evaluate_the_single_model(trained, tmp_path):
     done = wmlkit("export", trained, "--to", tmp_path / "model")
     assert done.returncode == 0 and Path(done.stdout.strip()) == tmp_path / "model"

@@ -27,20 +27,25 @@ Forward = Callable[[Parameters], Tensor]  # parameters of one peer -> its logits
 
 @dataclass(frozen=True)
 class InnerBatch:
-    """L1 on one batch. forward: one function a peer; targets, scored, batch_size: as in `losses.mutual_loss`."""
+    """L1 on one batch. forward: one function a peer; targets, scored, batch_size: as in `losses.mutual_loss`.
+
+    frozen: logits (N, V) of a frozen teacher, which come behind the peers' (`MutualOptions.frozen` of them).
+    """
 
     forward: Sequence[Forward]
     targets: Tensor
     scored: Tensor | None = None
     batch_size: int = 1
+    frozen: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
 class OuterBatch:
-    """L2 on one held-out batch. forward: one function a peer; targets: (N,) token ids."""
+    """L2 on one held-out batch. forward: one function a peer; targets: (N,) token ids; frozen: as in `InnerBatch`."""
 
     forward: Sequence[Forward]
     targets: Tensor
+    frozen: Sequence[Tensor] = ()
 
 
 def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, objective: str) -> Tensor:
@@ -73,7 +78,7 @@ def hypergradient(
     objective: str = "logit_ensemble",
     gradients: Sequence[Parameters] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(dL2/dw, L2): gradient (P,) and value of the outer loss, in nats per scored token.
+    """(dL2/dw, L2): gradient (P,), a frozen teacher included, and value of L2, in nats per scored token.
 
     parameters: each peer's theta. updates: each peer's step as a function of its gradient, theta' = step(g)
     (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term only, at theta (`direct`).
@@ -98,7 +103,7 @@ def inner_gradients(
 ) -> list[dict[str, Tensor]]:
     """grad_theta L1(theta; w), one mapping a peer."""
     leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
-    logits = [forward(peer) for forward, peer in zip(inner.forward, leaves, strict=True)]
+    logits = [*(forward(peer) for forward, peer in zip(inner.forward, leaves, strict=True)), *inner.frozen]
     loss = losses.mutual_loss(logits, inner.targets, peer_weights, options, inner.batch_size, inner.scored)
     return _gradients(loss.total, leaves)
 
@@ -110,11 +115,11 @@ def outer_gradients(
     weights = peer_weights.detach().requires_grad_()
     if not respond:
         with torch.no_grad():
-            logits = [forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)]
+            logits = [*(forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)), *outer.frozen]
         value = outer_loss(logits, outer.targets, weights, objective)
         return torch.autograd.grad(value, weights)[0], [], value.detach()
     leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
-    logits = [forward(peer) for forward, peer in zip(outer.forward, leaves, strict=True)]
+    logits = [*(forward(peer) for forward, peer in zip(outer.forward, leaves, strict=True)), *outer.frozen]
     value = outer_loss(logits, outer.targets, weights, objective)
     (direct,) = torch.autograd.grad(value, weights, retain_graph=True)
     return direct, _gradients(value, leaves), value.detach()
@@ -146,7 +151,7 @@ def directional_weight_losses(
 
     def all_weight_losses(*z: Tensor) -> Tensor:
         ce = losses.cross_entropies(z, inner.targets, inner.scored)
-        kl = losses.kl_matrix(z, options, inner.batch_size)
+        kl = losses.kl_matrix([*z, *inner.frozen], options, inner.batch_size)
         return losses.weight_losses(ce, kl, options)
 
     return jvp(all_weight_losses, tuple(logits), tuple(slopes))[1]

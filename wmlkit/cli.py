@@ -110,10 +110,10 @@ def train(
 @app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A run folder, or a model folder in Hugging Face format.")],
-    suite: Annotated[str, typer.Option(help="nursery, blimp, supplement, ewok or lm.")] = "nursery",
+    suite: Annotated[str, typer.Option(help="nursery, blimp, supplement, ewok, glue or lm.")] = "nursery",
     pairs: Annotated[Path | None, typer.Option(help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
-    ties: Annotated[str, typer.Option(help="half, first or random.")] = "half",
+    ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all.")] = None,
     out: Out = None,
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
@@ -125,7 +125,7 @@ def evaluate(
     settings = {"evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.per_paradigm": per_paradigm}
     config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
     document = evaluate_target(target, suite, config, paths.output(out), force)
-    if as_json:
+    if as_json or suite == "lm":
         emit(document)
         return
     for member in document["members"]:

@@ -149,9 +149,9 @@ class TrainConfig(Section):
 
 class EvaluateConfig(Section):
     suites: tuple[str, ...] = ("nursery",)
-    pairs: str | None = None  # folder of JSONL pair files for suites other than the nursery's
+    pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
     protocol: str = "babylm2025"
-    ties: Literal["half", "first", "random"] = "half"
+    ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
     per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
     token_budget: int = Field(8192, ge=64)  # tokens a forward pass
 
@@ -160,6 +160,33 @@ class StudyConfig(Section):
     runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("wml", 2))
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int = Field(2, ge=1)  # runs side by side
+
+
+class ReplayConfig(Section):
+    """Sizes of the replay of the released code (`wmlkit.released`); the defaults are the released values."""
+
+    num_epochs: int = Field(50, ge=1)
+    micro_batches: int = Field(60, ge=1)  # an epoch, and an outer problem's evaluation
+    batch_size: int = Field(3, ge=1)  # rows a micro-batch
+    num_peers: int = Field(4, ge=2)
+    lr: float = Field(1e-3, gt=0)  # of the peers, after warm-up
+    min_lr: float = Field(1e-4, ge=0)
+    weight_update_every: int = Field(5, ge=1)  # epochs between two outer problems
+    step_size: float = Field(0.25, ge=0)  # of the mirror descent, after warm-up
+    min_step_size: float = Field(0.0025, ge=0)
+    warmup_epochs: int = Field(5, ge=0)  # of both schedules
+    decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
+    seeds: tuple[int, ...] = (0,)  # the released training has none
+    per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
+
+    @model_validator(mode="after")
+    def _decay_follows_warmup(self) -> ReplayConfig:
+        if self.decay_epochs <= self.warmup_epochs:
+            raise ValueError(
+                f"replay.decay_epochs is {self.decay_epochs}; expected more than replay.warmup_epochs "
+                f"({self.warmup_epochs}); change one of the two"
+            )
+        return self
 
 
 class Config(Section):
@@ -174,6 +201,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     study: StudyConfig = StudyConfig()
+    replay: ReplayConfig = ReplayConfig()
 
     def resolved(self) -> dict[str, Any]:
         """All values, as JSON types."""

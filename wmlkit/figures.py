@@ -34,6 +34,11 @@ from .runs import ARMS
 
 CAPTIONS = {
     "F1": "The method, drawn by code: peers learn from text and from each other, held-out text moves their weights.",
+    "F01_lengths": "Line lengths of the cleaned training text: percent of lines with at most so many words, by domain.",
+    "F01_vocabulary": "Growth of the vocabulary: distinct words against words read, in the order of the text, by "
+    "domain. A line that flattens out has shown its words; natural text goes on rising.",
+    "F01_mix": "Left: share of each domain in the words of training, held-out and dev text (their number in "
+    "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
     "F2": "Losses of each peer over tokens seen: training loss (line), dev loss (dashed, with marks) and that of the "
     "ensemble. Mean over seeds; the band spans the seeds.",
     "F3": "Peer weights and their hypergradients over tokens seen. Mean over seeds; the band spans the seeds.",

@@ -32,6 +32,14 @@ def parameters_of(module: AtPositions) -> dict[str, Tensor]:
     return dict(module.named_parameters())
 
 
+def frozen_logits(teacher: AtPositions | None, batch: Batch, index: Tensor) -> list[Tensor]:
+    """Logits (N, V) of a frozen teacher at flat positions `index`, without gradient; none without a teacher."""
+    if teacher is None:
+        return []
+    with torch.no_grad():  # not inference_mode: the loss keeps these for its backward pass
+        return [teacher(batch, index)]
+
+
 def kl_positions(batch: Batch, positions: str) -> tuple[Tensor, Tensor | None]:
     """(flat positions of the KL, which of them are scored): all scored (None) for "scored"; (N,), (N,) for "all"."""
     if positions == "scored":
@@ -48,14 +56,17 @@ def _functional(module: AtPositions, batch: Batch, index: Tensor) -> Forward:
     return forward
 
 
-def inner_batch(peers: Sequence[AtPositions], batch: Batch, positions: str) -> InnerBatch:
+def inner_batch(
+    peers: Sequence[AtPositions], batch: Batch, positions: str, teacher: AtPositions | None = None
+) -> InnerBatch:
     """L1 on `batch` as functions of the peers' parameters."""
     index, scored = kl_positions(batch, positions)
     forward = [_functional(peer, batch, index) for peer in peers]
-    return InnerBatch(forward, batch.targets[index], scored, len(batch.input_ids))
+    frozen = frozen_logits(teacher, batch, index)
+    return InnerBatch(forward, batch.targets[index], scored, len(batch.input_ids), frozen)
 
 
-def outer_batch(peers: Sequence[AtPositions], batch: Batch) -> OuterBatch:
+def outer_batch(peers: Sequence[AtPositions], batch: Batch, teacher: AtPositions | None = None) -> OuterBatch:
     """L2 on `batch`, at its scored positions, as functions of the peers' parameters."""
     forward = [_functional(peer, batch, batch.scored) for peer in peers]
-    return OuterBatch(forward, batch.targets[batch.scored])
+    return OuterBatch(forward, batch.targets[batch.scored], frozen_logits(teacher, batch, batch.scored))

@@ -1,6 +1,7 @@
-"""The inner problem's loss: cross-entropy and weighted mutual KL of P peers. Pure functions.
+"""The inner problem's loss: cross-entropy and weighted mutual KL of P peers; distillation. Pure functions.
 
-Letters: P peers, N positions, V vocabulary. Equations: "Inner problem" in docs/notation.md.
+Letters: P peers, F frozen ones behind them (0 or 1), N positions, V vocabulary. Equations: "Inner problem" and
+"Distillation" in docs/notation.md.
 
     L1(theta; w) = sum_i a_i (1 - alpha) CE_i  +  alpha sum_i sum_{j != i} b_ij KL(p_j || p_i)
 
@@ -31,6 +32,7 @@ class MutualOptions:
     detach_targets: bool = True
     kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"  # sum over positions / N, or / B
     temperature: float = 1.0
+    frozen: int = 0  # F: the last F logits are of a frozen teacher, a target for all and nobody's student
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class MutualLoss:
     """total: L1, a scalar with gradient. Without gradient, for the log and the outer problem (all nats):
 
     ce (P,): CE_i. kl (P,): sum_{j != i} b_ij KL(p_j || p_i) of each student i.
-    weight_gradient (P,): A_m = dL1/dw_m.
+    weight_gradient (P + F,): A_m = dL1/dw_m.
     """
 
     total: Tensor
@@ -73,13 +75,14 @@ def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | 
 
 
 def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int) -> Tensor:
-    """KL[j, i] = tau^2 KL(p_j || p_i), in nats, reduced over positions: P tensors (N, V) -> (P, P).
+    """KL[j, i] = tau^2 KL(p_j || p_i), in nats, reduced over positions: P + F tensors (N, V) -> (P + F, P).
 
     The diagonal is 0. Targets p_j carry no gradient when `options.detach_targets`.
     """
     tau = options.temperature
     log_p = [F.log_softmax(_at_least_fp32(z) / tau, dim=-1) for z in logits]
     divisor = len(logits[0]) if options.kl_reduction == "token_mean" else batch_size
+    students = log_p[: len(log_p) - options.frozen]
     zero = log_p[0].new_zeros(())
     rows = []
     for j, target in enumerate(log_p):
@@ -88,7 +91,7 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int)
             torch.stack(
                 [
                     zero if i == j else tau**2 * (target.exp() * (target - student)).sum() / divisor
-                    for i, student in enumerate(log_p)
+                    for i, student in enumerate(students)
                 ]
             )
         )
@@ -96,10 +99,13 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int)
 
 
 def weight_losses(ce: Tensor, kl: Tensor, options: MutualOptions) -> Tensor:
-    """A_m = dL1/dw_m, an ordinary loss for each peer, because L1 is linear in w. ce (P,), kl (P, P) -> (P,)."""
-    mutual = kl.sum(dim=1) if options.kl_weight == "target" else kl.sum(dim=0)
+    """A_m = dL1/dw_m, an ordinary loss for each peer, because L1 is linear in w.
+
+    ce (P,), kl (P + F, P) -> (P + F,); a frozen peer has no loss as a student.
+    """
+    mutual = kl.sum(dim=1) if options.kl_weight == "target" else F.pad(kl.sum(dim=0), (0, options.frozen))
     own = (1 - options.alpha) * ce if options.ce_weight == "peer" else torch.zeros_like(ce)
-    return own + options.alpha * mutual
+    return F.pad(own, (0, options.frozen)) + options.alpha * mutual
 
 
 def mutual_loss_reference(
@@ -112,19 +118,20 @@ def mutual_loss_reference(
 ) -> MutualLoss:
     """L1 as the equation is written.
 
-    logits: P tensors (N, V), one row for each position of the KL. targets: (N,) token ids.
-    peer_weights: (P,) on the simplex. batch_size: sequences in the batch, for `batchmean`.
+    logits: P + F tensors (N, V), one row for each position of the KL. targets: (N,) token ids.
+    peer_weights: (P + F,) on the simplex. batch_size: sequences in the batch, for `batchmean`.
     scored: (N,) boolean, the positions of the CE; None: all N.
     With one peer, or alpha = 0, the KL is 0 and is not computed.
     """
-    ce = cross_entropies(logits, targets, scored)
+    students = len(logits) - options.frozen
+    ce = cross_entropies(logits[:students], targets, scored)
     if len(logits) == 1 or options.alpha == 0:
-        kl = ce.new_zeros(len(logits), len(logits))
+        kl = ce.new_zeros(len(logits), students)
     else:
         kl = kl_matrix(logits, options, batch_size)
     weights = peer_weights.to(ce.dtype)
-    a = weights if options.ce_weight == "peer" else torch.ones_like(weights)
-    b = weights[:, None] if options.kl_weight == "target" else weights[None, :]  # [j, i]
+    a = weights[:students] if options.ce_weight == "peer" else torch.ones_like(ce)
+    b = weights[:, None] if options.kl_weight == "target" else weights[None, :students]  # [j, i]
     total = (1 - options.alpha) * (a * ce).sum() + options.alpha * (b * kl).sum()
     return MutualLoss(total, ce.detach(), (b * kl).sum(dim=0).detach(), weight_losses(ce, kl, options).detach())
 
@@ -213,9 +220,39 @@ def mutual_loss(
     scored = torch.ones_like(targets, dtype=torch.bool) if scored is None else scored
     _check_scored(scored)
     weights = peer_weights.detach().to(_at_least_fp32(logits[0][:0]).dtype)
+    students = len(logits) - options.frozen
     ones = torch.ones_like(weights)
-    a = weights if options.ce_weight == "peer" else ones
-    u, s = (weights, ones) if options.kl_weight == "target" else (ones, weights)
+    learns = torch.cat([ones[:students], 0 * ones[students:]])  # a frozen peer is a target only
+    a = learns * (weights if options.ce_weight == "peer" else ones)
+    u, s = (weights, learns) if options.kl_weight == "target" else (ones, learns * weights)
     kl_scale = 1 / len(logits[0]) if options.kl_reduction == "token_mean" else 1 / batch_size
     total, ce, kl = _Mutual.apply(options, (a, u, s), targets, scored, kl_scale, *logits)
+    ce, kl, s = ce[:students], kl[:, :students], s[:students]
     return MutualLoss(total, ce, (u[:, None] * kl * s).sum(dim=0), weight_losses(ce, kl, options))
+
+
+def distillation_loss(
+    logits: Sequence[Tensor],
+    teacher: Tensor,
+    targets: Tensor,
+    options: MutualOptions,
+    batch_size: int = 1,
+    scored: Tensor | None = None,
+) -> MutualLoss:
+    """Each student alone with a teacher (Hinton et al. 2015): the sum over students i of
+
+        (1 - alpha) CE_i  +  alpha tau^2 KL(p_teacher || p_i)        in nats per scored token
+
+    logits: P tensors (N, V). teacher: (N, V) logits on the same input; gets no gradient. targets, batch_size and
+    scored: as in `mutual_loss_reference`. Of the options alpha, temperature and kl_reduction count.
+    """
+    tau, alpha = options.temperature, options.alpha
+    ce = cross_entropies(logits, targets, scored)
+    kl = torch.zeros_like(ce)
+    if alpha != 0:
+        divisor = len(teacher) if options.kl_reduction == "token_mean" else batch_size
+        log_t = F.log_softmax(_at_least_fp32(teacher.detach()) / tau, dim=-1)
+        log_p = [F.log_softmax(_at_least_fp32(z) / tau, dim=-1) for z in logits]
+        kl = torch.stack([tau**2 * (log_t.exp() * (log_t - student)).sum() / divisor for student in log_p])
+    total = (1 - alpha) * ce.sum() + alpha * kl.sum()
+    return MutualLoss(total, ce.detach(), kl.detach(), torch.zeros_like(kl))

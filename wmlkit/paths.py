@@ -4,6 +4,7 @@ Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
 
     OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets
     OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
+    OUT/<preset>/replay/<name>/                   one folder a replay of the released code
     OUT/<preset>/{notebooks,tables,figures}/      what `wmlkit reproduce` leaves
     OUT/<preset>/{report.html,summary.json}
 """
@@ -53,6 +54,11 @@ def preset(out: Path, name: str) -> Path:
 def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_hash: str) -> Path:
     """Folder of one run: ``<arm>-p<P>-s<seed>-<hash8>``."""
     return preset(out, preset_name) / f"{arm}-p{num_peers}-s{seed}-{run_hash[:8]}"
+
+
+def replay(out: Path, preset_name: str, name: str) -> Path:
+    """Folder of one replay of the released code."""
+    return preset(out, preset_name) / "replay" / name
 
 
 def peer(run_folder: Path, index: int) -> Path:

@@ -115,9 +115,14 @@ def write_report(
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
-    """Files by number: T2 before T10, T4 before T4_differences."""
+    """Files by number: T2 before T10, T4 before T4_differences, F1 before F01_mix."""
     files = [file for file in folder.glob(pattern) if _NAME.fullmatch(file.stem)]
-    return sorted(files, key=lambda file: (int(re.findall(r"\d+", file.stem)[0]), file.stem))
+
+    def place(file: Path) -> tuple[int, int, str]:
+        number = re.findall(r"\d+", file.stem)[0]
+        return int(number), len(number), file.stem
+
+    return sorted(files, key=place)
 
 
 def _answer(folder: Path, runs: Sequence[Run]) -> Answer:

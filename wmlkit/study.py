@@ -23,6 +23,8 @@ from .config import Config, load_preset
 from .data import nursery_pairs
 from .data.tokenizer import load_tokenizer
 from .errors import UserError
+from .evaluate.glue import evaluate_run_glue
+from .evaluate.language_modelling import evaluate_run_text
 from .evaluate.pairs import evaluate_pairs, evaluate_run
 from .models import load_model
 from .train import run as train_run
@@ -131,7 +133,8 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
             f"suite {suite!r} needs its JSONL files, and evaluate.pairs is not set; "
             "give their folder with --set evaluate.pairs=FOLDER"
         )
-    return Path(config.evaluate.pairs)
+    base = Path(config.evaluate.pairs)
+    return next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
 
 
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:
@@ -142,6 +145,11 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
     ]
 
 
+def prepared_of(run: Path) -> Path:
+    """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
+    return run.resolve().parents[1] / "data" / paths.read_json(run / "config.json")["data"]["folder"]
+
+
 def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: bool = False) -> dict[str, Any]:
     """Evaluate a run folder (written into it), or a single model folder (only returned)."""
     is_run = (target / "done.json").is_file()
@@ -149,7 +157,16 @@ def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: 
         raise UserError(
             f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
         )
+    if suite == "lm":
+        if not is_run:
+            raise UserError(f"{target} is not a run folder; suite lm needs the corpus of a run: give a run folder")
+        return evaluate_run_text(target, prepared_of(target))
     folder = pairs_folder(config, suite, out)
+    if suite == "glue":
+        if not is_run:
+            raise UserError(f"{target} is not a run folder; suite glue is written into one: give a run folder")
+        year = "babylm2024" if config.evaluate.protocol.startswith("babylm2024") else "babylm2025"
+        return evaluate_run_glue(target, folder, protocol=year)
     if is_run:
         return evaluate_run(target, suite, folder, config.evaluate, force=force)
     tokenizer = load_tokenizer(target)

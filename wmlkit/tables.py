@@ -16,6 +16,7 @@ import pandas as pd
 
 from . import paths, results
 from .config import load_preset, preset_names
+from .data.statistics import read_statistics
 from .errors import UserError
 from .provenance import of_runs, record_provenance
 from .readable import MEMBERS
@@ -26,6 +27,7 @@ PROVENANCES = ("published", "secondary", "unknown")
 CAPTIONS = {
     "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are counted "
     "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text.",
+    "T1_removed": "What cleaning removed: how often each reason applied, in all and for a thousand lines of the source.",
     "T2": "Hyper-parameters, each with its source.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
@@ -46,10 +48,7 @@ CAPTIONS = {
 
 def corpora(prepared_folder: Path) -> pd.DataFrame:
     """T1: one row a domain of a split of the source, and one for all of them, from a prepared corpus."""
-    path = prepared_folder / "statistics.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; expected a prepared corpus; run `wmlkit data prepare`")
-    statistics = paths.read_json(path)
+    statistics = read_statistics(prepared_folder)
     rows = []
     for record in statistics["domains"]:
         row = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}

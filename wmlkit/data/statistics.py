@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
+from ..errors import UserError
 from . import cleaning
 
 # Upper limits, inclusive, of the classes of line length in words; one more class holds all longer lines.
@@ -139,3 +140,54 @@ def cleaning_examples(prepared_folder: Path) -> pd.DataFrame:
         for one in lines
     ]
     return pd.DataFrame(rows, columns=["domain", "before", "after", "reasons"])
+
+
+def read_statistics(prepared_folder: Path) -> dict[str, Any]:
+    """``statistics.json`` of a prepared corpus. Raises UserError where there is none."""
+    path = prepared_folder / "statistics.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected a prepared corpus; run `wmlkit data prepare`")
+    return dict(paths.read_json(path))
+
+
+def line_lengths(statistics: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns split, domain, up_to (words, inclusive; empty: the open class), lines, share (cumulative, 0 to 1)."""
+    rows = []
+    for record in statistics["domains"]:
+        classes = record["line_words"]
+        total, below = sum(classes["lines"]), 0
+        for up_to, lines in zip(classes["up_to"], classes["lines"], strict=True):
+            below += lines
+            share = below / total if total else None
+            rows.append((record["split"], record["domain"], up_to, lines, share))
+    table = pd.DataFrame(rows, columns=["split", "domain", "up_to", "lines", "share"])
+    return table.astype({"up_to": float, "share": float})
+
+
+def vocabulary_growth(statistics: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns split, domain, words (read so far), distinct (words among them), in the order of reading."""
+    rows = [
+        (record["split"], record["domain"], words, distinct)
+        for record in statistics["domains"]
+        for words, distinct in zip(
+            record["vocabulary_growth"]["words"], record["vocabulary_growth"]["distinct"], strict=True
+        )
+    ]
+    return pd.DataFrame(rows, columns=["split", "domain", "words", "distinct"])
+
+
+def domain_mix(statistics: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns split (train, held_out, dev), domain, words, share of the split's words (0 to 1)."""
+    columns = ["split", "domain", "words"]
+    table = pd.DataFrame([[row[name] for name in columns] for row in statistics["splits"]], columns=columns)
+    return table.assign(share=table["words"] / table.groupby("split")["words"].transform("sum"))
+
+
+def removed_counts(statistics: Mapping[str, Any]) -> pd.DataFrame:
+    """What cleaning removed and why: columns split, domain, reason, times, per_1000_lines (of the source's lines)."""
+    rows = [
+        (record["split"], record["domain"], reason, times, 1000 * times / record["before"]["lines"])
+        for record in statistics["domains"]
+        for reason, times in record["removed"].items()
+    ]
+    return pd.DataFrame(rows, columns=["split", "domain", "reason", "times", "per_1000_lines"])

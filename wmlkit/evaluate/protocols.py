@@ -39,7 +39,9 @@ class Protocol:
         return self.mlm_reduction if objective == "mlm" else self.clm_reduction
 
 
-# Read in the pipelines' sources; file names and lines stand in docs/metrics.md.
+# Read in the sources of the evaluation pipelines. 2024: lm_eval/models/huggingface.py (masked scores by minicons'
+# conditional_score, causal ones L1044-1281). 2025: evaluation_pipeline/sentence_zero_shot/{dataset,compute_results}.py.
+# 2026: the same folder, and decode_ewok in its read_files.py.
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (

@@ -1,0 +1,93 @@
+"""What the released training does otherwise than described: named switches, and the arithmetic behind them. Pure.
+
+Findings D1, L1, ...: docs/deviations.md. Not here: that the released training has no seed, the teacher-guided mode,
+the search (T3), the order of the official scores (`evaluate.protocols`). The loop is in `replay`, the text in
+`released_data`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from .losses import MutualOptions
+
+
+@dataclass(frozen=True)
+class Defects:
+    """What the released code does otherwise than described; each can be switched on by itself."""
+
+    digit_pairs: bool = False  # D1: ids are pairs of characters of a list's text
+    lost_case: bool = False  # D2: a lower-case vocabulary, and capital letters vanish when text is scored
+    one_stream: bool = False  # D4: windows from anywhere in one text, without start and end tokens
+    uncleaned_text: bool = False  # D5: the cleaned text is not the one that is used
+    batchmean: bool = False  # L1: KL is a sum over the positions of a row, not a mean
+    all_positions: bool = False  # L2: KL at all positions, CE at the masked ones
+    attached_targets: bool = False  # L3: the KL also pulls a peer, as a target, toward its students
+    peer_weighted_ce: bool = False  # L4: CE of peer i times its weight
+    weighted_ce: bool = False  # L6: the outer objective is the weighted sum of the peers' CE
+    cut_gradient: bool = False  # O1: a detach makes the correction zero
+    wrong_sign: bool = False  # O2: the correction is added where it should be subtracted
+    scaled_steps: bool = False  # O4: a mirror step for each micro-batch, each gradient over their number
+    clamped: bool = False  # O5: gradients below 0 become 0, above the clip the clip
+    dev_text: bool = False  # O8: weights are fitted on the text that is reported
+    step_per_epoch: bool = False  # T1: one optimizer step for all micro-batches of an epoch
+    masked_specials: bool = False  # start and end tokens are text like any other, also for the mask
+
+
+# Ids of the list behind docs/deviations.md; a switch without one belongs to D4, where it can no longer matter.
+FINDINGS = {
+    "digit_pairs": "D1", "lost_case": "D2", "one_stream": "D4", "uncleaned_text": "D5", "batchmean": "L1",
+    "all_positions": "L2", "attached_targets": "L3", "peer_weighted_ce": "L4", "weighted_ce": "L6",
+    "cut_gradient": "O1", "wrong_sign": "O2", "scaled_steps": "O4", "clamped": "O5", "dev_text": "O8",
+    "step_per_epoch": "T1", "masked_specials": "",
+}  # fmt: skip
+
+
+def cases() -> dict[str, Defects]:
+    """The rows of T9: ``none``, each defect alone, ``all``."""
+    names = [field.name for field in fields(Defects)]
+    alone = {name: Defects(**{name: True}) for name in names}
+    return {"none": Defects(), **alone, "all": Defects(**dict.fromkeys(names, True))}
+
+
+def _warmup_cosine(epoch: float, high: float, low: float, warmup: int, decay: int) -> float:
+    if epoch < warmup:
+        return high * epoch / warmup
+    done = min(1.0, (epoch - warmup) / (decay - warmup))
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def epoch_learning_rate(
+    epoch: float, lr: float = 1e-3, min_lr: float = 1e-4, warmup: int = 5, decay: int = 50
+) -> float:
+    """gamma in (0-based) epoch `epoch`: 0 at epoch 0, `lr` after `warmup` epochs, `min_lr` from `decay` on."""
+    return _warmup_cosine(epoch, lr, min_lr, warmup, decay)
+
+
+def outer_step_size(
+    epoch: float, step_size: float = 0.25, min_step_size: float = 0.0025, warmup: int = 5, decay: int = 50
+) -> float:
+    """eta of the mirror descent after epoch `epoch`; the same curve, so the first outer problem changes nothing."""
+    return _warmup_cosine(epoch, step_size, min_step_size, warmup, decay)
+
+
+def released_outer_gradient(ce: Tensor, num_batches: int, clip: float) -> Tensor:
+    """What the released code takes for dL2/dw of one micro-batch: CE_i / num_batches, cut to [0, clip]; (P,) -> (P,).
+
+    Its L2 is sum_i w_i CE_i / num_batches, linear in w, and the correction is cut off. clip 0: no cut.
+    """
+    gradient = ce / num_batches
+    return gradient.clamp(0, clip) if clip else gradient
+
+
+def loss_options(alpha: float, defects: Defects) -> MutualOptions:
+    """L1 with the defects of the loss."""
+    return MutualOptions(
+        alpha=alpha,
+        ce_weight="peer" if defects.peer_weighted_ce else "one",
+        detach_targets=not defects.attached_targets,
+        kl_reduction="batchmean" if defects.batchmean else "token_mean",
+    )
