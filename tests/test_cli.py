@@ -69,6 +69,11 @@ def test_data_prepare_and_study_plan(tmp_path):
     assert len(plan_rows) == 6 and plan_rows[0] == {"arm": "independent", "peers": 2, "seed": 0, "steps": 12}
 
 
+def test_bench_json():
+    document = json.loads(wmlkit("bench", "scoring", "--setting", "small", "--repeats", 1, "--json").stdout)
+    assert {"setting", "machine", "commit", "variants", "ratios"} <= set(document) and document["setting"] == "small"
+
+
 def bad_corpus(tmp_path):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "notes.pdf").write_bytes(b"%PDF")
@@ -87,7 +92,7 @@ def bad_corpus(tmp_path):
         (["study", "run", "--preset", "smoke", "--shard", "x"], "expected I/N"),
         (["evaluate", "{corpus}"], "neither a finished run nor a model folder"),
         (["export", "{corpus}", "--to", "x"], "not a finished run"),
-        (["report", "{corpus}"], ""),
+        (["report", "{corpus}"], "holds no finished run"),
     ],
 )
 def test_mistakes_are_one_sentence_with_status_2_and_leave_nothing(tmp_path, arguments, message):

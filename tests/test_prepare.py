@@ -223,7 +223,7 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("dev.documents", lambda path: path.write_bytes(path.read_bytes()[:-8]), "bytes; expected"),
     ("tokenizer/tokenizer.json", damage_byte, "SHA-256"),
     ("statistics.json", Path.unlink, "missing"),
-    ("corpus.json", lambda path: path.write_text(path.read_text().replace("mine", "nine")), "SHA-256"),
+    ("corpus.json", lambda path: path.write_text(path.read_text().replace("mine", "nine")), "do not belong together"),
     ("corpus.json", lambda path: path.write_text("{"), "damaged"),
     ("done.json", Path.unlink, "has no done.json"),
 ]

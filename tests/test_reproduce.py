@@ -40,7 +40,8 @@ def test_committed_notebooks_are_clean(path):
 def test_every_run_is_finished_and_evaluated(folder):
     config = load_preset("smoke")
     runs = sorted(path.parent.name.rsplit("-", 1)[0] for path in folder.glob("*/done.json"))
-    assert runs == sorted(f"{arm}-p{p}-s{s}" for arm, p in config.study.runs for s in config.study.seeds)
+    study = [*config.study.runs, ("teacher", 1)]  # whom the runs of `distill` learned from
+    assert runs == sorted(f"{arm}-p{p}-s{s}" for arm, p in study for s in config.study.seeds)
     assert len(list(folder.glob("*/evaluation/nursery-babylm2025.json"))) == len(runs)
     assert len(list(folder.glob("*/evaluation/nursery-babylm2025.items.jsonl"))) == len(runs)
 
@@ -56,6 +57,9 @@ def test_what_the_notebooks_leave(folder):
     for name in NAMES:
         executed = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4)
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+        for cell in executed.cells:
+            if cell.source.splitlines()[-1:] in (["figure"], ["axes.figure"]):
+                assert "image/png" in cell.outputs[-1]["data"], (name, cell.source)
         done = paths.read_json(folder / "notebooks" / f"{name}.done.json")
         assert done["numbers"] and all(math.isfinite(value) for value in done["numbers"].values())
 
@@ -76,7 +80,7 @@ def test_summary(folder):
 def test_main_table_has_every_arm_and_the_single_student(folder):
     main = pd.read_csv(folder / "tables" / "T4.csv")
     measured = main[main["kind"] == "measured"]
-    assert {("independent", 1), ("independent", 2), ("dml", 2), ("wml", 2)} <= set(
+    assert {("independent", 1), ("independent", 2), ("dml", 2), ("wml", 2), ("distill", 2)} == set(
         zip(measured["arm"], measured["peers"], strict=True)
     )
     assert (measured["corpus"] == "nursery").all()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from wmlkit import checkpoint, paths, train
+from wmlkit import checkpoint, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.errors import UserError
@@ -223,3 +224,70 @@ def test_one_student_learns(out):
     unigram = float(-(frequencies * frequencies.log()).sum())
     done = paths.read_json(train.run(settings, out) / "done.json")
     assert done["dev_ce"][0] < unigram - 0.8, (done["dev_ce"], unigram)
+
+
+ARMS = ("independent", "dml", "wml", "distill")
+FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
+
+
+def few_steps(family, **changes):
+    small = {"train__steps": 3, "train__eval_every": 3, "train__log_every": 1, "train__batch_size": 4}
+    small |= {"train__eval_rows": 8, "outer__batch_size": 8, "outer__every": 2, "evaluate__per_paradigm": 2}
+    return config(model__family=family, model__objective=FAMILIES[family], **small, **changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("num_peers", [1, 2, 4])
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_and_exports_every_family(arm, num_peers, family, out):
+    folder = train.run(few_steps(family, mutual__arm=arm, mutual__num_peers=num_peers), out)
+    done, last = paths.read_json(folder / "done.json"), rows(folder)[-1]
+    assert done["steps"] == 3 and len(done["dev_ce"]) == len(done["peer_weights"]) == num_peers
+    assert sum(done["peer_weights"]) == pytest.approx(1)
+    learns_from_others = arm == "distill" or (arm != "independent" and num_peers > 1)
+    assert all((kl > 0) == learns_from_others for kl in last["kl"])
+    assert (last["hypergradient"] is not None) == (arm == "wml" and num_peers > 1)
+    assert ("teacher" in done) == (arm == "distill")
+    loader = AutoModelForMaskedLM if FAMILIES[family] == "mlm" else AutoModelForCausalLM
+    for i in range(num_peers):
+        exported = paths.peer(folder, i + 1)
+        model, tokenizer = loader.from_pretrained(exported).eval(), AutoTokenizer.from_pretrained(exported)
+        with torch.no_grad():
+            logits = model(**tokenizer("The cat sleeps.", return_tensors="pt")).logits
+        assert type(model).__name__.lower().startswith(family) and torch.isfinite(logits).all()
+        assert sum(p.numel() for p in model.parameters()) == done["parameters"][i]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("arm", ["wml", "distill"])
+def test_every_family_is_evaluated(arm, family, out):
+    settings = few_steps(family, mutual__arm=arm, mutual__num_peers=2)
+    (document,) = study.evaluate_all(train.run(settings, out), settings, out)
+    members = {member["member"]: member for member in document["members"]}
+    assert {"peer_1", "peer_2", "ensemble", "uniform_ensemble"} == set(members)
+    assert document["settings"]["objective"] == FAMILIES[family]
+    assert all(0 <= member["score"] <= 100 and member["n"] == 17 * 2 for member in members.values())
+    if arm == "distill":
+        name = paths.read_json(train.run_folder(settings, out) / "done.json")["teacher"]["run"]
+        assert paths.evaluation(out / "smoke" / name, "nursery", settings.evaluate.protocol).is_file()
+
+
+def test_all_arms_of_a_seed_see_the_same_batches(out, monkeypatch):
+    """Hashes of what the peers are shown and scored on, in every step, of every arm and number of peers."""
+    seen: list[str] = []
+    inner_loss = steps.inner_loss
+
+    def watched(state, batch, *rest):
+        seen.append(hashlib.sha256(b"".join(t.numpy().tobytes() for t in (batch.input_ids, batch.targets))).hexdigest())
+        return inner_loss(state, batch, *rest)
+
+    monkeypatch.setattr(steps, "inner_loss", watched)
+    orders = {}
+    for arm, num_peers, seed in [("teacher", 1, 7), *((arm, n, 7) for arm in ARMS for n in (1, 2)), ("dml", 2, 8)]:
+        seen.clear()
+        settings = few_steps("roberta", mutual__arm=arm, mutual__num_peers=num_peers, train__seed=seed)
+        train.run(settings, out, force=True)
+        orders[arm, num_peers, seed] = tuple(seen)
+    other = orders.pop(("dml", 2, 8))
+    (shared,) = set(orders.values())
+    assert len(orders) == 9 and len(set(shared)) == 3 and not set(shared) & set(other)

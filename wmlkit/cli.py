@@ -27,6 +27,8 @@ data_app = typer.Typer(help="Corpora: list, fetch, prepare.", no_args_is_help=Tr
 study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
+bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
 Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
@@ -90,7 +92,7 @@ def search(
 @app.command()
 def train(
     preset: Preset = "nursery",
-    arm: Annotated[str | None, typer.Option(help="independent, dml or wml.")] = None,
+    arm: Annotated[str | None, typer.Option(help="independent, dml, wml, distill; or teacher (--peers 1).")] = None,
     peers: Annotated[int | None, typer.Option(help="Number of peers.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and masks.")] = None,
     out: Out = None,
@@ -136,20 +138,23 @@ def evaluate(
 def report(
     runs: Annotated[Path | None, typer.Argument(help="A preset's folder, for example runs/nursery.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
-    readme: Annotated[Path | None, typer.Option(help="Also write the result section of this README.")] = None,
+    reference: Annotated[bool, typer.Option(help="Make them the reference: figures/ and README.md.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
-    from .readme import write_section
+    from .readme import write_reference
     from .report import write_report
     from .results import write_summary
+    from .runs import read_runs
 
     folder = runs or paths.preset(paths.output(None), "nursery")
+    if not folder.is_dir() or not read_runs(folder):
+        raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
     write_summary(folder)
     page = write_report(folder, overwrite=True)
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
-    if readme is not None:
-        write_section(readme, page.parent)
+    if reference:
+        write_reference(folder, paths.REFERENCE_FIGURES, paths.REPOSITORY / "README.md")
     print(page)
 
 
@@ -242,6 +247,43 @@ def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
 
     for path in write_tables(paths.preset(paths.output(out), preset), f"wmlkit study collect --preset {preset}"):
         print(path)
+
+
+@bench_app.command("data")
+def bench_data(
+    corpus: Annotated[str, typer.Option(help="nursery, or a folder or zip of text files.")] = "nursery",
+    words: Annotated[int, typer.Option(help="Words of 1x, for the nursery.")] = 600_000,
+    repeats: Annotated[int, typer.Option(help="Measurements of each size; the median counts.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Cleaning and encoding: words a second and memory for 1x, 4x and 10x of a text."""
+    from . import bench
+
+    show_bench(bench.describe(bench.bench_data(corpus, words, repeats=repeats)), as_json)
+
+
+@bench_app.command("scoring")
+def bench_scoring(
+    setting: Annotated[str, typer.Option(help="small or paper: the size of the vocabulary.")] = "paper",
+    repeats: Annotated[int, typer.Option(help="Measurements of each scorer; the median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Scoring of minimal pairs, against two plain scorers."""
+    from .bench import describe
+    from .evaluate import bench
+
+    show_bench(describe(bench.bench_scoring(setting, repeats)), as_json)
+
+
+def show_bench(document: dict[str, Any], as_json: bool) -> None:
+    """The document of a benchmark as JSON, or its numbers one a line."""
+    if as_json:
+        emit(document)
+        return
+    for variant in document["variants"]:
+        print(", ".join(f"{key} {value:,.0f}" if key != "name" else value for key, value in variant.items()))
+    for name, value in document["ratios"].items():
+        print(f"{name}: {value:.3g}")
 
 
 @app.command()

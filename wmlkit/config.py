@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import paths
 from .errors import UserError
 
-Arm = Literal["independent", "dml", "wml"]
+Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 
 
 class Section(BaseModel):
@@ -97,7 +97,8 @@ class SearchConfig(Section):
 
 
 class MutualConfig(Section):
-    arm: Arm = "wml"
+    # "teacher" is the base model alone, on the same text; `distill` trains it for itself, once a seed
+    arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
     num_peers: int = Field(4, ge=1)
     alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
     kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries
@@ -107,6 +108,23 @@ class MutualConfig(Section):
     kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
     temperature: float = Field(1.0, gt=0)
     kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
+    # Whom `distill` learns from: None trains the base model; else a Hugging Face folder or id with the data's tokenizer
+    teacher: str | None = None
+    teacher_within_budget: bool = False  # vouches that such a model saw no text beyond this corpus
+    frozen_teacher: bool = False  # dml, wml: the teacher is one more peer, a target that learns nothing
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> MutualConfig:
+        if self.arm == "teacher" and self.num_peers != 1:
+            raise ValueError(
+                f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is the base model alone; set it to 1"
+            )
+        return self
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the peers of this run learn from a teacher."""
+        return self.arm == "distill" or (self.frozen_teacher and self.arm in ("dml", "wml"))
 
 
 class OuterConfig(Section):
@@ -178,6 +196,7 @@ class ReplayConfig(Section):
     decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
     seeds: tuple[int, ...] = (0,)  # the released training has none
     per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
+    workers: int = Field(1, ge=1)  # replays side by side
 
     @model_validator(mode="after")
     def _decay_follows_warmup(self) -> ReplayConfig:
@@ -297,13 +316,26 @@ def digest(document: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def run_hash(config: Config, data_hash: str) -> str:
-    """Identity of a run: the settings that shape its result and the content hash of its data.
+def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
+    """Settings of the teacher that say nothing about a run, because its arm has none. `mutual` as JSON types."""
+    can_have = mutual["arm"] in ("dml", "wml")
+    has = mutual["arm"] == "distill" or (can_have and mutual.get("frozen_teacher", False))
+    idle = [] if can_have else ["frozen_teacher"]
+    return idle if has else [*idle, "teacher", "teacher_within_budget"]
+
+
+def run_hash(config: Config, data_hash: str, teacher_hash: str = "") -> str:
+    """Identity of a run: the settings that shape its result and the content hashes of its data and of a given teacher.
 
     Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
-    where the corpus lies: its content counts.
+    where the corpus and the teacher lie: their content counts.
     """
     shaping = ("data", "model", "search", "mutual", "outer", "train")
     document = {section: values for section, values in config.resolved().items() if section in shaping}
     document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
+    mutual = document["mutual"]
+    dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
+    document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
+    if document["mutual"].get("teacher") is not None:
+        document["mutual"]["teacher"] = teacher_hash
     return digest({"config": document, "data": data_hash})

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from .errors import UserError
-from .figure_style import COLOURS, COLUMN, finish, new_axes, panels, sequence, short_number, styled
+from .figure_style import COLOURS, COLUMN, TEXT, finish, new_axes, panels, sequence, short_number, styled
 
 MOST_DOMAINS = len(COLOURS)
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
@@ -67,7 +67,7 @@ def plot_vocabulary_growth(growth: pd.DataFrame, split: str = "train", ax: Axes 
 def plot_domain_mix(mix: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Share of each domain in the words of training, held-out and dev text, of `statistics.domain_mix`."""
     shown = _largest(mix, "words", "train")
-    ax = new_axes(ax, COLUMN, 0.9 + 0.3 * len(shown))
+    ax = new_axes(ax, 0.65 * TEXT, 0.9 + 0.3 * len(shown))
     splits = [split for split in _SPLITS if split in set(mix["split"])]
     for number, (split, colour) in enumerate(zip(splits, sequence(len(splits)), strict=True)):
         rows = mix[(mix["split"] == split) & mix["domain"].isin(shown)]

@@ -192,6 +192,8 @@ def head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         transform: nn.Module = model.head  # type: ignore[assignment]
         decoder: nn.Module = model.decoder  # type: ignore[assignment]
         return lambda hidden: decoder(transform(hidden))
+    if model.config.model_type == "bert":  # no student's family, but it may be a teacher
+        return model.cls  # type: ignore[return-value]
     return model.lm_head  # type: ignore[return-value]
 
 

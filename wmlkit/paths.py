@@ -119,9 +119,14 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
+def json_text(document: Any) -> str:
+    """`document` as every JSON file of this package has it; NaN and infinity are refused because JSON has neither."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, document: Any) -> Path:
-    """Write one JSON document, atomically; NaN and infinity are refused because JSON has neither."""
-    return write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write one JSON document, atomically."""
+    return write_text(path, json_text(document))
 
 
 def read_json(path: Path) -> Any:

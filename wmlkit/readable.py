@@ -19,9 +19,8 @@ _SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
 
 def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(sub-title, frame of strings) for what is shown of the table `name`; more than one where it mixes kinds."""
-    table = table.drop(
-        columns=[column for column in ("setting", "search_ms") if column in table and _blank(table[column])]
-    )
+    optional = ("setting", "search_ms", *(["note"] if name != "T4" else []))
+    table = table.drop(columns=[column for column in optional if column in table and _blank(table[column])])
     if name == "T1":
         return [("", _before_after(table))]
     if name == "T4" and "kind" in table:
@@ -69,21 +68,24 @@ _OTHERS = (
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
     """Arms x peers x members, a column a suite and protocol."""
     keys = [key for key in ("setting", "corpus", "arm", "peers", "member") if key in table]
+    last = ["note"] if "note" in table and not _blank(table["note"]) else []
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for record in table.fillna({"setting": "", "protocol": ""}).to_dict("records"):
-        if record["peers"] == 1 and record["member"] != "best_peer":
+    for record in table.fillna({"setting": "", "protocol": "", "note": ""}).to_dict("records"):
+        if record["peers"] == 1 and record["member"] not in ("best_peer", "teacher"):
             continue  # a single peer is all of them
         key = tuple(record[name] for name in keys)
         loss = record["suite"] == "dev_ce"
         column = "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']} (%)"
         row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": record["n_seeds"]})
         row[column] = _with_interval(record, 3 if loss else 1)
+        row.update({name: record[name] for name in last})
     frame = pd.DataFrame(rows.values())
     if frame.empty:
         return frame
     frame = frame.sort_values([*(["setting"] if "setting" in keys else []), "arm", "peers", "member"], key=_order)
-    scores = [column for column in frame if column not in (*keys, "n_seeds", "dev loss (nats)")]
-    return _plain(frame[[*keys, "n_seeds", *scores, *(["dev loss (nats)"] if "dev loss (nats)" in frame else [])]])
+    scores = [column for column in frame if column not in (*keys, "n_seeds", "dev loss (nats)", "note")]
+    last = (["dev loss (nats)"] if "dev loss (nats)" in frame else []) + last
+    return _plain(frame[[*keys, "n_seeds", *scores, *last]])
 
 
 def _published(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +112,7 @@ def _published(table: pd.DataFrame) -> pd.DataFrame:
 def _differences(table: pd.DataFrame) -> pd.DataFrame:
     records = []
     table = table.sort_values(["suite", "protocol", "member"], key=_order, kind="stable")
-    for record in table.fillna({"setting": "", "protocol": ""}).to_dict("records"):
+    for record in table.fillna({"setting": "", "protocol": "", "note": ""}).to_dict("records"):
         loss = record["suite"] == "dev_ce"
         digits = 3 if loss else 1
         items = "" if pd.isna(record["item_low"]) else f"[{record['item_low']:+.1f}, {record['item_high']:+.1f}]"
@@ -122,7 +124,7 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
                 "measure": "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']}",
                 "difference [95 %]": _with_interval(record, digits, sign="+"),
                 "p": "" if pd.isna(record["p"]) else f"{record['p']:.2g}", "n_seeds": record["n_seeds"],
-                "item level [95 %]": items,
+                "item level [95 %]": items, **({"note": record["note"]} if "note" in table else {}),
             }
         )  # fmt: skip
     return _plain(pd.DataFrame(records))
@@ -132,9 +134,9 @@ def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
     """Phenomena x arms."""
     rows: dict[str, dict[str, Any]] = {}
     ordered = table.sort_values(["arm", "peers"], key=_order, kind="stable")
-    for record in ordered.fillna({"setting": ""}).to_dict("records"):
-        setting = record.get("setting", "")
-        column = f"{record['arm']}, {record['peers']} peers{' ' + setting if setting else ''}"
+    for record in ordered.fillna({"setting": "", "note": ""}).to_dict("records"):
+        told = [record.get("setting", ""), record.get("note", "")]
+        column = f"{record['arm']}, {record['peers']} peers{''.join(' ' + text for text in told if text)}"
         row = rows.setdefault(
             record["phenomenon"], {"phenomenon": record["phenomenon"], "paradigms": record["paradigms"]}
         )

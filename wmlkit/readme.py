@@ -1,7 +1,11 @@
-"""The result section of README.md, written from the tables of a report: no number there is typed by hand."""
+"""The committed reference run: its tables and figures below figures/, and the result section of README.md.
+
+No number there is typed by hand: `wmlkit report RUNS --reference` writes both from a preset's folder.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +13,7 @@ import pandas as pd
 from . import paths
 from .errors import UserError
 
-BEGIN = "<!-- results: written by `wmlkit report --readme README.md`, do not edit -->"
+BEGIN = "<!-- results: written by `wmlkit report --reference`, do not edit -->"
 END = "<!-- end of results -->"
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
@@ -26,10 +30,10 @@ def results_section(folder: Path) -> str:
         "| arm | peers | " + " | ".join(MEMBERS.values()) + " |",
         "|---|---|" + "---|" * len(MEMBERS),
     ]
-    for (arm, peers), rows in measured.groupby(["arm", "peers"], sort=False):
+    for (arm, peers), rows in measured.groupby(["arm", "peers"]):
         by_member = rows.set_index("member")
         cells = [_cell(by_member.loc[member]) if member in by_member.index else "" for member in MEMBERS]
-        lines.append(f"| {arm} | {peers} | " + " | ".join(cells) + " |")
+        lines.append(f"| {arm} | {peers:.0f} | " + " | ".join(cells) + " |")
     lines += ["", *_differences(pd.read_csv(folder / "tables" / "T4_differences.csv"))]
     lines += ["", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."]
     return "\n".join(lines)
@@ -49,6 +53,19 @@ def _differences(table: pd.DataFrame) -> list[str]:
         p = "" if pd.isna(row.p) else f"{row.p:.2f}"
         lines.append(f"| {row.a} − {row.b} | {row.peers} | {row.mean:+.1f} | {interval} | {p} |")
     return lines
+
+
+def write_reference(folder: Path, target: Path, readme: Path) -> Path:
+    """Copy tables, figures and summary of `folder` to `target`, and write the result section of `readme` from them."""
+
+    def write(temporary: Path) -> None:
+        for name in ("tables", "figures"):
+            shutil.copytree(folder / name, temporary / name)
+        shutil.copy(folder / "summary.json", temporary)
+
+    paths.write_folder(target, write)
+    write_section(readme, target)
+    return target
 
 
 def write_section(readme: Path, folder: Path) -> Path:

@@ -79,7 +79,11 @@ def released_outer_gradient(ce: Tensor, num_batches: int, clip: float) -> Tensor
 
     Its L2 is sum_i w_i CE_i / num_batches, linear in w, and the correction is cut off. clip 0: no cut.
     """
-    gradient = ce / num_batches
+    return clamped(ce / num_batches, clip)
+
+
+def clamped(gradient: Tensor, clip: float) -> Tensor:
+    """The gradient cut to [0, clip], value by value (O5); clip 0: as it is."""
     return gradient.clamp(0, clip) if clip else gradient
 
 

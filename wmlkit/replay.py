@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from . import bilevel, environment, losses, paths
-from .config import Config, digest
+from .config import Config, DataConfig, digest
 from .data.batches import Batch, Rows, batch_source
 from .data.prepare import Prepared, prepare
 from .data.texts import Source
 from .data.tokenizer import load_tokenizer
 from .device import Device, setup
+from .errors import UserError
 from .evaluate import evaluate_pairs
 from .forward import inner_batch, kl_positions, outer_batch, parameters_of
 from .losses import MutualOptions
-from .released import FINDINGS, Defects, cases, epoch_learning_rate, loss_options, outer_step_size
+from .released import FINDINGS, Defects, cases, clamped, epoch_learning_rate, loss_options, outer_step_size
 from .released_data import text_rows, widened, without_capitals
 from .study import pairs_folder
 from .train import State, build_state, find_students, measure
@@ -46,6 +49,7 @@ def replay_config(config: Config, defects: Defects, seed: int) -> Config:
         "train.optimizer": "adamw",
         "train.lr": config.replay.lr,
         "train.batch_size": config.replay.batch_size,
+        "mutual.arm": "wml",
         "mutual.num_peers": config.replay.num_peers,
     }
     if defects.lost_case:
@@ -190,28 +194,36 @@ def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -
 
 
 def _mirror(state: State, gradient: Tensor, eta: float, setting: Setting) -> None:
-    clip = setting.config.train.grad_clip
-    if setting.defects.clamped and clip:
-        gradient = gradient.clamp(0, clip)
+    if setting.defects.clamped:
+        gradient = clamped(gradient, setting.config.train.grad_clip)
     state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta)
 
 
-def replay_folder(config: Config, out: Path, name: str, defects: Defects, seed: int) -> tuple[Path, Prepared, Config]:
-    """(folder of one replay, its prepared corpus, its configuration)."""
-    used = replay_config(config, defects, seed)
-    prepared = prepare(used.data, out)
-    resolved = {key: value for key, value in used.resolved().items() if key != "study"}
+def replay_folder(config: Config, out: Path, name: str, defects: Defects, seed: int, prepared: Prepared) -> Path:
+    """Folder of one replay; its name ends in a hash over all that shapes the result."""
+    resolved = replay_config(config, defects, seed).resolved()
     resolved["data"] = {k: v for k, v in resolved["data"].items() if k not in ("corpus", "legality")}
     resolved["replay"] = {k: v for k, v in resolved["replay"].items() if k != "seeds"}
+    del resolved["study"]
     identity = digest({"config": resolved, "defects": asdict(defects), "data": prepared.hash})
-    return paths.replay(out, config.preset, f"{name}-s{seed}-{identity[:8]}"), prepared, used
+    return paths.replay(out, config.preset, f"{name}-s{seed}-{identity[:8]}")
 
 
 def run(
-    config: Config, out: Path, name: str, defects: Defects, seed: int = 0, progress: Callable[[str], None] | None = None
+    config: Config,
+    out: Path,
+    name: str,
+    defects: Defects,
+    seed: int = 0,
+    prepared: Prepared | None = None,
 ) -> dict[str, Any]:
-    """Replay once, or read what is there: ``done.json`` of ``OUT/<preset>/replay/<name>-s<seed>-<hash8>/``."""
-    folder, prepared, used = replay_folder(config, out, name, defects, seed)
+    """Replay once, or read what is there: ``done.json`` of ``OUT/<preset>/replay/<name>-s<seed>-<hash8>/``.
+
+    prepared: the corpus of `replay_config(config, defects, seed)` where it is at hand.
+    """
+    used = replay_config(config, defects, seed)
+    prepared = prepared or prepare(used.data, out)
+    folder = replay_folder(config, out, name, defects, seed, prepared)
     if (folder / "done.json").is_file():
         return dict(paths.read_json(folder / "done.json"))
     began = time.perf_counter()
@@ -257,8 +269,6 @@ def run(
         "seconds": time.perf_counter() - began,
     }
     paths.write_json(folder / "done.json", done)
-    if progress:
-        progress(f"{name} seed {seed}: dev CE {np.mean(dev_ce):.3f} after {len(rates)} updates")
     return done
 
 
@@ -293,13 +303,38 @@ def _accuracies(state: State, config: Config, out: Path, tokenizer: PreTrainedTo
 def run_all(
     config: Config, out: Path, names: Sequence[str] = (), progress: Callable[[str], None] | None = None
 ) -> list[dict[str, Any]]:
-    """Every case of T9 (or those in `names`) with every seed of ``replay.seeds``; finished ones are read."""
-    chosen = {name: defects for name, defects in cases().items() if not names or name in names}
-    return [
-        run(config, out, name, defects, seed, progress)
-        for name, defects in chosen.items()
-        for seed in config.replay.seeds
-    ]
+    """Every case of T9 (or those in `names`) with every seed of ``replay.seeds``; finished ones are read.
+
+    ``replay.workers`` processes side by side. Raises UserError for a name that is no case.
+    """
+    unknown = [name for name in names if name not in cases()]
+    if unknown:
+        raise UserError(f"there is no case {unknown[0]!r}; expected some of {', '.join(cases())}")
+    prepared: dict[DataConfig, Prepared] = {}  # before any process starts: they would all prepare the same
+    jobs = []
+    for name, defects in cases().items():
+        if names and name not in names:
+            continue
+        data = replay_config(config, defects, 0).data
+        if data not in prepared:
+            prepared[data] = prepare(data, out)
+        jobs += [(config, out, name, defects, seed, prepared[data]) for seed in config.replay.seeds]
+    pairs_folder(config, config.evaluate.suites[0], out)
+    waiting = [job for job in jobs if not (replay_folder(*job) / "done.json").is_file()]
+    workers = min(config.replay.workers, len(waiting))
+    if workers <= 1:
+        return [_reported(run(*job), progress) for job in jobs]
+    # spawn: a forked child would share this process's threads, and CUDA refuses it
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run, *job) for job in jobs]
+        return [_reported(future.result(), progress) for future in futures]
+
+
+def _reported(done: dict[str, Any], progress: Callable[[str], None] | None) -> dict[str, Any]:
+    if progress:
+        dev_ce = float(np.mean(done["dev_ce"]))
+        progress(f"{done['case']} seed {done['seed']}: dev CE {dev_ce:.3f} after {done['updates']} updates")
+    return done
 
 
 def replay_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

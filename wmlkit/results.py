@@ -22,6 +22,7 @@ from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_obj
 
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce")  # lists of P values
 PER_RUN = ("lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory", "seconds")
+TEACHER_COST = ("tokens", "words", "flops", "seconds")
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
 CONTRASTS = (("wml", "distill"), ("dml", "distill"), ("wml", "dml"), ("wml", "independent"), ("dml", "independent"))
 
@@ -30,11 +31,13 @@ def runs_table(folder: Path) -> pd.DataFrame:
     """One row a finished run: what it is, where it ran and what it cost.
 
     `parameters` and `flops` are summed over the peers, `peak_memory` is in MiB, cross-entropies in nats per
-    scored token; `dev_ce` and `held_out_ce` are those of the best peer.
+    scored token; `dev_ce` and `held_out_ce` are those of the best peer. `teacher` names whom the peers learned from;
+    teacher_tokens, ... are the cost of its training, which the other columns leave out: 0 without one, NaN if unknown.
     """
     rows = []
     for run in read_runs(folder):
         done, best = run.done, run.done["best_peer"] - 1
+        teacher = done.get("teacher") or {"name": "", **dict.fromkeys(TEACHER_COST, 0)}
         rows.append(
             {
                 **run.keys,
@@ -51,6 +54,9 @@ def runs_table(folder: Path) -> pd.DataFrame:
                 "dev_ce": done["dev_ce"][best],
                 "held_out_ce": done["held_out_ce"][best],
                 "dev_ce_ensemble": done["dev_ce_ensemble"],
+                "teacher": teacher["name"],
+                **{f"teacher_{name}": np.nan if teacher[name] is None else teacher[name] for name in TEACHER_COST},
+                "note": run.note,
                 **{name: run.environment[name] for name in ("commit", "device", "precision", "command")},
             }
         )
@@ -91,12 +97,13 @@ def run_metrics(run_folder: Path) -> pd.DataFrame:
 def scores_table(folder: Path) -> pd.DataFrame:
     """One row a member's score: suite, protocol, member, score (0-100, macro over paradigms), ties (% of items), n.
 
-    Members are those of the evaluation files and `best_peer`, which repeats the peer that the held-out text chose.
+    Members are those of the evaluation files, `best_peer`, which repeats the peer that the held-out text chose, and
+    `teacher`, whom the peers of the run learned from.
     """
     rows = []
     for run in read_runs(folder):
         for document in evaluations(run):
-            shared = {**run.keys, "corpus": run.corpus, "suite": document["suite"], "protocol": document["protocol"]}
+            shared = {**_shared(run), "suite": document["suite"], "protocol": document["protocol"]}
             for member in document["members"]:
                 rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows)
@@ -108,7 +115,7 @@ def paradigm_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         for document in evaluations(run):
-            shared = {**run.keys, "corpus": run.corpus, "suite": document["suite"], "protocol": document["protocol"]}
+            shared = {**_shared(run), "suite": document["suite"], "protocol": document["protocol"]}
             for member in document["members"]:
                 for row in member["paradigms"]:
                     rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
@@ -123,9 +130,15 @@ def dev_table(folder: Path) -> pd.DataFrame:
         if run.peers > 1:
             values["ensemble"] = run.done["dev_ce_ensemble"]
         values["best_peer"] = values[run.best_member]
-        shared = {**run.keys, "corpus": run.corpus, "suite": "dev_ce", "protocol": ""}
+        if (run.done.get("teacher") or {}).get("dev_ce") is not None:
+            values["teacher"] = run.done["teacher"]["dev_ce"]
+        shared = {**_shared(run), "suite": "dev_ce", "protocol": ""}
         rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
     return pd.DataFrame(rows)
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    return {**run.keys, "note": run.note, "corpus": run.corpus}
 
 
 def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
@@ -202,6 +215,14 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> 
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n_seeds", "seeds", "values"])
 
 
+def with_notes(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """`table`, one row a group of `by`, with a column `note`: what the `rows` of the group have in theirs."""
+    if "note" not in rows:
+        return table.assign(note="")
+    notes = rows.groupby(list(by), dropna=False)["note"].agg(lambda found: distinct(text for text in found if text))
+    return table.merge(notes.reset_index(), on=list(by), how="left")
+
+
 def paired_differences(
     scores: pd.DataFrame,
     by: Sequence[str] = ("setting", "corpus", "suite", "protocol", "peers", "member"),
@@ -210,7 +231,7 @@ def paired_differences(
     """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group of `by`.
 
     Columns: by, a, b, mean, low, high (95 % t-interval over the seeds' differences), p (two-sided paired t-test,
-    not corrected for the number of rows), n_seeds, seeds, values. One seed has neither interval nor p.
+    not corrected for the number of rows), n_seeds, seeds, values, note. One seed has neither interval nor p.
     """
     rows = []
     for a, b in CONTRASTS:
@@ -223,8 +244,10 @@ def paired_differences(
             # Equal differences have no spread to test against.
             testable = not np.isnan(described["low"])
             p = float(stats.ttest_rel(group[f"{value}_a"], group[f"{value}_b"]).pvalue) if testable else np.nan
-            rows.append({**dict(zip(by, key, strict=True)), "a": a, "b": b, **described, "p": p})
-    columns = [*by, "a", "b", "mean", "low", "high", "p", "n_seeds", "seeds", "values"]
+            notes = [text for side in ("note_a", "note_b") if side in group for text in group[side] if text]
+            known = {"a": a, "b": b, **described, "p": p, "note": distinct(notes)}
+            rows.append({**dict(zip(by, key, strict=True)), **known})
+    columns = [*by, "a", "b", "mean", "low", "high", "p", "n_seeds", "seeds", "values", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import load_preset, preset_names
+from .config import idle_teacher_keys, load_preset, preset_names
 from .errors import UserError
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
+_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_within_budget", "mutual.frozen_teacher")
 _SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections that shape what a run learns
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
@@ -46,6 +47,11 @@ class Run:
         return {**keys, "seed": self.seed}
 
     @property
+    def note(self) -> str:
+        """What every table has to say of the run."""
+        return "teacher outside the data budget" if self.done.get("teacher_outside_budget") else ""
+
+    @property
     def best_member(self) -> str:
         """Name of the peer with the lowest held-out cross-entropy."""
         return f"peer_{self.done['best_peer']}"
@@ -54,9 +60,11 @@ class Run:
 def read_runs(folder: Path) -> list[Run]:
     """All finished runs below a preset's folder, in the order of arms, peers, settings and seeds.
 
+    A teacher's run is no arm of the comparison and is left out: it is known through the runs that learned from it.
     Raises UserError, naming the file, where one is not JSON or lacks what this version of wmlkit writes.
     """
-    read = [_read_run(path) for path in _run_folders(folder) if (path / "done.json").is_file()]
+    finished = [path for path in _run_folders(folder) if (path / "done.json").is_file()]
+    read = [_read_run(path) for path in finished if not path.name.startswith("teacher-")]
     if not read:
         return []
     main = _main_settings(read)
@@ -70,7 +78,8 @@ def unfinished_runs(folder: Path) -> list[str]:
 
 
 def evaluations(run: Run) -> Iterator[dict[str, Any]]:
-    """The evaluation documents of a run; `best_peer`, the peer that the held-out text chose, joins the members."""
+    """The evaluation documents of a run. Two members join: `best_peer`, the peer that the held-out text chose, and
+    `teacher`, from the same evaluation of the teacher's own run, where there is one."""
     for path in sorted((run.folder / "evaluation").glob("*.json")):
         document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
         for member in document["members"]:
@@ -80,7 +89,19 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
         best = [
             {**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member
         ]
-        yield {**document, "members": [*document["members"], *best]}
+        yield {**document, "members": [*document["members"], *best, *_teacher_member(run, path.name, document)]}
+
+
+def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    teacher = run.done.get("teacher") or {}
+    path = run.folder.parent / str(teacher.get("run")) / "evaluation" / name
+    if not path.is_file():
+        return []
+    found = read_object(path, ("settings", "data_hash", "members"))
+    both = [{k: v for k, v in one["settings"].items() if k != "ensemble_weights"} for one in (found, document)]
+    if both[0] != both[1] or found["data_hash"] != document["data_hash"]:
+        return []  # evaluated otherwise, so not comparable
+    return [{**member, "member": "teacher"} for member in found["members"] if member["member"] == "peer_1"]
 
 
 def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
@@ -138,21 +159,35 @@ def _read_run(folder: Path) -> Run:
 def _settings(run: Run) -> dict[str, Any]:
     """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included."""
     flat = {f"{section}.{name}": value for section in _SHAPING for name, value in run.config[section].items()}
-    for key in ("mutual.arm", "mutual.num_peers", "train.seed"):
+    idle = [f"mutual.{name}" for name in idle_teacher_keys(run.config["mutual"])]
+    for key in ("mutual.arm", "mutual.num_peers", "train.seed", *idle):
         flat.pop(key, None)
     return {**flat, "data.hash": str(run.data["hash"])[:8]}
 
 
 def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
-    """Those of the preset as shipped where a run used it, else those that most runs share."""
-    preset = runs[0].config.get("preset")
+    """Those of the preset as shipped where a run used it, else those that most runs share.
+
+    Not all runs have settings of a teacher: those are looked up one by one, among the runs that do.
+    """
+    settings = [_settings(run) for run in runs]
+    plain = [{key: value for key, value in own.items() if key not in _TEACHER_KEYS} for own in settings]
+    preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
-        shipped = load_preset(str(preset)).resolved()
-        for run in runs:
-            own = _settings(run)
-            if all(own[key] == shipped[key.split(".")[0]].get(key.split(".")[1]) for key in own if key != "data.hash"):
-                return own
-    counts = Counter(json.dumps(_settings(run), sort_keys=True) for run in runs)
+        sections = load_preset(str(preset)).resolved()
+        shipped = {f"{section}.{name}": sections[section][name] for section in _SHAPING for name in sections[section]}
+    as_shipped = (own for own in plain if all(own[key] == shipped.get(key) for key in own if key != "data.hash"))
+    main = next(as_shipped, None) if shipped else None
+    main = dict(main or _most_common(plain))
+    for key in _TEACHER_KEYS:
+        values = [own[key] for own in settings if key in own]
+        if values:
+            main[key] = shipped[key] if shipped and shipped[key] in values else _most_common(values)
+    return main
+
+
+def _most_common(values: Sequence[Any]) -> Any:
+    counts = Counter(json.dumps(value, sort_keys=True) for value in values)
     most = max(counts.values())
     return json.loads(min(text for text, count in counts.items() if count == most))
 

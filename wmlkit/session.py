@@ -86,4 +86,15 @@ def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Ses
     versions = ", ".join(f"{name} {version(name)}" for name in ("wmlkit", "torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup().reason}")
+    _show_figures()
     return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))
+
+
+def _show_figures() -> None:
+    """Let the notebook show a figure that is the last value of a cell; without pyplot it would only print its name."""
+    from IPython.core.getipython import get_ipython
+    from IPython.core.pylabtools import select_figure_formats
+
+    shell = get_ipython()
+    if shell is not None:
+        select_figure_formats(shell, "png", dpi=160)

@@ -21,6 +21,7 @@ import pandas as pd
 from . import paths
 from .config import Config, load_preset
 from .data import nursery_pairs
+from .data.prepare import prepare
 from .data.tokenizer import load_tokenizer
 from .errors import UserError
 from .evaluate.glue import evaluate_run_glue
@@ -117,6 +118,8 @@ def progress_line(config: Config, row: dict[str, Any]) -> str:
     weights = " ".join(f"{value:.3f}" for value in row["peer_weights"])
     kind = "dev" if "dev_ce" in row else "train"
     name = f"{config.mutual.arm} P={config.mutual.num_peers} seed {config.train.seed}"
+    if row.get("teacher"):
+        name = f"teacher of {config.mutual.arm}, seed {config.train.seed}"
     return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}"
 
 
@@ -138,7 +141,11 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
 
 
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:
-    """Every suite of the configuration on one finished run; what is there already is not scored again."""
+    """Every suite of the configuration on one finished run, and on the run of its teacher before; what is there already
+    is not scored again. Returns the documents of the run itself."""
+    teacher = paths.read_json(folder / "done.json").get("teacher") if (folder / "done.json").is_file() else None
+    if teacher and teacher["run"]:
+        evaluate_all(folder.parent / teacher["run"], config, out)
     return [
         evaluate_run(folder, suite, pairs_folder(config, suite, out), config.evaluate)
         for suite in config.evaluate.suites
@@ -196,7 +203,8 @@ def run(
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
-    folders = [run_folder(one, out) for one in plan(config)]
+    prepared = prepare(config.data, out)
+    folders = [run_folder(one, out, prepared) for one in plan(config)]
     if all(_is_done(folder, config, stage) for folder in folders):
         return folders
     count = min(config.study.workers, len(plan(config)))

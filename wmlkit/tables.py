@@ -16,6 +16,7 @@ import pandas as pd
 
 from . import paths, results
 from .config import load_preset, preset_names
+from .data.coverage import whole_words
 from .data.statistics import read_statistics
 from .errors import UserError
 from .provenance import of_runs, record_provenance
@@ -26,29 +27,35 @@ PROVENANCES = ("published", "secondary", "unknown")
 
 CAPTIONS = {
     "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are counted "
-    "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text.",
-    "T1_removed": "What cleaning removed: how often each reason applied, in all and for a thousand lines of the source.",
+    "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text; "
+    "coverage is the share of their words (punctuation apart) that are one token.",
+    "T1_removed": "What cleaning removed: how often each reason applied, in all and a thousand lines of the source.",
     "T2": "Hyper-parameters, each with its source.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
     "token). Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on "
-    "held-out text; mean_peer is the mean over the peers. Where no run has one peer, its row is the first peer of "
-    "independent, which learns alone.",
+    "held-out text; mean_peer is the mean over the peers; teacher is the model that distill learned from. Where no run "
+    "has one peer, its row is the first peer of independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
     "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
     "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds.",
     "T6": "GLUE by task, mean and 95 % t-interval over seeds.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds.",
+    "over seeds. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says.",
     "T8": "Ablations.",
-    "T9": "Replay of the released code: each defect alone, and all together.",
+    "T9": "Replay of the released code: each defect alone, none, and all together (finding: docs/deviations.md). "
+    "Losses in nats per scored token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, "
+    "values its seeds. updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms "
+    "of the loss. correction: that term of the hypergradient over the explicit one. weight_ratio: largest weight over "
+    "smallest. lost_case, uncleaned_text and all have another text and tokenizer. Accuracy in percent; chance is 50.",
 }
 
 
 def corpora(prepared_folder: Path) -> pd.DataFrame:
     """T1: one row a domain of a split of the source, and one for all of them, from a prepared corpus."""
     statistics = read_statistics(prepared_folder)
+    whole = whole_words(prepared_folder, statistics) if (prepared_folder / "train.tokens").is_file() else {}
     rows = []
     for record in statistics["domains"]:
         row = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}
@@ -58,14 +65,16 @@ def corpora(prepared_folder: Path) -> pd.DataFrame:
         # The held-out text is a part of the source's training text.
         parts = [part for part in statistics["splits"] if part["domain"] == record["domain"]]
         used = [part["words"] for part in parts if (part["split"] == "dev") == (record["split"] == "dev")]
-        rows.append({**row, "used_words": sum(used)})
+        one_token, words = whole.get((record["split"], record["domain"]), (0, 0))
+        rows.append({**row, "used_words": sum(used), "whole": one_token, "counted": words})
     table = pd.DataFrame(rows)
     totals = table.groupby(["corpus", "split"], sort=False).sum(numeric_only=True).reset_index().assign(domain="all")
     table = pd.concat([table, totals[list(table.columns)]]).sort_values("split", kind="stable", ascending=False)
     for when in ("before", "after"):
         words = table[f"words_{when}"].where(table[f"words_{when}"] > 0)
         table[f"fertility_{when}"] = table[f"tokens_{when}"] / words
-    return table.reset_index(drop=True)
+    table["coverage"] = table["whole"] / table["counted"].where(table["counted"] > 0)
+    return table.drop(columns=["whole", "counted"]).reset_index(drop=True)
 
 
 def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -174,6 +183,7 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> 
     measured = results.over_seeds(shown, by).assign(
         kind="measured", provenance="measured", source="these runs", system=""
     )
+    measured = results.with_notes(measured, shown, by)
     if "ties" in shown:
         measured = measured.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
     columns = [
@@ -250,18 +260,40 @@ def _grouped(paradigms: pd.DataFrame, group: str) -> pd.DataFrame:
     shown = paradigms[paradigms["member"].isin(MEMBERS)]
     per_run = shown.groupby(["run", "seed", *by], sort=False, dropna=False)
     means = per_run.agg(accuracy=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
-    table = results.over_seeds(means, [*by, "paradigms"], value="accuracy")
+    table = results.with_notes(results.over_seeds(means, [*by, "paradigms"], value="accuracy"), shown, by)
     return table if group == "phenomenon" else table.drop(columns="paradigms")
 
 
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
-    """T7: means over seeds of `results.runs_table` by setting, arm, peers and device."""
+    """T7: means over seeds of `results.runs_table` by setting, arm, peers and device.
+
+    Tokens, words, FLOP and seconds include the training of a teacher, in full for every row that has one, although
+    runs of one seed share it; `note` says how much that is. `tokens_per_second` is that of the run alone.
+    """
     by = ["setting", "corpus", "arm", "peers", "device", "precision"]
     numbers = ["parameters", "tokens", "words", "flops", "seconds", "peak_memory"]
-    means = runs.groupby(by, sort=False)[numbers].mean().reset_index()
+    of_teacher = [f"teacher_{name}" for name in results.TEACHER_COST]
+    means = runs.groupby(by, sort=False)[[*numbers, *of_teacher]].mean().reset_index()
     means["tokens_per_second"] = means["tokens"] / means["seconds"]
+    means = results.with_notes(means, runs, by)
+    means["note"] = [_cost_note(row) for row in means.to_dict("records")]
+    for name in results.TEACHER_COST:
+        means[name] += means.pop(f"teacher_{name}").fillna(0)
     counts = runs.groupby(by, sort=False)["seed"].nunique().reset_index(name="n_seeds")
     return means.merge(counts, on=by)
+
+
+def _cost_note(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["teacher_tokens"]):
+        cost = "the teacher's training is unknown and not included"
+    elif row["teacher_tokens"] > 0:
+        cost = (
+            f"includes the teacher's training: {row['teacher_tokens']:,.0f} tokens, {row['teacher_flops']:.3g} FLOP, "
+            f"{row['teacher_seconds']:,.1f} s"
+        )
+    else:
+        cost = ""
+    return ", ".join(text for text in (row["note"], cost) if text)
 
 
 def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) -> Path:

@@ -1,7 +1,7 @@
-"""One loop for all arms: the inner steps of P peers, and the outer steps on their weights.
+"""A run from its configuration to its folder: students, steps (`steps.py`), metrics, checkpoints, export.
 
-`run` makes the run folder of design and docs/metrics.md. An arm differs from another in two lines only:
-alpha (0 for `independent`) and whether `outer_step` is taken (`wml`).
+`run` makes the run folder of design and docs/metrics.md. Of a run with a teacher it first finishes the teacher's own
+run, which is an ordinary one.
 """
 
 from __future__ import annotations
@@ -10,142 +10,26 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, losses, paths
 from .config import Config, run_hash
-from .data.batches import Batch
-from .data.prepare import prepare
+from .data.prepare import Prepared, prepare
 from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import UserError
-from .forward import AtPositions, inner_batch, kl_positions, outer_batch, parameters_of
-from .losses import MutualOptions
-from .models import Student, base_student, body_parameters, build_model
-from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
-from .search import Found, search_students
-from .updates import Update, optimizer_update, sgd_update
+from .models import base_student, body_parameters
+from .search import Found, count_parameters, search_students
+from .steps import State, build_state, mutual_options, train_step
+from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class State:
-    """What changes while a run trains. `record` is what a checkpoint must remember besides tensors."""
-
-    peers: list[AtPositions]
-    optimizers: list[list[Optimizer]]
-    peer_weights: Tensor  # (P,) float64, on the CPU
-    step: int = 0
-    tokens: int = 0
-    words: int = 0
-    hypergradient: list[float] | None = None
-    seconds: float = 0.0
-
-    @property
-    def models(self) -> list[PreTrainedModel]:
-        return [peer.model for peer in self.peers]
-
-    def record(self, metrics_bytes: int) -> dict[str, Any]:
-        return {
-            "peer_weights": self.peer_weights.tolist(),
-            "hypergradient": self.hypergradient,
-            "tokens": self.tokens,
-            "words": self.words,
-            "seconds": self.seconds,
-            "metrics_bytes": metrics_bytes,
-        }
-
-
-def mutual_options(config: Config, step: int) -> MutualOptions:
-    """The loss of an arm at `step`: alpha is 0 for `independent` and rises over `mutual.kl_warmup_steps`."""
-    mutual = config.mutual
-    warmup = min(1.0, (step + 1) / mutual.kl_warmup_steps) if mutual.kl_warmup_steps else 1.0
-    return MutualOptions(
-        alpha=0.0 if mutual.arm == "independent" else mutual.alpha * warmup,
-        kl_weight=mutual.kl_weight,
-        ce_weight=mutual.ce_weight,
-        detach_targets=mutual.detach_targets,
-        kl_reduction=mutual.kl_reduction,
-        temperature=mutual.temperature,
-    )
-
-
-def inner_loss(state: State, batch: Batch, config: Config, options: MutualOptions, device: Device) -> losses.MutualLoss:
-    """L1 of all peers on one batch: one forward pass a peer."""
-    index, scored = kl_positions(batch, config.mutual.kl_positions)
-    with device.autocast():
-        logits = [peer(batch, index) for peer in state.peers]
-    weights = state.peer_weights.to(device.device, torch.float32)
-    return losses.mutual_loss(logits, batch.targets[index], weights, options, len(batch.input_ids), scored)
-
-
-def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update] | None:
-    """What `outer.hypergradient` names as the inner step: none (`direct`), SGD, or the optimizer in use (`adam`)."""
-    if config.outer.hypergradient == "direct":
-        return None
-    if config.outer.hypergradient == "sgd":
-        return [sgd_update(parameters_of(peer), inner_lr) for peer in state.peers]
-    pairs = zip(state.peers, state.optimizers, strict=True)
-    return [optimizer_update(peer, own, config.train.grad_clip) for peer, own in pairs]
-
-
-def outer_step(
-    state: State, batch: Batch, held_out: Batch, config: Config, options: MutualOptions, inner_lr: float
-) -> None:
-    """Mirror descent on the peers' weights; the step's own gradients of L1 are in the parameters' `.grad`."""
-    outer = config.outer
-    parameters = [parameters_of(peer) for peer in state.peers]
-    gradients = [{k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in own.items()} for own in parameters]
-    gradient, _ = bilevel.hypergradient(
-        parameters,
-        state.peer_weights.to(held_out.input_ids.device, torch.float32),
-        inner_batch(state.peers, batch, config.mutual.kl_positions),
-        outer_batch(state.peers, held_out),
-        options,
-        updates=inner_updates(state, config, inner_lr),
-        objective=outer.objective,
-        gradients=gradients,
-    )
-    eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
-    state.hypergradient = gradient.tolist()
-    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient.cpu(), eta, outer.min_weight)
-
-
-def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
-    """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
-    train, step = config.train, state.step
-    ratio = mask_ratio(train, step)
-    batch = texts.train(step, ratio).to(device.device)
-    options = mutual_options(config, step)
-    lr = 0.0
-    for optimizers in state.optimizers:
-        lr = set_learning_rate(optimizers, train, step)
-    loss = inner_loss(state, batch, config, options, device)
-    loss.total.backward()
-    due = step >= config.outer.start and step % config.outer.every == 0
-    if config.mutual.arm == "wml" and len(state.peers) > 1 and due:
-        held_out = texts.held_out(step // config.outer.every, ratio).to(device.device)
-        outer_step(state, batch, held_out, config, options, lr)
-    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
-        if train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), train.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-    state.step += 1
-    state.tokens += batch.tokens
-    state.words += batch.words
-    return loss, lr
 
 
 @torch.inference_mode()
@@ -163,7 +47,7 @@ def measure(state: State, source: Source, config: Config, device: Device) -> tup
         targets = batch.targets[batch.scored]
         with device.autocast():
             logits = [peer(batch, batch.scored).float() for peer in state.peers]
-        weights = state.peer_weights.to(device.device, torch.float32)
+        weights = state.ensemble_weights.to(device.device, torch.float32)
         ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
         losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
         total += len(targets) * losses_now.double().cpu()
@@ -187,30 +71,31 @@ def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -
 
 
 def find_students(config: Config, vocab_size: int) -> list[Found]:
-    """The peers' shapes, in their order."""
-    base = base_student(config.model)
-    return search_students(
-        base, config.mutual.num_peers, config.search, config.model, vocab_size, config.data.longest_block
-    )
+    """The peers' shapes, in their order; of arm `teacher` the base model's."""
+    base, block_size = base_student(config.model), config.data.longest_block
+    if config.mutual.arm == "teacher":
+        size = count_parameters(base, config.model.family, vocab_size, block_size)
+        shape = (base.num_layers, base.num_heads, base.hidden_size, base.intermediate_size)
+        return [Found(*shape, parameters=size, target=size, counted=size, evaluations=1, note="the base model")]
+    return search_students(base, config.mutual.num_peers, config.search, config.model, vocab_size, block_size)
 
 
-def build_state(config: Config, students: list[Found], tokenizer: PreTrainedTokenizerBase, device: Device) -> State:
-    """Freshly initialised peers: peer i's weights depend on (seed, i) alone, so all arms start alike."""
-    peers, optimizers = [], []
-    for i, found in enumerate(students):
-        shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
-        seed = 1000 * config.train.seed + i
-        model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
-        model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
-        peers.append(AtPositions(model))
-        optimizers.append(build_optimizers(model, config.train, device.device))
-    return State(peers, optimizers, torch.full((len(peers),), 1 / len(peers), dtype=torch.float64))
+def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
+    """Where this run is, or will be. The corpus' content is part of its identity: `prepared`, or prepared here."""
+    config = _settled(config)
+    return _folder(config, out, _identity(config, prepared or prepare(config.data, out)))
 
 
-def run_folder(config: Config, out: Path) -> Path:
-    """Where this run is, or will be; prepares the corpus, whose content is part of a run's identity."""
-    prepared = prepare(config.data, out)
-    identity = run_hash(config, prepared.hash)
+def _settled(config: Config) -> Config:
+    """A teacher that is trained for its own sake is the one that `distill` would train."""
+    return teacher_config(config) if config.mutual.arm == "teacher" else config
+
+
+def _identity(config: Config, prepared: Prepared) -> str:
+    return run_hash(config, prepared.hash, given_hash(config))
+
+
+def _folder(config: Config, out: Path, identity: str) -> Path:
     return paths.run(out, config.preset, config.mutual.arm, config.mutual.num_peers, config.train.seed, identity)
 
 
@@ -219,19 +104,24 @@ def run(
 ) -> Path:
     """Train one run, or go on with it, or return it if it is done. Returns its folder.
 
-    out: the output folder (`paths.output`). progress: called with every logged row of metrics.jsonl.
+    out: the output folder (`paths.output`). progress: called with every logged row of metrics.jsonl, and with those
+    of a teacher that has to be trained first, which have `teacher` set. force: train again, but not the teacher.
     Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside).
     """
-    out = paths.output(out)
+    out, config = paths.output(out), _settled(config)
     prepared = prepare(config.data, out)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
     students = find_students(config, len(tokenizer))
-    folder = run_folder(config, out)
+    identity = _identity(config, prepared)
+    folder = _folder(config, out, identity)
     if (folder / "done.json").is_file() and not force:
         return folder
     device = setup(config.train.precision, config.train.threads)
     texts = open_texts(config, prepared, tokenizer)
-    state = build_state(config, students, tokenizer, device)
+    teacher = None
+    if config.mutual.uses_teacher:
+        teacher = _teacher(config, out, prepared, tokenizer, device, progress)
+    state = build_state(config, students, tokenizer, device, teacher.module if teacher else None)
     if force:
         paths.remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,14 +130,34 @@ def run(
         {
             "config": config.resolved(),
             "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
-            "hash": run_hash(config, prepared.hash),
+            "hash": identity,
             "students": [found.document() for found in students],
         },
     )
     paths.write_json(folder / "environment.json", environment.document(device))
     _train(state, texts, config, device, folder, progress)
-    _finish(state, texts, config, device, folder, students, tokenizer)
+    _finish(state, texts, config, device, folder, students, tokenizer, teacher)
     return folder
+
+
+def _teacher(
+    config: Config,
+    out: Path,
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerFast,
+    device: Device,
+    progress: Progress | None,
+) -> Teacher:
+    """The teacher of a run, trained first where that is to be done and has not been."""
+    if config.mutual.teacher is not None:
+        return given_teacher(config, tokenizer, device)
+    own = teacher_config(config)
+    folder = run_folder(own, out, prepared)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Runs side by side share a teacher: one trains it, the others wait here.
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        run(own, out, progress=None if progress is None else lambda row: progress(row | {"teacher": True}))
+    return trained_teacher(folder, config, tokenizer, device)
 
 
 def _train(state: State, texts: Texts, config: Config, device: Device, folder: Path, progress: Progress | None) -> None:
@@ -293,7 +203,8 @@ def _train(state: State, texts: Texts, config: Config, device: Device, folder: P
 def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config, device: Device) -> dict[str, Any]:
     """One line of metrics.jsonl; stops the run when a loss is not finite, naming step, peer and term."""
     options = mutual_options(config, state.step - 1)
-    weights = state.peer_weights if options.ce_weight == "peer" else torch.ones_like(state.peer_weights)
+    weights = state.peer_weights[: len(state.peers)]
+    weights = weights if options.ce_weight == "peer" else torch.ones_like(weights)
     ce, kl = loss.ce.double().cpu(), loss.kl.double().cpu()
     for name, values in (("ce", ce), ("kl", kl), ("hypergradient", torch.tensor(state.hypergradient or [0.0]))):
         if not torch.isfinite(values).all():
@@ -327,6 +238,7 @@ def _finish(
     folder: Path,
     students: list[Found],
     tokenizer: PreTrainedTokenizerBase,
+    teacher: Teacher | None,
 ) -> None:
     """Export the peers and write done.json, last."""
     final = evaluation_row(state, texts, config, device)
@@ -334,6 +246,14 @@ def _finish(
     for i, model in enumerate(state.models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card)
+    flops = sum(6.0 * body_parameters(model) * state.tokens for model in state.models)
+    of_teacher: dict[str, Any] = {}
+    if teacher is not None:
+        flops += teacher.flops_per_token * state.tokens
+        outside = config.mutual.teacher is not None and not config.mutual.teacher_within_budget
+        of_teacher = {"teacher": teacher.record, "teacher_outside_budget": outside}
+        if len(state.peer_weights) > len(state.peers):
+            of_teacher["teacher_weight"] = float(state.peer_weights[-1])
     paths.write_json(
         folder / "done.json",
         {
@@ -342,11 +262,12 @@ def _finish(
             "words": state.words,
             "passes": texts.passes,
             "seconds": state.seconds,
-            "peer_weights": state.peer_weights.tolist(),
+            "peer_weights": state.ensemble_weights.tolist(),
             "best_peer": best + 1,
             "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
-            "flops": sum(6.0 * body_parameters(model) * state.tokens for model in state.models),
+            "flops": flops,
             "peak_memory": peak_memory(device.device),
             **final,
+            **of_teacher,
         },
     )

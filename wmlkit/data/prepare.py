@@ -278,7 +278,12 @@ def _seal(folder: Path, source: Source, settings: dict[str, Any], content: str, 
         "files": files,
     }
     paths.write_json(folder / "corpus.json", document)
-    paths.write_json(folder / "done.json", {"hash": content, "corpus.json": _sha256(folder / "corpus.json")})
+    paths.write_text(folder / "done.json", _seal_text(folder, content))
+
+
+def _seal_text(folder: Path, content: str) -> str:
+    """All of ``done.json``."""
+    return paths.json_text({"hash": content, "corpus.json": _sha256(folder / "corpus.json")})
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -291,19 +296,18 @@ def open_prepared(folder: Path) -> Prepared:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}; expected a complete prepared corpus; {remedy}")
     try:
-        done, document = paths.read_json(folder / "done.json"), paths.read_json(folder / "corpus.json")
-        expected = {"corpus.json": done["corpus.json"]}
-        expected.update({name: entry["sha256"] for name, entry in document["files"].items()})
+        document = paths.read_json(folder / "corpus.json")
+        expected = {name: entry["sha256"] for name, entry in document["files"].items()}
         prepared = Prepared(folder, document["hash"], document["name"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"done.json or corpus.json in {folder} is damaged; expected what prepare wrote; {remedy}"
-        ) from None
+        raise UserError(f"{folder / 'corpus.json'} is damaged; expected what prepare wrote; {remedy}") from None
+    if (folder / "done.json").read_bytes() != _seal_text(folder, prepared.hash).encode():
+        raise UserError(f"done.json and corpus.json in {folder} do not belong together; expected one pair; {remedy}")
     for name, checksum in expected.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; expected every file named in corpus.json; {remedy}")
-        size = document["files"].get(name, {}).get("size", path.stat().st_size)
+        size = document["files"][name]["size"]
         if path.stat().st_size != size:
             raise UserError(f"{path} has {path.stat().st_size} bytes; expected {size}; {remedy}")
         found = _sha256(path)

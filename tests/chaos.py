@@ -1,0 +1,231 @@
+"""Kill `prepare` or `fetch` at random moments, start again, and compare with a run that nobody disturbed.
+
+    python -m tests.chaos prepare 20
+    python -m tests.chaos fetch 20 --words 60000 --seed 0
+
+Prints one line a kill and exits with 1 unless the bytes are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+PACE = 0.002  # seconds between two blocks of 4 KiB, so that a download lasts long enough to be cut anywhere
+HIDDEN_LOCK = re.compile(r"(^|/)\.[^/]*\.lock$")  # an empty file that tells a second fetch to wait; it may stay
+
+# Each line of input is an output folder: a child works on it. Modules are imported once, so every moment is work.
+PROGRAM = """
+import os, sys, traceback
+from pathlib import Path
+from wmlkit.config import DataConfig
+from wmlkit.data import download, fetch, prepare
+
+def prepare_nursery(out):
+    words = int(sys.argv[2])
+    data = DataConfig(corpus="nursery", words=words, dev_words=words // 10, vocab_size=1312)
+    prepare.prepare(data, out)
+
+def fetch_release(out):
+    fetch.official_ids = dict  # the files of this server are not the official ones
+    download.CHUNK = 4096
+    fetch.fetch("babylm2024-10m", out, sys.argv[2], patience=download.Patience((0.0,), 5.0))
+
+work = {"prepare": prepare_nursery, "fetch": fetch_release}[sys.argv[1]]
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            work(Path(line.strip()))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: seconds after its start, files that it left, bytes in them."""
+
+    after: float
+    files: int
+    size: int
+
+
+def chaos(what: str, argument: str, folder: Path, kills: int, seed: int) -> tuple[list[Kill], bool]:
+    """Kill ``prepare`` or ``fetch`` `kills` times while it works, then let it end; (kills, same bytes in the end).
+
+    The moments are drawn from the time that the undisturbed run takes. A run that ends before its moment is compared
+    too but not counted: its folder is deleted, so that the next one has work again.
+    """
+    whole, killed = folder / "whole", folder / "killed"
+    command = [sys.executable, "-c", PROGRAM, what, argument]
+    environment = os.environ | {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    rng = random.Random(seed)
+    done: list[Kill] = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=environment,
+    ) as process:
+        usual = _run(process, whole, None)
+        while len(done) < kills:
+            after = rng.uniform(0.0, usual)
+            if _run(process, killed, after) < 0:
+                left = content(killed)
+                done.append(Kill(after, len(left), sum(size for size, _ in left.values())))
+                continue
+            if content(killed) != content(whole):
+                return done, False
+            shutil.rmtree(killed)
+        _run(process, killed, None)
+    return done, content(killed) == content(whole)
+
+
+def _run(process: subprocess.Popen[str], out: Path, kill_after: float | None) -> float:
+    """One run into `out`: its seconds, or -1 if it was killed, `kill_after` seconds after its start."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{out}\n")
+    process.stdin.flush()
+    child = int(process.stdout.readline())
+    start = time.perf_counter()
+    timer = threading.Timer(kill_after or 0.0, _kill, (child,))
+    if kill_after is not None:
+        timer.start()
+    status = int(process.stdout.readline())
+    timer.cancel()
+    if os.WIFSIGNALED(status):
+        return -1.0
+    assert status == 0, f"the run into {out} ended with status {os.waitstatus_to_exitcode(status)}"
+    return time.perf_counter() - start
+
+
+def _kill(child: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, signal.SIGKILL)
+
+
+def content(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file below `folder` but the locks, by path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not HIDDEN_LOCK.search(name):
+            data = path.read_bytes()
+            found[name] = (len(data), hashlib.sha256(data).hexdigest())
+    return found
+
+
+class Release:
+    """A server on this machine with two zip files of nursery text, in the shape of the OSF's API; knows Range."""
+
+    def __init__(self, words: int) -> None:
+        from wmlkit.data import nursery
+
+        self.files: dict[str, bytes] = {}
+        with tempfile.TemporaryDirectory() as name:
+            nursery.write_corpus(Path(name), words, words // 10, seed=0)
+            for folder, suffix in (("train_10M", "train"), ("dev", "dev")):
+                packed = io.BytesIO()
+                # Stored, not compressed: as many bytes on the way as the text has.
+                with zipfile.ZipFile(packed, "w") as archive:
+                    for path in sorted(Path(name).glob(f"*.{suffix}")):
+                        archive.writestr(zipfile.ZipInfo(f"{folder}/{path.name}"), path.read_bytes())
+                self.files[f"/{folder}.zip"] = packed.getvalue()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.files["/nodes/ad7qg/files/osfstorage/"] = json.dumps({"data": self._entries(), "links": {}}).encode()
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def _entries(self) -> list[dict[str, Any]]:
+        entries = []
+        for name, data in self.files.items():
+            hashes = {"sha256": hashlib.sha256(data).hexdigest()}
+            attributes = {"name": name[1:], "kind": "file", "size": len(data), "extra": {"hashes": hashes}}
+            entries.append({"attributes": attributes, "links": {"download": self.url + name}})
+        return entries
+
+    def _handler(release: Release) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                data = release.files[self.path.split("?")[0]]
+                asked = self.headers.get("Range", "")
+                start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+                if asked and start >= len(data):
+                    self.send_error(416)
+                    return
+                self.send_response(206 if asked else 200)
+                if asked:
+                    self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.send_header("Content-Length", str(len(data) - start))
+                self.end_headers()
+                try:
+                    for position in range(start, len(data), 4096):
+                        self.wfile.write(data[position : position + 4096])
+                        time.sleep(PACE)
+                except OSError:  # the client was killed
+                    return
+
+        return Handler
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def run(what: str, kills: int, folder: Path, words: int, seed: int) -> tuple[list[Kill], bool]:
+    """`chaos` of ``prepare`` (nursery of `words` words) or ``fetch`` (a release with as much text)."""
+    if what == "prepare":
+        return chaos(what, str(words), folder, kills, seed)
+    release = Release(words)
+    try:
+        return chaos(what, release.url, folder, kills, seed)
+    finally:
+        release.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("prepare", "fetch"))
+    parser.add_argument("kills", type=int, nargs="?", default=20)
+    parser.add_argument("--words", type=int, default=60_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        kills, same = run(given.what, given.kills, Path(name), given.words, given.seed)
+    print("kill  after (s)  files left  bytes left")
+    for number, kill in enumerate(kills, 1):
+        print(f"{number:4}  {kill.after:9.2f}  {kill.files:10}  {kill.size:10,}")
+    print(f"{given.what}, {len(kills)} kills: {'the same bytes' if same else 'OTHER BYTES'}")
+    sys.exit(not same)
+
+
+if __name__ == "__main__":
+    main()

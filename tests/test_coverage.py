@@ -1,0 +1,62 @@
+"""Coverage by hand, and against the tokenizer's own way of cutting text into words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wmlkit import tables
+from wmlkit.config import DataConfig
+from wmlkit.data.coverage import _kinds, count_whole, whole_words
+from wmlkit.data.encode import open_tokens
+from wmlkit.data.prepare import prepare
+from wmlkit.data.statistics import read_statistics
+from wmlkit.data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
+
+
+def test_by_hand() -> None:
+    # ids: 0 special, 1 " cat", 2 "s", 3 ".", 4 "19", 5 "don", 6 "'", 7 "t", 8 " "
+    starts = np.array([0, 1, 1, 0, 2, 1, 0, 1, 0])
+    begins = np.array([0, 0, 1, 0, 2, 1, 0, 1, 0])
+    ends = np.array([0, 1, 1, 0, 2, 1, 0, 1, 3])
+    for tokens, expected in (
+        ([0, 5, 1, 3, 0], (2, 2)),  # don| cat|.
+        ([0, 1, 2, 0], (0, 1)),  # " cats" in two tokens
+        ([0, 5, 2, 2, 1, 0], (1, 2)),  # "donss" in three, " cat" in one
+        ([4, 2, 4, 4], (2, 3)),  # "19" | "s" | "1919": digits and letters are apart
+        ([5, 6, 7], (2, 2)),  # don't
+        ([8, 5, 8, 1], (1, 2)),  # " don" in two tokens, " cat" in one behind another space
+        ([2, 0, 2], (2, 2)),  # a line ends between them
+        ([], (0, 0)),
+    ):
+        assert count_whole(np.array(tokens, dtype=np.uint16), starts, begins, ends) == expected
+
+
+@pytest.mark.parametrize("vocab_size", [300, 500])
+def test_against_the_tokenizers_own_words(tmp_path: Path, vocab_size: int) -> None:
+    (tmp_path / "mine").mkdir()
+    text = "Élodie's 23 cats don't see 1990 well-known «dogs», naïve ones.\n\n" * 5 + "plain words here again\n\n" * 9
+    (tmp_path / "mine" / "a.train").write_text(text, encoding="utf-8")
+    (tmp_path / "mine" / "a.dev").write_text("unseen Words, zebra 1 cats!\n", encoding="utf-8")
+    folder = prepare(DataConfig(corpus=str(tmp_path / "mine"), vocab_size=vocab_size, clean=False), tmp_path).folder
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    backend = plain_backend(tokenizer)
+    whole = words = 0
+    for line in tokenizer.decode(open_tokens(folder / "dev.tokens")[0].tolist()).replace("<s>", "").split("</s>"):
+        for piece, _ in backend.pre_tokenizer.pre_tokenize_str(line):
+            if any(character.isalnum() for character in piece.removeprefix("Ġ")):
+                words += 1
+                whole += len(backend.model.tokenize(piece)) == 1
+    counts = whole_words(folder, read_statistics(folder))
+    assert counts["dev", "a"] == (whole, words) and words == 5
+    table = tables.corpora(folder).set_index(["split", "domain"])
+    assert table.loc[("dev", "all"), "coverage"] == pytest.approx(whole / words)
+
+
+def test_parts_of_a_letter_belong_to_the_word() -> None:
+    tokenizer = train_tokenizer(["abc"] * 3, 262)  # bytes only: é has two tokens
+    kinds = _kinds(tokenizer)
+    ids = np.array(tokenizer("né a").input_ids)
+    assert len(ids) == 2 + 5 and count_whole(ids, *kinds) == (0, 2)  # " a" has two tokens as well

@@ -1,0 +1,65 @@
+"""Coverage: how many words of a prepared corpus its vocabulary holds whole.
+
+A word is here a stretch of letters, or one of digits, as byte-level tokenizers cut text first: "don't" has the words
+"don" and "t". A word of several tokens is one that the vocabulary does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from .encode import open_documents, open_tokens
+from .tokenizer import load_tokenizer
+
+_LETTER, _DIGIT, _SPACE = 1, 2, 3
+
+
+def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
+    """(words of one token, words) of each (split of the source, domain); held-out text belongs to ``train``."""
+    kinds = _kinds(load_tokenizer(prepared_folder / "tokenizer"))
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for split in ("train", "held_out", "dev"):
+        path = prepared_folder / f"{split}.tokens"
+        tokens, _ = open_tokens(path)
+        ends = [*open_documents(path).tolist(), len(tokens)]
+        first = 0
+        for row in (row for row in statistics["splits"] if row["split"] == split):  # in the order of the documents
+            last = first + row["documents"]
+            whole, words = count_whole(tokens[ends[first] : ends[last]], *kinds)
+            key = ("dev" if split == "dev" else "train", row["domain"])
+            before = counts.get(key, (0, 0))
+            counts[key] = (before[0] + whole, before[1] + words)
+            first = last
+    return counts
+
+
+def count_whole(tokens: np.ndarray, starts: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[int, int]:
+    """(words of one token, words) in `tokens` (count,). The others have a kind (0: no word) for each id: of its first
+    character behind a space, of its very first and of its last character (`_SPACE`: nothing but a space)."""
+    goes_on = np.zeros(len(tokens) + 1, dtype=bool)  # whether token i belongs to the word of token i - 1
+    goes_on[1:-1] = (begins[tokens[1:]] == ends[tokens[:-1]]) & (begins[tokens[1:]] > 0)
+    words = (starts[tokens] > 0) & ~goes_on[:-1]
+    whole = words & ~goes_on[1:]
+    whole[1:] &= (begins[tokens[1:]] == 0) | (ends[tokens[:-1]] != _SPACE)  # its space is a token of its own
+    return int(whole.sum()), int(words.sum())
+
+
+def _kinds(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    special = set(tokenizer.all_special_ids)
+    texts = ["" if index in special else str(tokenizer.decode([index])) for index in range(len(tokenizer))]
+    chosen = ([text.lstrip(" ")[:1] for text in texts], [text[:1] for text in texts], [text[-1:] for text in texts])
+    starts, begins, ends = (np.array([_kind(character) for character in one], dtype=np.int8) for one in chosen)
+    ends[[text == " " for text in texts]] = _SPACE
+    return starts, begins, ends
+
+
+def _kind(character: str) -> int:
+    if character.isnumeric():
+        return _DIGIT
+    # Some bytes of a letter that is rarer than the vocabulary is large: they decode to the replacement character.
+    return _LETTER if character.isalpha() or character == "\ufffd" else 0

@@ -1,0 +1,175 @@
+"""One training step of any arm: the inner step of P peers, and the outer step on their weights.
+
+An arm differs from another in alpha (0 for `independent`), in whose distributions the peers learn from (`distill`:
+the teacher's, else one another's) and in whether `outer_step` is taken (`wml`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import bilevel, losses
+from .config import Config
+from .data.batches import Batch
+from .data.texts import Texts
+from .device import Device
+from .forward import AtPositions, frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
+from .losses import MutualOptions
+from .models import Student, build_model
+from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
+from .search import Found
+from .updates import Update, optimizer_update, sgd_update
+
+
+@dataclass
+class State:
+    """What changes while a run trains, and the teacher, which does not.
+
+    `record` is what a checkpoint must remember besides tensors.
+    """
+
+    peers: list[AtPositions]
+    optimizers: list[list[Optimizer]]
+    peer_weights: Tensor  # (P,) float64, on the CPU; (P + 1,) where the teacher is a frozen peer, the last one
+    teacher: AtPositions | None = None
+    step: int = 0
+    tokens: int = 0
+    words: int = 0
+    hypergradient: list[float] | None = None
+    seconds: float = 0.0
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [peer.model for peer in self.peers]
+
+    @property
+    def ensemble_weights(self) -> Tensor:
+        """(P,): the peers' weights without the frozen teacher's, on the simplex."""
+        weights = self.peer_weights[: len(self.peers)]
+        return weights / weights.sum()
+
+    def record(self, metrics_bytes: int) -> dict[str, Any]:
+        return {
+            "peer_weights": self.peer_weights.tolist(),
+            "hypergradient": self.hypergradient,
+            "tokens": self.tokens,
+            "words": self.words,
+            "seconds": self.seconds,
+            "metrics_bytes": metrics_bytes,
+        }
+
+
+def build_state(
+    config: Config,
+    students: list[Found],
+    tokenizer: PreTrainedTokenizerBase,
+    device: Device,
+    teacher: AtPositions | None = None,
+) -> State:
+    """Freshly initialised peers: peer i's weights depend on (seed, i) alone, so all arms start alike."""
+    # a teacher that has a student's shape must not start as that student
+    first = 999 if config.mutual.arm == "teacher" else 0
+    peers, optimizers = [], []
+    for i, found in enumerate(students, first):
+        shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
+        seed = 1000 * config.train.seed + i
+        model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
+        model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
+        peers.append(AtPositions(model))
+        optimizers.append(build_optimizers(model, config.train, device.device))
+    count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
+    return State(peers, optimizers, torch.full((count,), 1 / count, dtype=torch.float64), teacher)
+
+
+def mutual_options(config: Config, step: int) -> MutualOptions:
+    """The loss of an arm at `step`: alpha is 0 for `independent` and rises over `mutual.kl_warmup_steps`."""
+    mutual = config.mutual
+    warmup = min(1.0, (step + 1) / mutual.kl_warmup_steps) if mutual.kl_warmup_steps else 1.0
+    return MutualOptions(
+        alpha=0.0 if mutual.arm in ("independent", "teacher") else mutual.alpha * warmup,
+        kl_weight=mutual.kl_weight,
+        ce_weight="one" if mutual.arm == "distill" else mutual.ce_weight,  # distillation knows no peers' weights
+        detach_targets=mutual.detach_targets,
+        kl_reduction=mutual.kl_reduction,
+        temperature=mutual.temperature,
+        frozen=int(mutual.frozen_teacher and mutual.arm in ("dml", "wml")),
+    )
+
+
+def inner_loss(state: State, batch: Batch, config: Config, options: MutualOptions, device: Device) -> losses.MutualLoss:
+    """L1 of all peers on one batch: one forward pass a peer, and one of the teacher where there is one."""
+    index, scored = kl_positions(batch, config.mutual.kl_positions)
+    with device.autocast():
+        logits = [peer(batch, index) for peer in state.peers]
+        frozen = frozen_logits(state.teacher, batch, index)
+    targets, rows = batch.targets[index], len(batch.input_ids)
+    if config.mutual.arm == "distill":
+        return losses.distillation_loss(logits, frozen[0], targets, options, rows, scored)
+    weights = state.peer_weights.to(device.device, torch.float32)
+    return losses.mutual_loss([*logits, *frozen], targets, weights, options, rows, scored)
+
+
+def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update] | None:
+    """What `outer.hypergradient` names as the inner step: none (`direct`), SGD, or the optimizer in use (`adam`)."""
+    if config.outer.hypergradient == "direct":
+        return None
+    if config.outer.hypergradient == "sgd":
+        return [sgd_update(parameters_of(peer), inner_lr) for peer in state.peers]
+    pairs = zip(state.peers, state.optimizers, strict=True)
+    return [optimizer_update(peer, own, config.train.grad_clip) for peer, own in pairs]
+
+
+def outer_step(
+    state: State, batch: Batch, held_out: Batch, config: Config, options: MutualOptions, inner_lr: float
+) -> None:
+    """Mirror descent on the peers' weights; the step's own gradients of L1 are in the parameters' `.grad`."""
+    outer = config.outer
+    parameters = [parameters_of(peer) for peer in state.peers]
+    gradients = [{k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in own.items()} for own in parameters]
+    gradient, _ = bilevel.hypergradient(
+        parameters,
+        state.peer_weights.to(held_out.input_ids.device, torch.float32),
+        inner_batch(state.peers, batch, config.mutual.kl_positions, state.teacher),
+        outer_batch(state.peers, held_out, state.teacher),
+        options,
+        updates=inner_updates(state, config, inner_lr),
+        objective=outer.objective,
+        gradients=gradients,
+    )
+    eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
+    state.hypergradient = gradient.tolist()
+    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient.cpu(), eta, outer.min_weight)
+
+
+def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
+    """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
+    train, step = config.train, state.step
+    ratio = mask_ratio(train, step)
+    batch = texts.train(step, ratio).to(device.device)
+    options = mutual_options(config, step)
+    lr = 0.0
+    for optimizers in state.optimizers:
+        lr = set_learning_rate(optimizers, train, step)
+    loss = inner_loss(state, batch, config, options, device)
+    loss.total.backward()
+    due = step >= config.outer.start and step % config.outer.every == 0
+    if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
+        held_out = texts.held_out(step // config.outer.every, ratio).to(device.device)
+        outer_step(state, batch, held_out, config, options, lr)
+    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
+        if train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), train.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    state.step += 1
+    state.tokens += batch.tokens
+    state.words += batch.words
+    return loss, lr

@@ -1,0 +1,168 @@
+"""The teacher of `distill` and of mutual learning with a frozen teacher: where it comes from, checked and frozen.
+
+By default it is the base model, trained like any run on the same text with the same tokenizer, order of batches and
+number of updates (arm `teacher`, one run folder a seed). `mutual.teacher` names a Hugging Face model instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from . import paths
+from .config import Config, MutualConfig, digest
+from .data.tokenizer import load_tokenizer, tokenizer_hash
+from .device import Device
+from .errors import UserError
+from .forward import AtPositions
+from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
+
+# Weights as safetensors, configuration and tokenizer: never code, never pickles
+FILES = ("config.json", "model.safetensors", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model, its FLOP a token of a forward pass, and what done.json says of it (`record`)."""
+
+    module: AtPositions
+    flops_per_token: float
+    record: dict[str, Any]
+
+
+def teacher_config(config: Config) -> Config:
+    """The run that trains the teacher of `config`: the base model with the same data, seed and training settings.
+
+    Nothing else of `config` shapes it, so all arms, numbers of peers and values of alpha share one teacher a seed.
+    """
+    return Config(
+        preset=config.preset,
+        data=config.data,
+        model=config.model,
+        train=config.train,
+        mutual=MutualConfig(arm="teacher", num_peers=1),
+        evaluate=config.evaluate,
+    )
+
+
+@lru_cache
+def given_folder(name: str) -> Path:
+    """The folder of `mutual.teacher`: a local one, or what the Hugging Face hub (or its cache) holds under that id."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no teacher folder {name!r}; give mutual.teacher a folder or an id of the hub")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # no network, no such model, no right to it: each a class of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the teacher {name!r} could not be fetched ({reason}); expected a folder or an id of the hub; "
+            "check mutual.teacher"
+        ) from None
+
+
+def given_hash(config: Config) -> str:
+    """SHA-256 of the model that `mutual.teacher` names, part of a run's identity; empty for the trained teacher."""
+    if not config.mutual.uses_teacher or config.mutual.teacher is None:
+        return ""
+    folder = given_folder(config.mutual.teacher)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"the teacher {config.mutual.teacher!r} has no model.safetensors; wmlkit loads weights from such a "
+            "file only, because other formats can run code: convert the model or choose another"
+        )
+    hashes = {}
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(hashes)
+
+
+def trained_teacher(run_folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:
+    """The base model that the finished run `run_folder` (of `teacher_config`) trained. Its cost is in `record`."""
+    done = paths.read_json(run_folder / "done.json")
+    cost = {name: done[name] for name in ("tokens", "words", "flops", "seconds")}
+    record = {"name": run_folder.name, "run": run_folder.name, "dev_ce": done["dev_ce"][0], **cost}
+    return _opened(paths.peer(run_folder, 1), "the trained teacher", record, config, tokenizer, device)
+
+
+def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:
+    """The model that `mutual.teacher` names; outside the data budget unless `mutual.teacher_within_budget`.
+
+    Raises UserError where its tokenizer is not the data's (with both hashes), where it is of the other objective,
+    takes shorter rows than the data's, or cannot be split into trunk and head.
+    """
+    name = str(config.mutual.teacher)
+    folder = given_folder(name)
+    unknown = dict.fromkeys(("dev_ce", "tokens", "words", "flops", "seconds"))
+    record = {"name": folder.name if Path(name).is_dir() else name, "run": None, **unknown}
+    return _opened(folder, f"the teacher {name!r}", record, config, tokenizer, device)
+
+
+def _opened(
+    folder: Path, who: str, record: dict[str, Any], config: Config, tokenizer: PreTrainedTokenizerFast, device: Device
+) -> Teacher:
+    expected, found = tokenizer_hash(tokenizer), tokenizer_hash(load_tokenizer(folder))
+    if found != expected:
+        raise UserError(
+            f"{who} has a tokenizer of hash {found}; expected that of the data, {expected}; choose a teacher that was "
+            "trained with this tokenizer, or set data.tokenizer to the teacher's"
+        )
+    model = _loaded(folder, who, config.model.objective)
+    if max_length(model) < config.data.longest_block:
+        raise UserError(
+            f"{who} takes {max_length(model)} tokens and the data's rows have {config.data.longest_block}; "
+            "choose another teacher or lower data.block_size"
+        )
+    if model.config.vocab_size < len(tokenizer):
+        raise UserError(
+            f"{who} has {model.config.vocab_size} logits; expected one for each of the tokenizer's {len(tokenizer)} "
+            "tokens; choose another teacher"
+        )
+    if model.config.vocab_size > len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer))  # rows that pad the vocabulary stand for no token
+    model.float().eval().requires_grad_(False)
+    _check_parts(model, who, tokenizer)
+    model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
+    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return Teacher(AtPositions(model), 2.0 * body_parameters(model), record)
+
+
+def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
+    kind = "a masked" if objective == "mlm" else "a causal"
+    other = UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
+    classes = paths.read_json(folder / "config.json").get("architectures") or [""]
+    if str(classes[0]).endswith("ForMaskedLM") != (objective == "mlm"):  # AutoModelForCausalLM would take both
+        raise other
+    try:
+        return load_model(folder, objective)
+    except ValueError:  # a class without a language-modelling head
+        raise other from None
+
+
+@torch.no_grad()
+def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Trunk, then head, must give what the whole model gives: not so for families that scale or cap their logits."""
+    ids = torch.tensor([tokenizer("The cat sat.")["input_ids"][: max_length(model)]])
+    length = ids.shape[1]
+    seen = torch.ones(1, 1, length, length, dtype=torch.bool)
+    if not type(model).__name__.endswith("ForMaskedLM"):
+        seen = seen.tril()
+    try:
+        parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama") from None
+    if not torch.allclose(parts, model(ids).logits, rtol=1e-3, atol=1e-4):
+        raise UserError(
+            f"{who} ({model.config.model_type}) gives other logits in parts than as a whole; expected a family whose "
+            "logits are the head of the last hidden states; choose another"
+        )
