@@ -79,6 +79,28 @@ def test_hypergradient_equals_finite_differences(family, kind, objective, kl_wei
         assert (gradient - direct).abs().max().item() > 1e-5
 
 
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("shapes", [((1, 8), (2, 16)), ((1, 8), (2, 8), (1, 16), (2, 16))], ids=["P=2", "P=4"])
+def test_hypergradient_of_two_and_four_peers(family, kind, shapes):
+    peers = make_peers(family, shapes, dtype=torch.float64)
+    updates = make_updates(peers, kind, make_batch(family, seed=3))
+    parameters = [parameters_of(peer) for peer in peers]
+    inner = inner_batch(peers, make_batch(family, seed=1), "scored")
+    outer = outer_batch(peers, make_batch(family, seed=2))
+    options = MutualOptions(0.5)
+    weights = torch.full((len(peers),), 1 / len(peers), dtype=torch.float64)
+    gradient, _ = hypergradient(parameters, weights, inner, outer, options, updates=updates)
+    for m in range(len(peers)):
+        shift = torch.zeros_like(weights)
+        shift[m] = 1e-5
+        high, low = (
+            outer_value(parameters, updates, weights + s * shift, inner, outer, options, "logit_ensemble")
+            for s in (1, -1)
+        )
+        assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("grad_clip", [0.0, 0.3])
 def test_update_is_what_the_optimizer_does(kind, grad_clip, monkeypatch):

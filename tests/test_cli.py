@@ -66,7 +66,7 @@ def test_data_prepare_and_study_plan(tmp_path):
     done = wmlkit("data", "prepare", "nursery", "--preset", "smoke", "--out", tmp_path, *TINY)
     assert (Path(done.stdout.strip()) / "done.json").is_file()
     plan_rows = json.loads(wmlkit("study", "plan", "--preset", "smoke", "--json").stdout)
-    assert len(plan_rows) == 6 and plan_rows[0] == {"arm": "independent", "peers": 2, "seed": 0, "steps": 12}
+    assert len(plan_rows) == 8 and plan_rows[0] == {"arm": "independent", "peers": 2, "seed": 0, "steps": 12}
 
 
 def test_bench_json():
@@ -93,6 +93,8 @@ def bad_corpus(tmp_path):
         (["evaluate", "{corpus}"], "neither a finished run nor a model folder"),
         (["export", "{corpus}", "--to", "x"], "not a finished run"),
         (["report", "{corpus}"], "holds no finished run"),
+        (["bench", "data", "--corpus", "{corpus}"], "holds no training text"),
+        (["bench", "data", "--repeats", "0"], "repeats is 0"),
     ],
 )
 def test_mistakes_are_one_sentence_with_status_2_and_leave_nothing(tmp_path, arguments, message):

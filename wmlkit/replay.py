@@ -203,7 +203,7 @@ def replay_folder(config: Config, out: Path, name: str, defects: Defects, seed: 
     """Folder of one replay; its name ends in a hash over all that shapes the result."""
     resolved = replay_config(config, defects, seed).resolved()
     resolved["data"] = {k: v for k, v in resolved["data"].items() if k not in ("corpus", "legality")}
-    resolved["replay"] = {k: v for k, v in resolved["replay"].items() if k != "seeds"}
+    resolved["replay"] = {k: v for k, v in resolved["replay"].items() if k not in ("seeds", "workers")}
     del resolved["study"]
     identity = digest({"config": resolved, "defects": asdict(defects), "data": prepared.hash})
     return paths.replay(out, config.preset, f"{name}-s{seed}-{identity[:8]}")

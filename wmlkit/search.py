@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from .config import ModelConfig, SearchConfig
 from .errors import UserError
 from .models import Student
@@ -180,29 +182,47 @@ def search_students(
         search.method == "bayesian" or len(space) < num_peers
     ):  # heads do not change the size: leave them out if possible
         space = _kept(students(base, search, model), allowed)
-    size = {s: count_parameters(s, model.family, vocab_size, block_size, search.count) for s in space}
+    sizes = _sizes(space, model.family, vocab_size, block_size, search.count)
+    places = {s: place for place, s in enumerate(space)}
     found: list[Found] = []
     for peer, target in enumerate(goals):
         reason = "the search space is too small"
         if search.method == "bayesian":
+            size = dict(zip(space, sizes.tolist(), strict=True))
             order, evaluations = bayesian_order(space, size, target, search, search.seed + peer, truncate)
             reason = "the search met too few shapes"
         else:
             # A stable sort, so ties stay in the order of `students`.
-            order, evaluations = sorted(space, key=lambda s: abs(size[s] - target)), len(space)  # noqa: B023
+            nearest = np.argsort(np.abs(sizes - target), kind="stable")
+            order, evaluations = [space[place] for place in nearest], len(space)
         fresh, note = _fresh(order, found, reason)
         chosen = fresh[0] if proxy is None else min(fresh[:shortlist], key=proxy)
         result = Found(
             **asdict(chosen),
             parameters=count_parameters(chosen, model.family, vocab_size, block_size),
             target=target,
-            counted=size[chosen],
+            counted=int(sizes[places[chosen]]),
             evaluations=evaluations,
             note=note,
         )
         _check_tolerance(result, peer + 1, tolerance)
         found.append(result)
     return found
+
+
+def _sizes(space: Sequence[Student], family: str, vocab_size: int, block_size: int, count: Count) -> np.ndarray:
+    """`count_parameters` of every shape: linear in depth, so the formula is evaluated once a width."""
+    lines: dict[tuple[int, int], tuple[int, int]] = {}  # (width, FFN) -> parameters without layers, of one layer
+    for s in space:
+        width = (s.hidden_size, s.intermediate_size)
+        if width not in lines:
+            one, two = (
+                count_parameters(Student(layers, s.num_heads, *width), family, vocab_size, block_size, count)
+                for layers in (1, 2)
+            )
+            lines[width] = (2 * one - two, two - one)
+    once, layer = np.array([lines[s.hidden_size, s.intermediate_size] for s in space], dtype=np.int64).T
+    return once + layer * np.array([s.num_layers for s in space], dtype=np.int64)
 
 
 def _kept(space: Sequence[Student], allowed: Allowed | None) -> list[Student]:
