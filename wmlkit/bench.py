@@ -49,9 +49,9 @@ def bench_data(
 
     It reads, cleans, splits, encodes, counts and seals. Words are those of the source. `corpus` nursery: 1x is `words`
     words, enough that the fixed part (a few tenths of a second, for examples of cleaning) counts little. A folder or
-    zip: 10x is all of it, 1x every tenth block of lines, so no text comes twice. Every measurement
-    has a process of its own, because a process only knows its highest memory; sizes take turns, so that a slow moment
-    of the machine falls on all of them. Raises UserError as `find_source` does.
+    zip: 10x is all of it, 1x every tenth block of lines, so no text comes twice. Every measurement has a process
+    of its own, because a process only knows its highest memory; sizes take turns, so that a slow moment of the
+    machine falls on all of them. Raises UserError as `find_source` does.
     """
     if repeats < 1 or words < 1000:
         raise UserError(f"repeats is {repeats} and words {words}; expected at least 1 and 1000; give larger ones")
