@@ -26,6 +26,7 @@ from wmlkit.forward import frozen_logits, inner_batch, outer_batch, parameters_o
 from wmlkit.losses import MutualOptions, distillation_loss, mutual_loss, mutual_loss_reference
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
+from wmlkit.students import find_students
 from wmlkit.updates import sgd_update
 
 TINY = {
@@ -210,7 +211,7 @@ def test_the_teacher_is_the_base_model_trained_on_the_same_steps(distilled, out)
 
 
 def test_a_teacher_of_a_students_shape_starts_elsewhere(tokenizer):
-    shape = train.find_students(config(mutual__arm="teacher", mutual__num_peers=1), len(tokenizer))
+    shape = find_students(config(mutual__arm="teacher", mutual__num_peers=1), len(tokenizer))
     states = [
         train.build_state(config(mutual__arm=arm, mutual__num_peers=1), shape, tokenizer, setup("fp32", 1))
         for arm in ("teacher", "independent", "dml")
@@ -258,7 +259,7 @@ def test_training_leaves_the_teacher_alone(distilled, out, tokenizer):
     (found, *_) = teacher_runs(out)
     opened = teacher.trained_teacher(found, settings, tokenizer, device)
     before = {name: p.clone() for name, p in opened.module.named_parameters()}
-    students = train.find_students(settings, len(tokenizer))
+    students = find_students(settings, len(tokenizer))
     for arm in ("distill", "wml"):
         own = settings.updated({"mutual.arm": arm, "mutual.frozen_teacher": True, "outer.every": 1})
         state = train.build_state(own, students, tokenizer, device, opened.module)

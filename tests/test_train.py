@@ -15,6 +15,7 @@ from wmlkit import checkpoint, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.errors import UserError
+from wmlkit.students import find_students
 
 TINY = {
     "data.words": 4000,
@@ -131,7 +132,7 @@ def test_student_weights_cannot_matter_under_adamw_and_target_weights_can(out):
         prepared = train.prepare(settings.data, out)
         tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
         device = train.setup("fp32", 1)
-        state = train.build_state(settings, train.find_students(settings, len(tokenizer)), tokenizer, device)
+        state = train.build_state(settings, find_students(settings, len(tokenizer)), tokenizer, device)
         state.peer_weights = torch.tensor(start, dtype=torch.float64)
         for optimizers in state.optimizers:
             for optimizer in optimizers:

@@ -72,21 +72,24 @@ def search(
     """Find the students' shapes."""
     from .data.prepare import prepare
     from .data.tokenizer import load_tokenizer
-    from .train import find_students
+    from .search_cost import diversity
+    from .students import students_of
 
     config = load_preset(preset, set_ or [])
     if method is not None:
         config = config.updated({"search.method": method})
     prepared = prepare(config.data, paths.output(out))
-    found = find_students(config, len(load_tokenizer(prepared.folder / "tokenizer")))
+    found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
     if as_json:
         emit([student.document() for student in found])
         return
     for i, one in enumerate(found, 1):
         say(
             f"peer {i}: {one.num_layers} layers, {one.num_heads} heads, width {one.hidden_size}, "
-            f"FFN {one.intermediate_size}: {one.parameters:,} parameters, target {one.target:,}"
+            f"FFN {one.intermediate_size}: {one.parameters:,} parameters, target {one.target:,} "
+            f"({100 * one.error:+.1f} %){'; ' * bool(one.note)}{one.note}"
         )
+    say(f"diversity {diversity(found):.2f}: mean distance between two peers, 0.69 for a doubling of depth or width")
 
 
 @app.command()

@@ -94,6 +94,16 @@ class SearchConfig(Section):
     init_points: int = Field(30, ge=1)  # Bayesian only
     n_iter: int = Field(70, ge=0)  # Bayesian only
     seed: int = Field(0, ge=0)  # Bayesian only
+    saved: str | None = None  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
+    tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
+    max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`
+    max_memory_mib: float | None = Field(None, gt=0)  # of training, by the same model
+    flop_per_second: float = Field(5e10, gt=0)  # the machine's rate in that model
+    # Which of the `shortlist` shapes nearest to a target: the nearest, the one least like the peers before, or the one
+    # with the lowest loss after `proxy_steps` steps of training
+    prefer: Literal["size", "diversity", "proxy"] = "size"
+    shortlist: int = Field(4, ge=1)
+    proxy_steps: int = Field(50, ge=1)
 
 
 class MutualConfig(Section):
@@ -324,8 +334,9 @@ def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
     return idle if has else [*idle, "teacher", "teacher_within_budget"]
 
 
-def run_hash(config: Config, data_hash: str, teacher_hash: str = "") -> str:
-    """Identity of a run: the settings that shape its result and the content hashes of its data and of a given teacher.
+def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_hash: str = "") -> str:
+    """Identity of a run: the settings that shape its result and the content hashes of its data, of a given teacher and
+    of a saved search.
 
     Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
     where the corpus and the teacher lie: their content counts.
@@ -333,6 +344,8 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "") -> str:
     shaping = ("data", "model", "search", "mutual", "outer", "train")
     document = {section: values for section, values in config.resolved().items() if section in shaping}
     document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
+    if document["search"]["saved"] is not None:
+        document["search"] = {"saved": students_hash}
     mutual = document["mutual"]
     dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}

@@ -37,8 +37,9 @@ from .forward import inner_batch, kl_positions, outer_batch, parameters_of
 from .losses import MutualOptions
 from .released import FINDINGS, Defects, cases, clamped, epoch_learning_rate, loss_options, outer_step_size
 from .released_data import text_rows, widened, without_capitals
+from .students import find_students
 from .study import pairs_folder
-from .train import State, build_state, find_students, measure
+from .train import State, build_state, measure
 from .updates import sgd_update
 
 

@@ -1,26 +1,28 @@
 """The student search: shapes whose sizes come nearest to N/2, N/3, ... of a base model with N parameters.
 
 Parameters are counted in closed form, so enumerating every shape is exact and instant. The Bayesian
-search of the released code is kept for comparison; it needs no model either. What a shape costs, and
-the picture of the whole space, are in `search_cost`.
+search of the released code (`search_bayesian`) is kept for comparison; it needs no model either. What a
+shape costs, and the picture of the whole space, are in `search_cost`.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import ModelConfig, SearchConfig
 from .errors import UserError
 from .models import Student
+from .search_bayesian import bayesian_order
 
 Count = Literal["all", "nonzero"]
-Proxy = Callable[[Student], float]  # a loss after a few steps, or anything else of which less is better
 Allowed = Callable[[Student], bool]
 
 
@@ -47,6 +49,10 @@ class Found:
         """The shape, its size and its target, as JSON types."""
         names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
         return {name: getattr(self, name) for name in names}
+
+
+# A loss after a few steps (`students.proxy_loss`), minus the diversity, or anything else of which less is better
+Preference = Callable[[Student, Sequence[Found]], float]
 
 
 def count_parameters(student: Student, family: str, vocab_size: int, block_size: int, count: Count = "all") -> int:
@@ -102,8 +108,35 @@ def _llama(hidden: int, ffn: int, vocab: int, tokens: int) -> tuple[int, int, in
 _SIZES = {"roberta": _roberta, "modernbert": _modernbert, "gpt2": _gpt2, "llama": _llama}
 
 
-def students(base: Student, search: SearchConfig, model: ModelConfig, every_head: bool = True) -> list[Student]:
-    """Every shape of the space that can be built, fewer layers first, then narrower, then the better heads.
+@dataclass(frozen=True)
+class Space:
+    """Every shape that can be built: each depth with each of `widths`, (heads, hidden size, FFN width)."""
+
+    num_layers: tuple[int, ...]
+    widths: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.num_layers) * len(self.widths)
+
+    def student(self, place: int) -> Student:
+        """Shape number `place`, fewer layers first."""
+        layers, width = divmod(place, len(self.widths))
+        return Student(self.num_layers[layers], *self.widths[width])
+
+    def sizes(self, family: str, vocab_size: int, block_size: int, count: Count) -> NDArray[np.int64]:
+        """`count_parameters` of every shape, in their order: linear in depth, so two counts a width serve all."""
+        one, two = (
+            np.array(
+                [count_parameters(Student(n, *width), family, vocab_size, block_size, count) for width in self.widths]
+            )
+            for n in (1, 2)
+        )
+        layers = np.array(self.num_layers, dtype=np.int64)
+        return ((2 * one - two) + np.outer(layers, two - one)).ravel()
+
+
+def space_of(base: Student, search: SearchConfig, model: ModelConfig, every_head: bool = True) -> Space:
+    """The search space: fewer layers first, then narrower, then the better heads.
 
     The number of heads does not change the size; the better one makes heads as wide as the base's (then:
     fewer). Heads that do not divide the width are left out, and for rotary positions those of odd width.
@@ -129,7 +162,13 @@ def students(base: Student, search: SearchConfig, model: ModelConfig, every_head
             f"{list(search.hidden_size)}; it must divide the width (with rotary positions, into an even number): "
             "change one of the two"
         )
-    return [Student(layers, *width) for layers in sorted(set(search.num_layers)) for width in widths]
+    return Space(tuple(sorted(set(search.num_layers))), tuple(widths))
+
+
+def students(base: Student, search: SearchConfig, model: ModelConfig, every_head: bool = True) -> list[Student]:
+    """The shapes of `space_of`, one by one."""
+    space = space_of(base, search, model, every_head)
+    return [space.student(place) for place in range(len(space))]
 
 
 def _heads(hidden: int, wanted: float, search: SearchConfig, rotary: bool) -> list[int]:
@@ -159,9 +198,7 @@ def search_students(
     block_size: int,
     *,
     allowed: Allowed | None = None,
-    proxy: Proxy | None = None,
-    shortlist: int = 4,
-    tolerance: float | None = None,
+    prefer: Preference | None = None,
     truncate: bool = True,
 ) -> list[Found]:
     """The shapes of peers 1..`num_peers`, each as near to its target N/(peer + 1) as the space has it.
@@ -171,82 +208,94 @@ def search_students(
     width unless too few shapes are left, which `note` then says.
 
     allowed: a shape for which it is false is left out, for example `search_cost.within`.
-    proxy: called with the `shortlist` shapes nearest to a target; the one with the lowest value is taken.
-    tolerance: largest |error| of the size; None: whatever is nearest.
-    truncate: Bayesian only, see `bayesian_order`.
-    Raises UserError for no peers, an empty space, or a target that cannot be met within `tolerance`.
+    prefer: called with the `search.shortlist` shapes nearest to a target and the peers found before; the one with
+    the lowest value is taken, of equal ones the nearest.
+    truncate: Bayesian only, see `search_bayesian.bayesian_order`.
+    Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
     goals = targets(base, num_peers, model, vocab_size, block_size)
-    space = _kept(students(base, search, model, every_head=False), allowed)
-    if (
-        search.method == "bayesian" or len(space) < num_peers
-    ):  # heads do not change the size: leave them out if possible
-        space = _kept(students(base, search, model), allowed)
-    sizes = _sizes(space, model.family, vocab_size, block_size, search.count)
-    places = {s: place for place, s in enumerate(space)}
+    # Heads do not change the size: they are looked at where the released search does, or where shapes are short.
+    space = space_of(base, search, model, every_head=search.method == "bayesian")
+    if len(space) < num_peers:
+        space = space_of(base, search, model)
+    sizes = space.sizes(model.family, vocab_size, block_size, search.count)
     found: list[Found] = []
-    for peer, target in enumerate(goals):
-        reason = "the search space is too small"
+    for peer, target in enumerate(goals, 1):
         if search.method == "bayesian":
-            size = dict(zip(space, sizes.tolist(), strict=True))
-            order, evaluations = bayesian_order(space, size, target, search, search.seed + peer, truncate)
+            order, evaluations = _visited(space, sizes, allowed, target, search, search.seed + peer - 1, truncate)
             reason = "the search met too few shapes"
         else:
-            # A stable sort, so ties stay in the order of `students`.
-            nearest = np.argsort(np.abs(sizes - target), kind="stable")
-            order, evaluations = [space[place] for place in nearest], len(space)
-        fresh, note = _fresh(order, found, reason)
-        chosen = fresh[0] if proxy is None else min(fresh[:shortlist], key=proxy)
+            order, evaluations = partial(_nearest, space, np.abs(sizes - target), allowed), len(space)
+            reason = "the search space is too small"
+        fresh, note = _fresh(order, found, search.shortlist if prefer else 1, reason)
+        if not fresh:
+            smallest = space.student(0)
+            raise UserError(
+                f"none of the {len(space)} shapes of the search space is within the limits, not even "
+                f"{smallest.num_layers} layers of width {smallest.hidden_size}; expected at least one: "
+                "raise the limits or add smaller shapes"
+            )
+        chosen = min(fresh, key=lambda s: prefer(s, found)) if prefer else fresh[0]
         result = Found(
             **asdict(chosen),
             parameters=count_parameters(chosen, model.family, vocab_size, block_size),
             target=target,
-            counted=int(sizes[places[chosen]]),
+            counted=count_parameters(chosen, model.family, vocab_size, block_size, search.count),
             evaluations=evaluations,
             note=note,
         )
-        _check_tolerance(result, peer + 1, tolerance)
+        _check_tolerance(result, peer, search.tolerance)
         found.append(result)
     return found
 
 
-def _sizes(space: Sequence[Student], family: str, vocab_size: int, block_size: int, count: Count) -> np.ndarray:
-    """`count_parameters` of every shape: linear in depth, so the formula is evaluated once a width."""
-    lines: dict[tuple[int, int], tuple[int, int]] = {}  # (width, FFN) -> parameters without layers, of one layer
-    for s in space:
-        width = (s.hidden_size, s.intermediate_size)
-        if width not in lines:
-            one, two = (
-                count_parameters(Student(layers, s.num_heads, *width), family, vocab_size, block_size, count)
-                for layers in (1, 2)
-            )
-            lines[width] = (2 * one - two, two - one)
-    once, layer = np.array([lines[s.hidden_size, s.intermediate_size] for s in space], dtype=np.int64).T
-    return once + layer * np.array([s.num_layers for s in space], dtype=np.int64)
+def nearest_first(distance: NDArray[np.int64]) -> Iterator[int]:
+    """Places of `distance` in ascending order, equal ones in their own; sorted in growing blocks, as few are used."""
+    size, done = 64, 0
+    while done < len(distance):
+        places = np.arange(len(distance))
+        if size < len(distance):
+            places = np.flatnonzero(distance <= np.partition(distance, size)[size])  # with all that tie at the edge
+        order = places[np.argsort(distance[places], kind="stable")]
+        yield from order[done:].tolist()
+        size, done = 16 * size, len(order)
 
 
-def _kept(space: Sequence[Student], allowed: Allowed | None) -> list[Student]:
-    kept = [s for s in space if allowed is None or allowed(s)]
-    if not kept:
-        smallest = space[0]
-        raise UserError(
-            f"none of the {len(space)} shapes of the search space is within the limits, not even {smallest.num_layers} "
-            f"layers of width {smallest.hidden_size}; expected at least one: raise the limits or add smaller shapes"
-        )
-    return kept
+def _nearest(space: Space, distance: NDArray[np.int64], allowed: Allowed | None) -> Iterator[Student]:
+    shapes = (space.student(place) for place in nearest_first(distance))
+    return (s for s in shapes if allowed is None or allowed(s))
 
 
-def _fresh(order: Sequence[Student], found: Sequence[Found], reason: str) -> tuple[list[Student], str]:
-    """`order` without the shapes that other peers have, and a note with `reason` if that leaves none."""
+def _visited(
+    space: Space,
+    sizes: NDArray[np.int64],
+    allowed: Allowed | None,
+    target: int,
+    search: SearchConfig,
+    seed: int,
+    truncate: bool,
+) -> tuple[Callable[[], Iterator[Student]], int]:
+    size = {space.student(place): int(counted) for place, counted in enumerate(sizes)}
+    size = {s: counted for s, counted in size.items() if allowed is None or allowed(s)}
+    if not size:
+        return lambda: iter(()), 0
+    visited, evaluations = bayesian_order(list(size), size, target, search, seed, truncate)
+    return lambda: iter(visited), evaluations
+
+
+def _fresh(
+    order: Callable[[], Iterator[Student]], found: Sequence[Found], count: int, reason: str
+) -> tuple[list[Student], str]:
+    """The first `count` of `order` that other peers do not have, and a note with `reason` if they have all."""
     sizes = {(f.num_layers, f.hidden_size) for f in found}
-    fresh = [s for s in order if (s.num_layers, s.hidden_size) not in sizes]
+    fresh = list(islice((s for s in order() if (s.num_layers, s.hidden_size) not in sizes), count))
     if fresh:
         return fresh, ""
     shapes = {(f.num_layers, f.hidden_size, f.num_heads) for f in found}
-    fresh = [s for s in order if (s.num_layers, s.hidden_size, s.num_heads) not in shapes]
+    fresh = list(islice((s for s in order() if (s.num_layers, s.hidden_size, s.num_heads) not in shapes), count))
     if fresh:
         return fresh, f"{reason}: another peer has this depth and width, with other heads"
-    return list(order), f"{reason}: another peer has the same shape"
+    return list(islice(order(), count)), f"{reason}: another peer has the same shape"
 
 
 def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
@@ -255,65 +304,9 @@ def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
         raise UserError(
             f"peer {peer} should have {found.target:,} parameters, but the nearest shape of the search space has "
             f"{found.counted:,} ({found.num_layers} layers of width {found.hidden_size}, {100 * error:+.1f} %); "
-            f"expected at most {100 * tolerance:g} %: add to search.num_layers or search.hidden_size, or allow more"
+            f"expected at most {100 * tolerance:g} %: add to search.num_layers or search.hidden_size, or raise "
+            "search.tolerance"
         )
-
-
-def bayesian_order(
-    space: Sequence[Student],
-    size: dict[Student, int],
-    target: int,
-    search: SearchConfig,
-    seed: int,
-    truncate: bool = True,
-) -> tuple[list[Student], int]:
-    """The shapes that a Bayesian optimisation of -|size - target| visits, nearest first, and its evaluations.
-
-    `search.init_points` random shapes, then `search.n_iter` that a Gaussian process proposes. Shapes of
-    the options' product that are not in `space` count as missing the target by the largest size.
-    truncate: the options' indices are real numbers rounded down, as in the released code, so that the last
-    option comes up only when the upper edge itself is proposed; False: they are integers.
-    """
-    from bayes_opt import BayesianOptimization  # a second to import, and only this function needs it
-
-    options = {
-        "num_layers": sorted(set(search.num_layers)),
-        "num_heads": sorted(set(search.num_heads)),
-        "hidden_size": sorted(set(search.hidden_size)),
-    }
-    shapes = {(s.num_layers, s.num_heads, s.hidden_size): s for s in space}
-    free = [name for name, values in options.items() if len(values) > 1]  # the optimiser refuses an empty range
-    worst = -float(max(size.values()) + target)
-    visited: list[Student] = []
-
-    def objective(**index: float) -> float:
-        chosen = [values[int(index.get(name, 0))] for name, values in options.items()]
-        student = shapes.get((chosen[0], chosen[1], chosen[2]))
-        if student is None:
-            return worst
-        visited.append(student)
-        return -float(abs(size[student] - target))
-
-    if not free:
-        objective()
-        return visited, 1
-    bounds: dict[str, Any] = {}
-    for name in free:
-        last = len(options[name]) - 1
-        bounds[name] = (0, last) if truncate else (0, last, int)
-    with warnings.catch_warnings():
-        # Integer parameters are called experimental, and the fit of the process ends at a bound: both expected here.
-        warnings.simplefilter("ignore")
-        optimizer = BayesianOptimization(objective, bounds, random_state=seed, verbose=0)
-        optimizer.maximize(init_points=search.init_points, n_iter=search.n_iter)  # a point met again is not registered
-    evaluations = search.init_points + search.n_iter
-    if not visited:
-        raise UserError(
-            f"the Bayesian search met no valid shape in {evaluations} evaluations; "
-            'expected at least one: raise search.n_iter or use search.method = "exact"'
-        )
-    nearest_first = sorted(dict.fromkeys(visited), key=lambda s: abs(size[s] - target))
-    return nearest_first, evaluations
 
 
 def compare_methods(

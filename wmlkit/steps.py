@@ -6,6 +6,7 @@ the teacher's, else one another's) and in whether `outer_step` is taken (`wml`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class State:
 
 def build_state(
     config: Config,
-    students: list[Found],
+    students: Sequence[Student | Found],
     tokenizer: PreTrainedTokenizerBase,
     device: Device,
     teacher: AtPositions | None = None,

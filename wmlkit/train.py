@@ -24,9 +24,10 @@ from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import UserError
-from .models import base_student, body_parameters
-from .search import Found, count_parameters, search_students
+from .models import body_parameters
+from .search import Found
 from .steps import State, build_state, mutual_options, train_step
+from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 
 Progress = Callable[[dict[str, Any]], None]
@@ -70,16 +71,6 @@ def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -
     }
 
 
-def find_students(config: Config, vocab_size: int) -> list[Found]:
-    """The peers' shapes, in their order; of arm `teacher` the base model's."""
-    base, block_size = base_student(config.model), config.data.longest_block
-    if config.mutual.arm == "teacher":
-        size = count_parameters(base, config.model.family, vocab_size, block_size)
-        shape = (base.num_layers, base.num_heads, base.hidden_size, base.intermediate_size)
-        return [Found(*shape, parameters=size, target=size, counted=size, evaluations=1, note="the base model")]
-    return search_students(base, config.mutual.num_peers, config.search, config.model, vocab_size, block_size)
-
-
 def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
     """Where this run is, or will be. The corpus' content is part of its identity: `prepared`, or prepared here."""
     config = _settled(config)
@@ -92,7 +83,7 @@ def _settled(config: Config) -> Config:
 
 
 def _identity(config: Config, prepared: Prepared) -> str:
-    return run_hash(config, prepared.hash, given_hash(config))
+    return run_hash(config, prepared.hash, given_hash(config), saved_hash(config))
 
 
 def _folder(config: Config, out: Path, identity: str) -> Path:
@@ -111,7 +102,7 @@ def run(
     out, config = paths.output(out), _settled(config)
     prepared = prepare(config.data, out)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
-    students = find_students(config, len(tokenizer))
+    students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)
     if (folder / "done.json").is_file() and not force:

@@ -1,0 +1,134 @@
+"""The peers' shapes of a run: limits, preferences, the proxy and saved searches."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from small import make_tokenizer
+
+from wmlkit import students, train
+from wmlkit.config import load_preset
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import load_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.models import Student
+from wmlkit.search import Found
+from wmlkit.search_cost import Workload, diversity, step_seconds
+from wmlkit.students import find_students, least_alike, students_of
+
+V = 600
+
+
+def config(**changes):
+    return load_preset("smoke", {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def shapes(found) -> list[tuple[int, int]]:
+    return [(f.num_layers, f.hidden_size) for f in found]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    corpus = prepare(config().data, out)
+    return out, corpus, load_tokenizer(corpus.folder / "tokenizer")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    file = tmp_path / "students.json"
+    found = find_students(config(mutual__num_peers=2), V)
+    file.write_text(json.dumps([f.document() for f in reversed(found)]))
+    return file
+
+
+def test_limits_of_the_configuration_leave_shapes_out():
+    free = find_students(config(), V)
+    settings = config(search__flop_per_second=1e9)
+    workload = Workload(settings.train.batch_size, settings.train.mask_ratio, 1e9)
+    widest = Student(free[0].num_layers, free[0].num_heads, free[0].hidden_size, free[0].intermediate_size)
+    cost = 1000 * step_seconds(widest, "roberta", V, settings.data.block_size, workload)
+    assert find_students(config(search__flop_per_second=1e9, search__max_step_ms=1.01 * cost), V) == free
+    slower = find_students(config(search__flop_per_second=1e9, search__max_step_ms=0.99 * cost), V)
+    assert shapes(slower)[0] != shapes(free)[0]
+    with pytest.raises(UserError, match="none of the 6 shapes of the search space is within the limits"):
+        find_students(config(search__max_memory_mib=0.001), V)
+    with pytest.raises(UserError, match="peer 1 should have .* raise search.tolerance"):
+        find_students(config(search__tolerance=1e-6), V)
+
+
+def test_diversity_chooses_the_shape_least_like_the_peers_before():
+    near = find_students(config(mutual__num_peers=3), V)
+    other = find_students(config(mutual__num_peers=3, search__prefer="diversity", search__shortlist=6), V)
+    assert shapes(other)[0] == shapes(near)[0]  # the first has nobody to differ from
+    assert diversity(other) > diversity(near)
+    narrow, deep = Student(1, 1, 8, 8), Student(4, 1, 8, 8)
+    before = [Found(1, 1, 8, 8, parameters=1, target=1, counted=1, evaluations=1)]
+    assert least_alike(deep, before) < least_alike(narrow, before) == 0
+
+
+def test_the_proxy_trains_each_shape_once_and_takes_the_lowest_loss(prepared, monkeypatch):
+    settings = config(search__prefer="proxy", search__shortlist=3, search__proxy_steps=4)
+    trained = []
+    real = students._early_loss
+
+    def early_loss(alone, student, *arguments):
+        trained.append((alone.train.seed, alone.train.steps, student))
+        return real(alone, student, *arguments)
+
+    monkeypatch.setattr(students, "_early_loss", early_loss)
+    out, corpus, tokenizer = prepared
+    found = students_of(settings, out, corpus, tokenizer)
+    assert len(set(trained)) == len(trained) and {record[:2] for record in trained} == {(0, 4)}
+    loss = students.proxy_losses(settings, out, corpus, tokenizer)
+    first = {student: loss(student) for _, _, student in trained[:3]}
+    chosen = Student(*(getattr(found[0], name) for name in students.SHAPE))
+    assert first[chosen] == min(first.values()) < max(first.values())
+    assert 3 < first[chosen] < 7  # nats: near the entropy of a vocabulary of 600, not yet below it
+    count = len(trained)
+    again = students_of(settings.updated({"train.seed": 5}), out, corpus, tokenizer)
+    assert again == found and len(trained) == count  # kept: no training, and no other shapes for another seed
+
+
+def test_a_saved_search_is_taken_as_it_is(saved, prepared):
+    expected = [json.loads(saved.read_text())[i]["hidden_size"] for i in range(2)]
+    found = find_students(config(search__saved=str(saved)), V)
+    assert [f.hidden_size for f in found] == expected
+    assert [f.target for f in found] == [f.target for f in find_students(config(), V)]
+    out, corpus, tokenizer = prepared
+    assert shapes(students_of(config(search__saved=str(saved)), out, corpus, tokenizer)) == shapes(found)
+
+
+def test_a_run_is_known_by_what_the_saved_search_holds(saved, prepared, tmp_path):
+    out, corpus, _ = prepared
+    copy = tmp_path / "elsewhere.json"
+    copy.write_bytes(saved.read_bytes())
+    here, there, searched = (
+        train.run_folder(config(**changes), out, corpus)
+        for changes in ({"search__saved": str(saved)}, {"search__saved": str(copy)}, {})
+    )
+    assert here == there != searched
+    copy.write_text(json.dumps(list(reversed(json.loads(copy.read_text())))))
+    assert train.run_folder(config(search__saved=str(copy)), out, corpus) != here
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read .* expected a list of shapes"),
+        ("{", "is not JSON"),
+        ("{}", "is not a list of shapes"),
+        ("[]", "is not a list of shapes"),
+        ("[1, 2]", "shape 1 .* has num_layers None"),
+        ('[{"num_layers": 1, "num_heads": 2, "hidden_size": 8.5, "intermediate_size": 9}]', "has hidden_size 8.5"),
+        ('[{"num_layers": 1, "num_heads": 3, "hidden_size": 8, "intermediate_size": 9}]', "width 8 and 3 heads"),
+        ('[{"num_layers": 1, "num_heads": 2, "hidden_size": 8, "intermediate_size": 9}]', "has 1 shapes; .* 2 peers"),
+    ],
+)
+def test_a_saved_search_that_does_not_fit_is_refused(content, message, tmp_path):
+    file = tmp_path / "students.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        find_students(config(search__saved=str(file)), len(make_tokenizer()))

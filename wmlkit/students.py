@@ -1,0 +1,165 @@
+"""The shapes of a run's peers: searched as ``[search]`` says, or taken from a file of an earlier search."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PreTrainedTokenizerFast
+
+from . import paths
+from .config import Config, digest
+from .data.prepare import Prepared
+from .data.texts import open_texts
+from .device import setup
+from .errors import UserError
+from .models import Student, base_student
+from .search import Found, Preference, count_parameters, search_students, targets
+from .search_cost import Workload, diversity, within
+from .steps import build_state, train_step
+
+SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
+
+
+def students_of(config: Config, out: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> list[Found]:
+    """The peers' shapes, in their order; of arm `teacher` the base model's.
+
+    With ``search.prefer = "proxy"`` the shapes on the short list are trained for `search.proxy_steps` steps first;
+    their losses are kept below `out`. Raises UserError as `find_students` does.
+    """
+    if config.search.prefer != "proxy" or config.search.saved or config.mutual.arm == "teacher":
+        return find_students(config, len(tokenizer))
+    loss = proxy_losses(config, out, prepared, tokenizer)
+    return find_students(config, len(tokenizer), lambda student, found: loss(student))
+
+
+def find_students(config: Config, vocab_size: int, prefer: Preference | None = None) -> list[Found]:
+    """The peers' shapes for a vocabulary of `vocab_size`. prefer: how to choose from the short list; None: by
+    diversity where ``search.prefer`` says so, else the nearest.
+
+    Raises UserError for a saved search that does not fit, or a search that finds nothing (`search_students`).
+    """
+    base, search, block_size = base_student(config.model), config.search, config.data.longest_block
+    if config.mutual.arm == "teacher":
+        size = count_parameters(base, config.model.family, vocab_size, block_size)
+        return [Found(**asdict(base), parameters=size, target=size, counted=size, evaluations=1, note="the base model")]
+    if search.saved:
+        return read_students(config, vocab_size)
+    allowed = None
+    if search.max_step_ms or search.max_memory_mib:
+        scored = config.train.mask_ratio if config.model.objective == "mlm" else 1.0
+        workload = Workload(config.train.batch_size, scored, search.flop_per_second)
+        limits = (search.max_step_ms or math.inf, search.max_memory_mib or math.inf)
+        allowed = within(config.model, vocab_size, block_size, workload, *limits)
+    if search.prefer == "diversity":
+        prefer = least_alike
+    return search_students(
+        base, config.mutual.num_peers, search, config.model, vocab_size, block_size, allowed=allowed, prefer=prefer
+    )
+
+
+def least_alike(student: Student, found: Sequence[Found]) -> float:
+    """Minus the diversity (`search_cost.diversity`) of the peers found so far with `student`: less is better."""
+    return -diversity([*found, student])
+
+
+def proxy_losses(
+    config: Config, out: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerFast
+) -> Callable[[Student], float]:
+    """A function from a shape to its cross-entropy, in nats per scored token, early in training.
+
+    One student alone takes `search.proxy_steps` steps of the run's own kind, seeded by `search.seed`, so that all
+    seeds of a study get the same shapes; the value is the mean over the last quarter of the batches, each new to it.
+    Every value is computed once for a corpus and its settings, also by runs side by side, and kept below `out`.
+    """
+    steps = config.search.proxy_steps
+    alone = config.updated(
+        {
+            "mutual.arm": "independent",
+            "mutual.num_peers": 1,
+            "train.seed": config.search.seed,
+            "train.steps": steps,
+            "train.warmup_steps": min(config.train.warmup_steps, steps // 2),
+        }
+    )
+    key = [alone.resolved()[section] for section in ("model", "mutual", "train")]
+    file = out / "search" / f"proxy-{digest([key, prepared.hash, alone.data.block_size])[:16]}.json"
+
+    def loss(student: Student) -> float:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        name = "-".join(str(value) for value in asdict(student).values())
+        with FileLock(file.with_suffix(".lock")):
+            known = paths.read_json(file) if file.is_file() else {}
+            if name not in known:
+                known[name] = _early_loss(alone, student, prepared, tokenizer)
+                paths.write_json(file, known)
+        return float(known[name])
+
+    return loss
+
+
+def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> float:
+    device = setup(config.train.precision, config.train.threads)
+    texts = open_texts(config, prepared, tokenizer)
+    state = build_state(config, [student], tokenizer, device)
+    ce = [train_step(state, texts, config, device)[0].ce for _ in range(config.train.steps)]
+    last = ce[-math.ceil(len(ce) / 4) :]
+    return float(sum(value.double().sum() for value in last)) / len(last)
+
+
+def saved_hash(config: Config) -> str:
+    """SHA-256 of the saved search that a run takes its shapes from, part of its identity; empty without one."""
+    return digest(_read_saved(config.search.saved)) if config.search.saved else ""
+
+
+def read_students(config: Config, vocab_size: int) -> list[Found]:
+    """The shapes in ``search.saved``, a file of ``wmlkit search --json``; counted anew for this vocabulary.
+
+    Raises UserError for a file that is missing, is no such list, has too few shapes or one that cannot be built.
+    """
+    file, count = config.search.saved, config.mutual.num_peers
+    shapes = _read_saved(file)
+    if len(shapes) < count:
+        raise UserError(
+            f"search.saved {file} has {len(shapes)} shapes; expected one for each of the {count} peers; lower "
+            "mutual.num_peers or search again"
+        )
+    family, block_size = config.model.family, config.data.longest_block
+    goals = targets(base_student(config.model), count, config.model, vocab_size, block_size)
+    found = []
+    for shape, target in zip(shapes, goals, strict=False):
+        student = Student(**shape)
+        size = count_parameters(student, family, vocab_size, block_size)
+        found.append(Found(**shape, parameters=size, target=target, counted=size, evaluations=0, note="a saved search"))
+    return found
+
+
+def _read_saved(file: str | None) -> list[dict[str, int]]:
+    expected = f"expected a list of shapes with {', '.join(SHAPE)}, as `wmlkit search --json` prints it"
+    try:
+        document = paths.read_json(Path(str(file)).expanduser())
+    except OSError as error:
+        raise UserError(f"search.saved {file} cannot be read ({error.strerror}); {expected}; check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"search.saved {file} is not JSON; {expected}; search again") from None
+    if not isinstance(document, list) or not document:
+        raise UserError(f"search.saved {file} is not a list of shapes; {expected}; search again")
+    shapes: list[dict[str, int]] = []
+    for number, entry in enumerate(document, 1):
+        shape: dict[str, int] = {}
+        for name in SHAPE:
+            value = entry.get(name) if isinstance(entry, dict) else None
+            if type(value) is not int or value < 1:
+                raise UserError(f"shape {number} of search.saved {file} has {name} {value!r}; {expected}; mend it")
+            shape[name] = value
+        if shape["hidden_size"] % shape["num_heads"]:
+            raise UserError(
+                f"shape {number} of search.saved {file} has width {shape['hidden_size']} and {shape['num_heads']} "
+                "heads; expected a number of heads that divides the width; mend it"
+            )
+        shapes.append(shape)
+    return shapes
