@@ -233,7 +233,7 @@ def test_the_teacher_is_trained_once(distilled, out):
     assert len(teacher_runs(out)) == 2
     lines = [study.progress_line(other, row) for row in told]
     assert lines[-1].startswith("distill P=1 seed 1: step 6/6")
-    assert sum(line.startswith("teacher of distill, seed 1") for line in lines) == 4  # steps 2, 3, 4, 6
+    assert sum(line.startswith("teacher of distill P=1 seed 1") for line in lines) == 4  # steps 2, 3, 4, 6
 
 
 def test_runs_side_by_side_wait_for_one_teacher(out):

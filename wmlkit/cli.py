@@ -33,6 +33,7 @@ app.add_typer(bench_app, name="bench")
 Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
 Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
+Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
 
 
@@ -216,11 +217,13 @@ def data_prepare(
 
 
 @study_app.command("plan")
-def study_plan(preset: Preset = "nursery", set_: Set = None, as_json: Json = False) -> None:
+def study_plan(
+    preset: Preset = "nursery", ablations: Ablations = False, set_: Set = None, as_json: Json = False
+) -> None:
     """The runs of a study, one a line."""
     from .study import plan_table
 
-    table = plan_table(load_preset(preset, set_ or []))
+    table = plan_table(load_preset(preset, set_ or []), "ablations" if ablations else "runs")
     if as_json:
         emit(table.to_dict("records"))
     else:
@@ -232,6 +235,7 @@ def study_run(
     preset: Preset = "nursery",
     shard: Annotated[str, typer.Option(metavar="I/N", help="Slice I of N of the plan.")] = "1/1",
     stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
+    ablations: Ablations = False,
     out: Out = None,
     set_: Set = None,
 ) -> None:
@@ -239,7 +243,10 @@ def study_run(
     from .study import parse_shard, run_shard
 
     index, count = parse_shard(shard)
-    for folder in run_shard(load_preset(preset, set_ or []), paths.output(out), index, count, stage, say):
+    config = load_preset(preset, set_ or [])
+    for folder in run_shard(
+        config, paths.output(out), index, count, stage, say, part="ablations" if ablations else "runs"
+    ):
         print(folder)
 
 

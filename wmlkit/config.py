@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import paths
 from .errors import UserError
 
+SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 
 
@@ -190,6 +191,15 @@ class StudyConfig(Section):
     workers: int = Field(2, ge=1)  # runs side by side
 
 
+class AblationsConfig(Section):
+    """Runs that differ from one another in one thing each (T8): the preset with `base`, and that with each of
+    `settings` on top. Keys are those of the configuration, ``"mutual.alpha"``."""
+
+    base: dict[str, Any] = {}
+    settings: tuple[dict[str, Any], ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
 class ReplayConfig(Section):
     """Sizes of the replay of the released code (`wmlkit.released`); the defaults are the released values."""
 
@@ -230,6 +240,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     study: StudyConfig = StudyConfig()
+    ablations: AblationsConfig = AblationsConfig()
     replay: ReplayConfig = ReplayConfig()
 
     def resolved(self) -> dict[str, Any]:
@@ -278,7 +289,7 @@ def _validated(document: Mapping[str, Any]) -> Config:
             if name not in _KEYS[section]:
                 raise UserError(_unknown_key(f"{section}.{name}"))
     try:
-        return Config.model_validate(document)
+        config = Config.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -286,6 +297,12 @@ def _validated(document: Mapping[str, Any]) -> Config:
             raise UserError(str(first["ctx"]["error"])) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"config key {key!r} is {first['input']!r}: {message}; change it") from None
+    for changes in (config.ablations.base, *config.ablations.settings):
+        for key in changes:
+            section, _, name = key.partition(".")
+            if name not in _KEYS.get(section, ()):
+                raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
+    return config
 
 
 def preset_names() -> list[str]:
@@ -341,8 +358,7 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_ha
     Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
     where the corpus and the teacher lie: their content counts.
     """
-    shaping = ("data", "model", "search", "mutual", "outer", "train")
-    document = {section: values for section, values in config.resolved().items() if section in shaping}
+    document = {section: values for section, values in config.resolved().items() if section in SHAPING}
     document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
     if document["search"]["saved"] is not None:
         document["search"] = {"saved": students_hash}

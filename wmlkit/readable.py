@@ -30,6 +30,8 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     table = table.drop(columns=_single(table))
     if name == "T4_differences":
         return [("", _differences(table))]
+    if name == "T8":
+        return [("", _ablations(table))]
     if name == "T5":
         shown = table[table["member"].isin(["best_peer", "ensemble"])]
         shown = shown.sort_values("member", key=_order, kind="stable")
@@ -128,6 +130,24 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
             }
         )  # fmt: skip
     return _plain(pd.DataFrame(records))
+
+
+def _ablations(table: pd.DataFrame) -> pd.DataFrame:
+    """Ablations x measures of the mean peer, each with its difference from the base."""
+    rows: dict[str, dict[str, Any]] = {}
+    mine = table[table["member"] == "mean_peer"].fillna({"protocol": ""})
+    for record in mine.sort_values(["suite", "protocol"], key=_order, kind="stable").to_dict("records"):
+        loss = record["suite"] == "dev_ce"
+        digits, column = (3, "dev loss (nats)") if loss else (1, f"{record['suite']} {record['protocol']} (%)")
+        name = record["ablation"]
+        row = rows.setdefault(name, {"ablation": name, "n_seeds": record["n_seeds"], "weights": record["peer_weights"]})
+        row[column] = _with_interval(record, digits)
+        change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
+        row[f"{column}: difference [95 %]"] = _with_interval({**change, "values": record["differences"]}, digits, "+")
+        row[f"{column}: p, adjusted"] = "" if pd.isna(record["p_adjusted"]) else f"{record['p_adjusted']:.2g}"
+    first = list(table["ablation"].unique())
+    frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
+    return _plain(frame[[*(name for name in frame if name != "weights"), "weights"]]) if len(frame) else frame
 
 
 def _by_arm(table: pd.DataFrame) -> pd.DataFrame:

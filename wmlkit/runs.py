@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import idle_teacher_keys, load_preset, preset_names
+from .config import SHAPING, idle_teacher_keys, load_preset, preset_names
 from .errors import UserError
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
 _TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_within_budget", "mutual.frozen_teacher")
-_SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections that shape what a run learns
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
     "flops", "peak_memory",
@@ -144,7 +143,7 @@ def _read_run(folder: Path) -> Run:
     try:
         arm, peers, seed = config["mutual"]["arm"], config["mutual"]["num_peers"], config["train"]["seed"]
         corpus, _ = data["name"], data["hash"]
-        for section in _SHAPING:
+        for section in SHAPING:
             config[section].items()
     except (KeyError, TypeError, AttributeError) as error:
         raise _other_format(folder / "config.json", str(error)) from None
@@ -158,7 +157,7 @@ def _read_run(folder: Path) -> Run:
 
 def _settings(run: Run) -> dict[str, Any]:
     """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included."""
-    flat = {f"{section}.{name}": value for section in _SHAPING for name, value in run.config[section].items()}
+    flat = {f"{section}.{name}": value for section in SHAPING for name, value in run.config[section].items()}
     idle = [f"mutual.{name}" for name in idle_teacher_keys(run.config["mutual"])]
     for key in ("mutual.arm", "mutual.num_peers", "train.seed", *idle):
         flat.pop(key, None)
@@ -175,7 +174,7 @@ def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
     preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
         sections = load_preset(str(preset)).resolved()
-        shipped = {f"{section}.{name}": sections[section][name] for section in _SHAPING for name in sections[section]}
+        shipped = {f"{section}.{name}": sections[section][name] for section in SHAPING for name in sections[section]}
     as_shipped = (own for own in plain if all(own[key] == shipped.get(key) for key in own if key != "data.hash"))
     main = next(as_shipped, None) if shipped else None
     main = dict(main or _most_common(plain))

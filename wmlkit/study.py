@@ -1,4 +1,4 @@
-"""A study: many runs (arms x peers x seeds) of one preset, in slices that anything can drive.
+"""A study: many runs (arms x peers x seeds, or ablations x seeds) of one preset, in slices that anything can drive.
 
 `plan` is a table; `run_shard` does slice I of N in this process, so a SLURM array, a CI matrix or a shell
 loop can drive it; `run` starts one process a slice on this machine. Finished runs are not repeated.
@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from . import paths
+from .ablations import ablation_base, ablation_name, changes
 from .config import Config, load_preset
 from .data import nursery_pairs
 from .data.prepare import prepare
@@ -31,9 +32,19 @@ from .models import load_model
 from .train import run as train_run
 from .train import run_folder
 
+Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
 
-def plan(config: Config) -> list[Config]:
+
+def plan(config: Config, part: Part = "runs") -> list[Config]:
     """One configuration a run, seeds outermost, so that an interrupted study has whole seeds first."""
+    if part == "ablations":
+        base, runs = ablation_base(config), []
+        for seed in config.ablations.seeds:
+            for own in ({}, *config.ablations.settings):
+                one = base.updated({**own, "train.seed": seed})
+                if one not in runs:  # a setting that repeats the base, or another, is one run
+                    runs.append(one)
+        return runs
     return [
         config.updated({"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed})
         for seed in config.study.seeds
@@ -41,12 +52,16 @@ def plan(config: Config) -> list[Config]:
     ]
 
 
-def plan_table(config: Config) -> pd.DataFrame:
-    """The plan as a table: one row a run."""
-    rows = [
+def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
+    """The plan as a table: one row a run; for ablations with what each changes."""
+    rows: list[dict[str, Any]] = [
         {"arm": run.mutual.arm, "peers": run.mutual.num_peers, "seed": run.train.seed, "steps": run.train.steps}
-        for run in plan(config)
+        for run in plan(config, part)
     ]
+    if part == "ablations":
+        base = ablation_base(config)
+        for row, run in zip(rows, plan(config, part), strict=True):
+            row["ablation"] = ablation_name(changes(run.resolved(), base))
     return pd.DataFrame(rows)
 
 
@@ -91,14 +106,17 @@ def run_shard(
     count: int = 1,
     stage: str = "all",
     progress: Callable[[str], None] | None = None,
+    part: Part = "runs",
 ) -> list[Path]:
     """Do one slice of the plan in this process; `stage` is train, evaluate or all. Returns the run folders."""
     say = progress or (lambda text: None)
     folders = []
-    for one in shard(plan(config), index, count):
-        name = f"{one.mutual.arm} P={one.mutual.num_peers} seed {one.train.seed}"
+    for one in shard(plan(config, part), index, count):
+        name = run_name(one)
+        if part == "ablations":
+            name = f"{ablation_name(changes(one.resolved(), ablation_base(config)))}, seed {one.train.seed}"
         if stage in ("train", "all"):
-            folder = train_run(one, out, progress=partial(_report, say, one))
+            folder = train_run(one, out, progress=partial(_report, say, one, name))
             say(f"{name}: trained")
         if stage in ("evaluate", "all"):
             folder = run_folder(one, out)
@@ -108,18 +126,23 @@ def run_shard(
     return folders
 
 
-def _report(say: Callable[[str], None], config: Config, row: dict[str, Any]) -> None:
-    say(progress_line(config, row))
+def _report(say: Callable[[str], None], config: Config, name: str, row: dict[str, Any]) -> None:
+    say(progress_line(config, row, name))
 
 
-def progress_line(config: Config, row: dict[str, Any]) -> str:
-    """One line of text for a row of metrics.jsonl."""
+def run_name(config: Config) -> str:
+    """Arm, peers and seed of a run, for people."""
+    return f"{config.mutual.arm} P={config.mutual.num_peers} seed {config.train.seed}"
+
+
+def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
+    """One line of text for a row of metrics.jsonl; name: of the run, `run_name` unless given."""
     ce = " ".join(f"{value:.3f}" for value in row.get("dev_ce", row["ce"]))
     weights = " ".join(f"{value:.3f}" for value in row["peer_weights"])
     kind = "dev" if "dev_ce" in row else "train"
-    name = f"{config.mutual.arm} P={config.mutual.num_peers} seed {config.train.seed}"
+    name = name or run_name(config)
     if row.get("teacher"):
-        name = f"teacher of {config.mutual.arm}, seed {config.train.seed}"
+        name = f"teacher of {name}"
     return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}"
 
 
@@ -192,9 +215,14 @@ def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: 
 
 
 def run(
-    preset: str, overrides: Sequence[str], out: Path, stage: str = "all", progress: Callable[[str], None] = print
+    preset: str,
+    overrides: Sequence[str],
+    out: Path,
+    stage: str = "all",
+    progress: Callable[[str], None] = print,
+    part: Part = "runs",
 ) -> list[Path]:
-    """One stage of all runs of the study, `study.workers` processes side by side; returns the run folders.
+    """One stage of all runs of a part of the study, `study.workers` processes side by side; returns the run folders.
 
     Nothing is started when nothing is left to do. Each process is ``wmlkit study run --shard I/N``, so what happens
     here can be done by hand on N machines. The corpus is prepared first: the processes would otherwise all do it.
@@ -204,16 +232,18 @@ def run(
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
     prepared = prepare(config.data, out)
-    folders = [run_folder(one, out, prepared) for one in plan(config)]
+    runs = plan(config, part)
+    folders = [run_folder(one, out, prepared if one.data == config.data else None) for one in runs]
     if all(_is_done(folder, config, stage) for folder in folders):
         return folders
-    count = min(config.study.workers, len(plan(config)))
+    count = min(config.study.workers, len(runs))
     arguments = [argument for override in overrides for argument in ("--set", override)]
     environment = os.environ | {"OMP_NUM_THREADS": str(config.train.threads), "PYTHONUNBUFFERED": "1"}
     processes = []
     for index in range(1, count + 1):
         command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
         command += ["--shard", f"{index}/{count}", "--stage", stage, *arguments]
+        command += ["--ablations"] if part == "ablations" else []
         processes.append(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         )

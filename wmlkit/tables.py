@@ -1,4 +1,4 @@
-"""Tables T1 to T7 as data frames, from tidy tables (`wmlkit.results`), prepared corpora and presets.
+"""Tables T1 to T8 as data frames, from tidy tables (`wmlkit.results`), prepared corpora and presets.
 
 A table holds what there is data for and nothing else; every table made from runs has a column `corpus`.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from . import paths, results
-from .config import load_preset, preset_names
+from .ablations import ablation_table
+from .config import Config, load_preset, preset_names
 from .data.coverage import whole_words
 from .data.statistics import read_statistics
 from .errors import UserError
@@ -43,7 +44,10 @@ CAPTIONS = {
     "T6": "GLUE by task, mean and 95 % t-interval over seeds.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
     "over seeds. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says.",
-    "T8": "Ablations.",
+    "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
+    "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
+    "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). peer_weights are "
+    "those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together (finding: docs/deviations.md). "
     "Losses in nats per scored token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, "
     "values its seeds. updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms "
@@ -324,6 +328,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T5": lambda: by_phenomenon(results.paradigm_table(folder)),
         "T6": lambda: glue(results.paradigm_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
+        "T8": lambda: ablation_table(paths.preset(folder.parent, f"{folder.name}-ablations"), _configured(runs)),
     }
     if main.config.get("preset") not in preset_names():
         del makers["T2"]  # made by another version: its sources are not known
@@ -337,6 +342,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             noted = of_runs(runs, command, "wmlkit.tables.write_tables")
             written.append(save_table(folder / "tables", name, table, **noted))
     return written
+
+
+def _configured(runs: Sequence[Run]) -> Config:
+    """The configuration that a study's runs have in common; what is the method's own comes from a run of the method."""
+    own = next((run for run in runs if not run.setting and run.arm == "wml"), runs[0])
+    return Config.model_validate(own.config)
 
 
 def all_scores(folder: Path) -> pd.DataFrame:

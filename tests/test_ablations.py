@@ -1,0 +1,125 @@
+"""Ablations: the plan, the names of the changes, and T8 against numbers computed by hand from the scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import PARADIGMS, write_evaluation, write_prepared, write_run
+from scipy import stats
+
+from wmlkit import results, tables
+from wmlkit.ablations import ablation_base, ablation_name, ablation_table, adjusted, changes, clear
+from wmlkit.config import Config, load_preset
+from wmlkit.errors import UserError
+from wmlkit.figure_ablations import plot_ablations
+from wmlkit.readable import readable
+from wmlkit.study import plan, plan_table
+
+SETTINGS = [{"mutual.arm": "independent"}, {"mutual.alpha": 0.9}, {"mutual.alpha": 0.1}]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return Config(preset="nursery").updated({"ablations.base": {"mutual.num_peers": 2}, "ablations.settings": SETTINGS})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, config):
+    """Three seeds of the base, of `independent` and of alpha = 0.9, whose scores are those of another draw."""
+    folder = tmp_path_factory.mktemp("out") / "nursery-ablations"
+    write_prepared(folder.parent / "data" / "nursery-0a1b2c3d")
+    for seed in range(3):
+        for arm, overrides in (("wml", {}), ("independent", {}), ("wml", {"mutual.alpha": 0.9})):
+            run = write_run(folder, arm, 2, seed, overrides)
+            write_evaluation(run, arm, 2, seed + 10 * bool(overrides), "nursery", "babylm2025", PARADIGMS[:3])
+    return folder
+
+
+def test_the_plan_holds_the_base_and_each_change_once(config):
+    repeated = config.updated({"ablations.settings": [*SETTINGS, {"mutual.alpha": 0.5}], "ablations.seeds": [0, 3]})
+    runs = plan(repeated, "ablations")
+    assert [run.train.seed for run in runs] == [0] * 4 + [3] * 4  # alpha = 0.5 is the base
+    assert [run.mutual.num_peers for run in runs] == [2] * 8
+    assert [run.mutual.alpha for run in runs[:4]] == [0.5, 0.5, 0.9, 0.1]
+    assert {run.preset for run in runs} == {"nursery-ablations"}
+    names = plan_table(repeated, "ablations")["ablation"].tolist()
+    assert names == 2 * ["base", "arm = independent", "alpha = 0.9", "alpha = 0.1"]
+
+
+def test_changes_and_their_names(config):
+    base = ablation_base(config)
+    other = base.updated({"train.seed": 4, "mutual.detach_targets": False, "outer.every": 3})
+    assert changes(base.resolved(), base) == {}
+    assert changes(other.resolved(), base) == {"mutual.detach_targets": False, "outer.every": 3}
+    assert ablation_name(changes(other.resolved(), base)) == "detach_targets = false, every = 3"
+    assert ablation_name({}) == "base"
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("mutual.alpa", "unknown config key 'mutual.alpa'; .* 'mutual.alpha'"), ("alpha", "unknown config key 'alpha'")],
+)
+def test_an_unknown_key_is_found_before_anything_runs(key, message):
+    with pytest.raises(UserError, match=f"the ablations of preset 'smoke' have an {message}"):
+        load_preset("smoke", {"ablations.settings": [{key: 1}]})
+
+
+def test_table_by_hand(folder, config):
+    table = ablation_table(folder, config)
+    assert table["ablation"].unique().tolist() == ["base", "arm = independent", "alpha = 0.9"]
+    assert set(table["member"]) == {"best_peer", "mean_peer", "ensemble"}
+    assert set(table["suite"]) == {"nursery", "dev_ce"}
+    scores = results.with_mean_peer(results.scores_table(folder))
+    own = scores[scores["member"] == "mean_peer"].sort_values("seed")
+    base = own[(own["arm"] == "wml") & (own["setting"] == "")]["score"].to_numpy()
+    alpha = own[own["setting"].str.contains("alpha")]["score"].to_numpy()
+    rows = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")
+    row = rows.loc["alpha = 0.9"]
+    assert row["mean"] == pytest.approx(alpha.mean()) and row["difference"] == pytest.approx((alpha - base).mean())
+    half = stats.t.ppf(0.975, 2) * np.std(alpha - base, ddof=1) / 3**0.5
+    assert row["difference_high"] - row["difference"] == pytest.approx(half)
+    assert row["p"] == pytest.approx(stats.ttest_rel(alpha, base).pvalue, rel=2e-2)  # from values of four digits
+    assert row["n_seeds"] == 3 and row["seeds"] == "0 1 2" and len(row["differences"].split()) == 3
+    assert np.isnan(rows.loc["base", "difference"]) and rows.loc["base", "peer_weights"].count(".") == 2
+    sure = clear(table)
+    assert ((sure["difference_low"] > 0) == (sure["difference"] > 0)).all()
+    assert not clear(table[table["ablation"] == "base"]).size
+
+
+def test_adjusted_by_hand():
+    """Benjamini-Hochberg of 0.01, 0.04, 0.03: 3 x 0.01 = 0.03, 3/2 x 0.03 = 0.045 above 0.04, hence 0.04 twice."""
+    result = adjusted(pd.Series([0.01, np.nan, 0.04, 0.03]))
+    assert result.tolist() == pytest.approx([0.03, np.nan, 0.04, 0.04], nan_ok=True)
+    assert adjusted(pd.Series([np.nan])).isna().all()
+
+
+def test_nothing_to_show(tmp_path, config):
+    assert ablation_table(tmp_path / "absent", config).empty
+    with pytest.raises(UserError, match="no mean_peer on blimp"):
+        plot_ablations(ablation_table(tmp_path / "absent", config).reindex(
+            columns=["suite", "member", "difference"]), "blimp")  # fmt: skip
+
+
+def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, config):
+    beside = folder.with_name("nursery")
+    for seed in range(2):
+        known = {f"ablations.{name}": getattr(config.ablations, name) for name in ("base", "settings")}
+        run = write_run(beside, "wml", 4, seed, known)
+        write_evaluation(run, "wml", 4, seed, "nursery", "babylm2025", PARADIGMS[:3])
+    written = {path.stem: path for path in tables.write_tables(beside)}
+    table = pd.read_csv(written["T8"])
+    assert table["ablation"].unique().tolist() == ["base", "arm = independent", "alpha = 0.9"]
+    assert not any("alpha" in str(value) for value in pd.read_csv(written["T4"])["setting"])  # T4 has the study only
+    ((_, shown),) = readable("T8", table)
+    assert len(shown) == 3 and "difference" in " ".join(shown.columns)
+
+
+def test_figure(folder, config):
+    table = ablation_table(folder, config)
+    ax = plot_ablations(table, "nursery")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["alpha = 0.9", "arm = independent"]
+    assert ax.get_xlabel() == "accuracy (points), minus the base's"
+    diamonds = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "D"]
+    shown = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")["difference"]
+    assert diamonds == pytest.approx([shown["alpha = 0.9"], shown["arm = independent"]])

@@ -1,0 +1,107 @@
+"""Ablations (T8): what each setting of the method does, one change at a time, paired by seed with the run that
+changes nothing, the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from . import results
+from .config import SHAPING, Config
+from .runs import Run, read_runs
+
+MEMBERS = ("best_peer", "mean_peer", "ensemble")
+_KEYS = ["suite", "protocol", "member"]
+
+
+def ablation_base(config: Config) -> Config:
+    """The run that every ablation differs from in one thing; all of them lie in ``OUT/<preset>-ablations``."""
+    return config.updated(config.ablations.base).model_copy(update={"preset": f"{config.preset}-ablations"})
+
+
+def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """What a run's `resolved` configuration has otherwise than `base`, its seed apart: ``{"mutual.alpha": 0.1}``."""
+    expected = base.resolved()
+    return {
+        f"{section}.{name}": value
+        for section in SHAPING
+        for name, value in resolved[section].items()
+        if value != expected[section][name] and (section, name) != ("train", "seed")
+    }
+
+
+def ablation_name(changed: Mapping[str, Any]) -> str:
+    """``{"mutual.alpha": 0.1}`` -> ``"alpha = 0.1"``; no change: ``"base"``."""
+    return ", ".join(f"{key.partition('.')[2]} = {str(value).lower()}" for key, value in changed.items()) or "base"
+
+
+def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
+    """T8 from the finished runs in `folder`, those of ``[ablations]`` of `config`.
+
+    One row an ablation, suite, protocol and member: ablation (what it changes; ``base`` changes nothing), corpus, arm,
+    peers, steps, mean, low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and
+    the same minus the base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds),
+    p (two-sided paired t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
+    peer_weights are the means over seeds at the end. Empty without finished runs.
+    """
+    base = ablation_base(config)
+    runs = read_runs(folder) if folder.is_dir() else []
+    scores = pd.concat([results.scores_table(folder), results.dev_table(folder)], ignore_index=True) if runs else None
+    if scores is None or scores.empty:
+        return pd.DataFrame()
+    names = {run.folder.name: ablation_name(changes(run.config, base)) for run in runs}
+    scores = results.with_mean_peer(scores)
+    scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
+    rows = results.over_seeds(scores, ["ablation", "corpus", "arm", "peers", *_KEYS])
+    rows = rows.merge(_against_base(scores), on=["ablation", *_KEYS], how="left").merge(
+        _ends(runs, names), on="ablation"
+    )
+    order = [ablation_name(own) for own in ({}, *config.ablations.settings)]
+    order += [name for name in rows["ablation"].unique() if name not in order]
+    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(adjusted)
+    return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
+
+
+def _against_base(scores: pd.DataFrame) -> pd.DataFrame:
+    """Differences from the base, over the seeds that both have."""
+    base = scores[scores["ablation"] == "base"][[*_KEYS, "seed", "score"]]
+    both = scores[scores["ablation"] != "base"].merge(base, on=[*_KEYS, "seed"], suffixes=("", "_base"))
+    both = both.assign(difference=both["score"] - both["score_base"])
+    rows = results.over_seeds(both, ["ablation", *_KEYS], value="difference")
+    rows["p"] = [_p_value([float(value) for value in values.split()]) for values in rows["values"]]
+    shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
+    return rows.rename(columns=shown)[["ablation", *_KEYS, *shown.values(), "p"]]
+
+
+def _p_value(differences: Sequence[float]) -> float:
+    """Two-sided paired t-test; NaN where there is nothing to test: one seed, or no spread."""
+    return float(stats.ttest_1samp(differences, 0).pvalue) if np.ptp(differences) > 1e-9 else np.nan
+
+
+def adjusted(p: pd.Series) -> pd.Series:
+    """Benjamini-Hochberg: p-values of a family as the smallest false discovery rate at which each is a discovery."""
+    known = p.dropna()
+    return pd.Series(stats.false_discovery_control(known), known.index).reindex(p.index) if len(known) else p
+
+
+def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:
+    """Steps and final peer weights of each ablation, means over its seeds."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(names[run.folder.name], []).append(run)
+    rows = []
+    for name, own in found.items():
+        weights = np.mean([run.done["peer_weights"] for run in own], axis=0)
+        row = {"ablation": name, "steps": own[0].done["steps"]}
+        rows.append({**row, "peer_weights": " ".join(f"{weight:.3f}" for weight in weights)})
+    return pd.DataFrame(rows)
+
+
+def clear(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of T8 whose difference from the base is not explained by the seeds: its 95 % interval leaves out 0."""
+    return table[(table["difference_low"] > 0) | (table["difference_high"] < 0)]
