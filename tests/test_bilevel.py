@@ -101,6 +101,30 @@ def test_hypergradient_of_two_and_four_peers(family, kind, shapes):
         assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("positions", "reduction"), [("all", "token_mean"), ("all", "batchmean"), ("scored", "batchmean")]
+)
+@pytest.mark.parametrize("detach", [True, False])
+def test_hypergradient_of_other_positions_and_reductions(family, positions, reduction, detach):
+    peers = make_peers(family, SHAPES, dtype=torch.float64)
+    updates = make_updates(peers, "adamw", make_batch(family, seed=3))
+    parameters = [parameters_of(peer) for peer in peers]
+    inner = inner_batch(peers, make_batch(family, seed=1), positions)
+    outer = outer_batch(peers, make_batch(family, seed=2))
+    options = MutualOptions(0.3, detach_targets=detach, kl_reduction=reduction)
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    gradient, _ = hypergradient(parameters, weights, inner, outer, options, updates=updates)
+    for m in range(3):
+        shift = torch.zeros_like(weights)
+        shift[m] = 1e-5
+        high, low = (
+            outer_value(parameters, updates, weights + s * shift, inner, outer, options, "logit_ensemble")
+            for s in (1, -1)
+        )
+        assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("grad_clip", [0.0, 0.3])
 def test_update_is_what_the_optimizer_does(kind, grad_clip, monkeypatch):

@@ -176,6 +176,14 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
 
 
+class TrackConfig(Section):
+    """A mirror of metrics.jsonl; no part of what a run is."""
+
+    to: Literal["off", "tensorboard", "wandb"] = "off"
+    project: str = "wmlkit"  # Weights & Biases only
+    run_name: str | None = None  # None: the run folder's name
+
+
 class EvaluateConfig(Section):
     suites: tuple[str, ...] = ("nursery",)
     pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
@@ -238,6 +246,7 @@ class Config(Section):
     mutual: MutualConfig = MutualConfig()
     outer: OuterConfig = OuterConfig()
     train: TrainConfig = TrainConfig()
+    track: TrackConfig = TrackConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     study: StudyConfig = StudyConfig()
     ablations: AblationsConfig = AblationsConfig()

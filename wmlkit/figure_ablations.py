@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .errors import UserError
 from .figure_style import ARM_COLOURS, COLUMN, finish, new_axes, styled
@@ -34,5 +35,6 @@ def plot_ablations(table: pd.DataFrame, suite: str, member: str = "mean_peer", a
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.grid(axis="y", visible=False)
     what = "dev loss (nats per scored token)" if suite == "dev_ce" else "accuracy (points)"
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel(f"{what}, minus the base's")
     return finish(ax)

@@ -29,6 +29,7 @@ from .search import Found
 from .steps import State, build_state, mutual_options, train_step
 from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
+from .track import Mirror, check_tracker, open_tracker
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -107,6 +108,7 @@ def run(
     folder = _folder(config, out, identity)
     if (folder / "done.json").is_file() and not force:
         return folder
+    check_tracker(config)
     device = setup(config.train.precision, config.train.threads)
     texts = open_texts(config, prepared, tokenizer)
     teacher = None
@@ -126,7 +128,8 @@ def run(
         },
     )
     paths.write_json(folder / "environment.json", environment.document(device))
-    _train(state, texts, config, device, folder, progress)
+    with open_tracker(config, folder) as mirror:
+        _train(state, texts, config, device, folder, mirror, progress)
     _finish(state, texts, config, device, folder, students, tokenizer, teacher)
     return folder
 
@@ -151,7 +154,15 @@ def _teacher(
     return trained_teacher(folder, config, tokenizer, device)
 
 
-def _train(state: State, texts: Texts, config: Config, device: Device, folder: Path, progress: Progress | None) -> None:
+def _train(
+    state: State,
+    texts: Texts,
+    config: Config,
+    device: Device,
+    folder: Path,
+    mirror: Mirror,
+    progress: Progress | None,
+) -> None:
     """Inner and outer steps from the last checkpoint to the end, with metrics and checkpoints."""
     train = config.train
     saved = checkpoint.checkpoints(folder / "checkpoints")
@@ -178,6 +189,7 @@ def _train(state: State, texts: Texts, config: Config, device: Device, folder: P
                     row |= evaluation_row(state, texts, config, device)
                 metrics.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 metrics.flush()
+                mirror(row)
                 if progress:
                     progress(row)
             if state.step % train.checkpoint_every == 0 or last:
