@@ -101,7 +101,7 @@ def test_hypergradient_of_two_and_four_peers(family, kind, shapes):
         assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])  # the others compute parts in float32 whatever they get
 @pytest.mark.parametrize(
     ("positions", "reduction"), [("all", "token_mean"), ("all", "batchmean"), ("scored", "batchmean")]
 )

@@ -33,6 +33,9 @@ CAPTIONS = {
     "T1_removed": "What cleaning removed: how often each reason applied, in all and a thousand lines of the source.",
     "T2": "Hyper-parameters, each with its source.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
+    "T3_choices": "Which of the shapes nearest to a target is taken: the nearest (size), the one that makes the set "
+    "most diverse (mean distance of two peers in log depth and width), or the one with the lowest loss after a few "
+    "steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
     "token). Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on "
     "held-out text; mean_peer is the mean over the peers; teacher is the model that distill learned from. Where no run "
