@@ -24,6 +24,7 @@ from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import UserError
+from .evaluate.curve import Recorder, curve_recorder
 from .models import base_student, body_parameters
 from .search import Found, count_parameters, search_students
 from .steps import State, build_state, mutual_options, train_step
@@ -118,6 +119,7 @@ def run(
         return folder
     device = setup(config.train.precision, config.train.threads)
     texts = open_texts(config, prepared, tokenizer)
+    curve = curve_recorder(config, out, tokenizer, folder)
     teacher = None
     if config.mutual.uses_teacher:
         teacher = _teacher(config, out, prepared, tokenizer, device, progress)
@@ -135,7 +137,7 @@ def run(
         },
     )
     paths.write_json(folder / "environment.json", environment.document(device))
-    _train(state, texts, config, device, folder, progress)
+    _train(state, texts, config, device, folder, progress, curve)
     _finish(state, texts, config, device, folder, students, tokenizer, teacher)
     return folder
 
@@ -160,8 +162,19 @@ def _teacher(
     return trained_teacher(folder, config, tokenizer, device)
 
 
-def _train(state: State, texts: Texts, config: Config, device: Device, folder: Path, progress: Progress | None) -> None:
-    """Inner and outer steps from the last checkpoint to the end, with metrics and checkpoints."""
+def _train(
+    state: State,
+    texts: Texts,
+    config: Config,
+    device: Device,
+    folder: Path,
+    progress: Progress | None,
+    curve: Recorder | None,
+) -> None:
+    """Inner and outer steps from the last checkpoint to the end, with metrics, learning curve and checkpoints.
+
+    The seconds and speed of a run are without its learning curve.
+    """
     train = config.train
     saved = checkpoint.checkpoints(folder / "checkpoints")
     metrics_bytes = 0
@@ -176,6 +189,7 @@ def _train(state: State, texts: Texts, config: Config, device: Device, folder: P
         metrics.seek(metrics_bytes)
         began, before = time.perf_counter(), (state.seconds, state.tokens)
         while state.step < train.steps:
+            words = state.words
             loss, lr = train_step(state, texts, config, device)
             state.seconds = before[0] + time.perf_counter() - began
             last = state.step == train.steps
@@ -189,6 +203,8 @@ def _train(state: State, texts: Texts, config: Config, device: Device, folder: P
                 metrics.flush()
                 if progress:
                     progress(row)
+            if curve:  # before the checkpoint: what a checkpoint covers has been scored
+                began += curve(state, words, last)
             if state.step % train.checkpoint_every == 0 or last:
                 checkpoint.save(
                     folder / "checkpoints",
