@@ -48,6 +48,8 @@ def write_study(
             run = write_run(folder, arm, peers, seed, overrides or {})
             for protocol in protocols:
                 write_evaluation(run, arm, peers, seed, suite, protocol, paradigms)
+            if protocols:
+                write_curve(run, peers, seed, suite, protocols[0])
     return folder
 
 
@@ -139,6 +141,19 @@ def _metrics(arm: str, peers: int, steps: int, rng: np.random.Generator) -> list
     return lines
 
 
+def write_curve(run: Path, peers: int, seed: int, suite: str, protocol: str) -> None:
+    """Three points of a learning curve, the last of them the end."""
+    for step, target in ((200, 300_000), (600, 900_000), (1000, None)):
+        members = [
+            {"member": f"peer_{index}", "score": 50 + step / 40 - index + seed, "ties": 0.0, "n": 8, "paradigms": []}
+            for index in range(1, peers + 1)
+        ]
+        place = {"target_words": target, "words": 1500 * step + 7 * seed, "tokens": 2000 * step, "step": step}
+        document = {"suite": suite, "protocol": protocol, "settings": {}, "data_hash": "beef", "members": members}
+        name = "end" if target is None else f"words-{target:010d}"
+        paths.write_json(run / "curve" / f"{name}.json", {**place, "seconds": 1.0, "evaluations": [document]})
+
+
 def write_evaluation(
     run: Path, arm: str, peers: int, seed: int, suite: str, protocol: str, paradigms: Sequence[tuple[str, str, str]]
 ) -> None:
@@ -168,6 +183,7 @@ def write_evaluation(
             items.append({"paradigm": paradigm, "pair_id": str(item), "scores": scores})
     members = [
         {"member": name, "score": float(np.mean([row["accuracy"] for row in rows])),
+         "official_score": float(np.mean([row["accuracy"] + row["ties"] / 2 for row in rows])),
          "ties": float(np.mean([row["ties"] for row in rows])), "n": ITEMS * len(rows), "paradigms": rows}
         for name, rows in per_member.items()
     ]  # fmt: skip
@@ -175,6 +191,7 @@ def write_evaluation(
     document = {
         "suite": suite, "protocol": protocol, "settings": {**settings, "per_paradigm": None}, "data_hash": "beef" * 16,
         "members": members,
+        "perfect_scorer": {"score": 100.0, "with_swapped_copies": 50.0 if protocol == "babylm2024-released" else 100.0},
     }  # fmt: skip
     paths.write_json(run / "evaluation" / f"{suite}-{protocol}.json", document)
     text = "".join(json.dumps(item) + "\n" for item in items)

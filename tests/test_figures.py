@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from wmlkit import figures, results
+from wmlkit import evaluations, figures, results
 from wmlkit.errors import UserError
 from wmlkit.figure_method import plot_method
 from wmlkit.figure_set import write_figures
@@ -42,6 +42,16 @@ def scores(folder: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def protocols(folder: Path) -> pd.DataFrame:
+    return evaluations.protocol_table(folder).query("peers == 4")
+
+
+@pytest.fixture(scope="module")
+def curve(folder: Path) -> pd.DataFrame:
+    return evaluations.curve_table(folder).query("peers == 4")
+
+
+@pytest.fixture(scope="module")
 def paradigms(folder: Path) -> pd.DataFrame:
     return results.paradigm_table(folder).query("arm == 'wml' and peers == 4 and protocol == 'babylm2025'")
 
@@ -58,14 +68,6 @@ def grid() -> pd.DataFrame:
 def found() -> pd.DataFrame:
     rows = [(1, 60e6, 512, 58e6), (2, 40e6, 512, 41e6), (3, 30e6, 256, 31e6), (4, 24e6, 256, 20e6)]
     return pd.DataFrame(rows, columns=["peer", "target", "hidden_size", "parameters"])
-
-
-def words() -> pd.DataFrame:
-    rows = [
-        {"arm": arm, "seed": seed, "words": size + seed, "score": 50 + 10 * np.log10(size / 1e5) + seed}
-        for arm, seed, size in itertools.product(("wml", "dml"), (0, 1), (1e5, 1e6, 1e7))
-    ]
-    return pd.DataFrame(rows)
 
 
 def blimp() -> pd.DataFrame:
@@ -94,7 +96,13 @@ def faults(ax: Axes) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def drawings(metrics: pd.DataFrame, scores: pd.DataFrame, paradigms: pd.DataFrame) -> dict[str, Callable[[], Axes]]:
+def drawings(
+    metrics: pd.DataFrame,
+    scores: pd.DataFrame,
+    paradigms: pd.DataFrame,
+    protocols: pd.DataFrame,
+    curve: pd.DataFrame,
+) -> dict[str, Callable[[], Axes]]:
     main = scores[scores["protocol"] == "babylm2025"]
     one_seed = scores[(scores["seed"] == 0) & (scores["protocol"] == "babylm2025")]
     return {
@@ -110,9 +118,9 @@ def drawings(metrics: pd.DataFrame, scores: pd.DataFrame, paradigms: pd.DataFram
         "phenomena": lambda: figures.plot_phenomena(paradigms),
         "phenomena, BLiMP": lambda: figures.plot_phenomena(blimp()),
         "paradigms, BLiMP": lambda: figures.plot_phenomena(blimp(), "paradigm"),
-        "protocols": lambda: figures.plot_protocols(scores.query("peers == 4")),
-        "protocols, one arm": lambda: figures.plot_protocols(scores.query("peers == 4 and arm == 'wml'")),
-        "words": lambda: figures.plot_accuracy_by_words(words()),
+        "protocols": lambda: figures.plot_protocols(protocols),
+        "protocols, one arm": lambda: figures.plot_protocols(protocols.query("arm == 'wml'")),
+        "words": lambda: figures.plot_accuracy_by_words(curve),
     }
 
 
@@ -181,6 +189,22 @@ def test_one_peer_comes_from_the_independent_ones(scores: pd.DataFrame) -> None:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
 
 
+def test_a_perfect_scorer_stands_beside_the_models(protocols: pd.DataFrame) -> None:
+    ax = figures.plot_protocols(protocols)
+    marks = {line.get_label(): line for line in ax.get_lines()}
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    for label, released in (("perfect scorer", 100), ("perfect, swapped copies", 50)):
+        found = dict(zip([names[int(y)] for y in marks[label].get_ydata()], marks[label].get_xdata(), strict=True))
+        assert found == {"babylm2025": 100, "babylm2024-released": released}
+
+
+def test_a_curve_joins_the_points_that_were_due_at_the_same_words(curve: pd.DataFrame) -> None:
+    ax = figures.plot_accuracy_by_words(curve, "peer_2")
+    line = next(bar for bar in ax.containers if bar.get_label() == "dml").lines[0]  # type: ignore[attr-defined]
+    assert np.allclose(line.get_ydata(), [53.5, 63.5, 73.5])  # 50 + step / 40 - 2, mean of seeds 0 and 1
+    assert np.allclose(line.get_xdata(), [300_003.5, 900_003.5, 1_500_003.5], rtol=0.03)
+
+
 def test_mixed_runs_are_refused(folder: Path, scores: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="values of 'arm'"):
         figures.plot_losses(results.metrics_table(folder))
@@ -211,7 +235,7 @@ def test_fonts_are_embedded_as_type_42(metrics: pd.DataFrame, tmp_path: Path) ->
 
 def test_all_figures_of_a_folder(folder: Path) -> None:
     written = write_figures(folder, command="wmlkit report")
-    assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7)]
+    assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7, 8)]
     noted = read_provenance(folder / "figures")
     assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figure_set.write_figures"
     assert write_figures(folder, overwrite=False) == []

@@ -20,7 +20,8 @@ from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import glue
 from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
-from wmlkit.evaluate.glue import GLUE_PROTOCOLS, TASKS, _read, evaluate_glue, evaluate_run_glue, metrics
+from wmlkit.evaluate.glue import _read, evaluate_glue, evaluate_run_glue, metrics
+from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
 from wmlkit.models import Student, build_model
 
 GLUE = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "glue_filtered"

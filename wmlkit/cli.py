@@ -121,21 +121,43 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
     ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
+    corpus: Annotated[Path | None, typer.Option(help="lm: folder of .dev files; default: the run's dev text.")] = None,
+    words: Annotated[int, typer.Option(help="lm: words a domain.")] = 2000,
+    tasks: Annotated[str, typer.Option(help="glue: some tasks, for example rte,wsc; default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="glue: seeds, for example 12,13; default: three.")] = "",
+    max_train: Annotated[int | None, typer.Option(help="glue: the first so many training rows.")] = None,
+    max_valid: Annotated[int | None, typer.Option(help="glue: the first so many validation rows.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="glue: fewer or more epochs.")] = None,
     out: Out = None,
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a run's peers and ensembles, or one model, on minimal pairs."""
-    from .study import evaluate_target
+    """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
+    from .evaluate.target import GlueOptions, evaluate_target, result_lines
 
-    settings = {"evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.per_paradigm": per_paradigm}
+    settings = {
+        "evaluate.protocol": protocol,
+        "evaluate.ties": ties,
+        "evaluate.per_paradigm": per_paradigm,
+        "evaluate.text_words": words,
+    }
     config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
-    document = evaluate_target(target, suite, config, paths.output(out), force)
-    if as_json or suite == "lm":
+    document = evaluate_target(
+        target,
+        suite,
+        config,
+        paths.output(out),
+        corpus=corpus,
+        glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
+        ensemble=ensemble,
+        force=force,
+    )
+    if as_json:
         emit(document)
         return
-    for member in document["members"]:
-        say(f"{member['member']}: {member['score']:.2f} % of {member['n']} pairs, ties {member['ties']:.2f} %")
+    for line in result_lines(document):
+        print(line)
 
 
 @app.command()

@@ -191,6 +191,20 @@ class EvaluateConfig(Section):
     ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
     per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
     token_budget: int = Field(8192, ge=64)  # tokens a forward pass
+    # Learning curve: words seen, repetitions counted, at which training scores the peers; the end is one point more
+    curve: tuple[int, ...] = ()
+    curve_per_paradigm: int = Field(20, ge=1)  # pairs a paradigm at each point, always the same ones
+    curve_export: bool = False  # keep the peers of each point too, as model folders
+    text_words: int | None = Field(None, ge=1)  # words of dev text a domain for bits per byte; None: not measured
+
+    @model_validator(mode="after")
+    def _curve_rises(self) -> EvaluateConfig:
+        if any(words < 1 for words in self.curve) or list(self.curve) != sorted(set(self.curve)):
+            raise ValueError(
+                f"evaluate.curve is {list(self.curve)}; expected word counts above 0 in rising order, such as "
+                "[1_000_000, 2_000_000]"
+            )
+        return self
 
 
 class StudyConfig(Section):

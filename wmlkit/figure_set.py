@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import results
+from . import evaluations, results
 from .errors import UserError
 from .figure_method import plot_method
 from .figure_style import COLUMN, panels, save_figure
 from .figures import (
+    plot_accuracy_by_words,
     plot_hypergradients,
     plot_losses,
     plot_peer_weights,
@@ -29,8 +30,9 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files written.
 
     Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
-    F2, F3 and F6 show `wml` (or the first arm there is) with its largest number of peers. F5 and F8 need more than
-    the runs know and are left to the notebooks. Without `overwrite`, what is there already stays.
+    F2, F3 and F6 show `wml` (or the first arm there is) with its largest number of peers, F8 all arms with that
+    number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what is there already
+    stays.
     """
     runs = [run for run in read_runs(folder) if not run.setting]
     if not runs:
@@ -49,8 +51,15 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
         shown = {"suite": suite, "protocol": protocol, "arm": arm, "peers": peers}
         drawings["F4"] = lambda: _scores_figure(_chosen(of_suite, protocol=protocol))
         drawings["F6"] = lambda: plot_phenomena(_chosen(results.paradigm_table(folder), **shown)).figure
-        if of_suite["protocol"].nunique() > 1:
-            drawings["F7"] = lambda: plot_protocols(_chosen(of_suite, peers=peers)).figure
+    protocols = _chosen(evaluations.several_protocols(evaluations.protocol_table(folder)), peers=peers)
+    if len(protocols):
+        of_first = protocols[protocols["suite"] == protocols["suite"].iloc[0]]
+        drawings["F7"] = lambda: plot_protocols(of_first).figure
+    curve = evaluations.curve_table(folder)
+    if len(curve):
+        suite, protocol = results.main_evaluation(runs, curve)
+        points = _chosen(curve, suite=suite, protocol=protocol, peers=peers)
+        drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
     noted = of_runs(runs, command, "wmlkit.figure_set.write_figures")
     written = []
     for name, draw in drawings.items():
@@ -63,6 +72,8 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
 
 def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Rows of the main setting with these values."""
+    if table.empty:
+        return table
     for column, value in {"setting": "", **values}.items():
         table = table[table[column] == value]
     return table

@@ -47,8 +47,12 @@ CAPTIONS = {
     "F5": "Search landscape: parameters of every shape, the targets (dotted) and what was found (crosses).",
     "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
-    "F7": "The same models under every scoring protocol. Bars: 95 % t-interval over seeds; small marks: single seeds.",
-    "F8": "Accuracy against words seen. Bars: 95 % t-interval over seeds.",
+    "F7": "The same models under every scoring protocol, ties counted as in its own year. Bars: 95 % t-interval over "
+    "seeds; small marks: single seeds. Black: what the protocol says of a scorer that is always right, on these "
+    "pairs, and where each is followed by a copy in which the other sentence is right (EWoK's form): 100 unless "
+    "scores get out of order.",
+    "F8": "Accuracy against words seen, repetitions counted, on a few pairs of each paradigm, the same at every "
+    "point. Bars: 95 % t-interval over seeds; small marks: single seeds.",
 }
 
 
@@ -210,42 +214,62 @@ def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | N
 
 @styled
 def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
-    """F7: `results.scores_table` of one suite: the score of `member` of the same models under every protocol."""
+    """F7: `evaluations.protocol_table` of one suite: the score of `member` of the same models under every protocol.
+
+    Black marks are what the protocol says of a perfect scorer, where the table has it: on these pairs, and on each
+    pair followed by its swapped copy.
+    """
     _one(scores, "suite")
     shown = results.with_mean_peer(scores)
+    perfect = {name: shown[shown["member"] == name] for name in ("perfect_scorer", "perfect_swapped")}
     shown = shown[shown["member"] == member]
     protocols = sorted(shown["protocol"].unique(), reverse=True)
     arms = [arm for arm in ARMS if arm in set(shown["arm"])]
-    ax = new_axes(ax, COLUMN, 1.0 + 0.14 * len(protocols) * max(len(arms), 2))
+    ax = new_axes(ax, 1.4 * COLUMN, 1.15 + 0.14 * len(protocols) * max(len(arms), 2))
     for number, arm in enumerate(arms):
         offset = -0.7 * (number - (len(arms) - 1) / 2) / max(len(arms), 2)
         of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["protocol"].map(protocols.index) + 0.0)
         _mean_and_seeds(ax, of_arm, "place", arm, offset, horizontal=True)
+    looks = {"perfect_scorer": ("*", "perfect scorer"), "perfect_swapped": ("x", "perfect, swapped copies")}
+    for name, rows in perfect.items():
+        means = rows.groupby("protocol")["score"].mean()
+        if len(means):
+            at = [protocols.index(protocol) + 0.4 for protocol in means.index]
+            ax.plot(means, at, looks[name][0], color="black", markersize=5, linestyle="", label=looks[name][1])
     ax.axvline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
     ax.set_yticks(range(len(protocols)), protocols)
-    ax.set_ylim(-0.6, len(protocols) - 0.4)
+    ax.set_ylim(-0.6, len(protocols) - 0.3)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"{member.replace('_', ' ')}: accuracy (%)")
     return finish(ax, legend=2)
 
 
 @styled
-def plot_accuracy_by_words(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """F8: `score` against `words` seen, by arm; columns arm, seed, words, score."""
+def plot_accuracy_by_words(table: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
+    """F8: `evaluations.curve_table` of one suite, protocol and number of peers: `member` against words seen."""
+    _one_evaluation(table)
+    _one(table, "peers")
     ax = new_axes(ax, COLUMN, 2.5)
-    arms = [arm for arm in ARMS if arm in set(table["arm"])]
+    shown = results.with_mean_peer(table)
+    shown = shown[shown["member"] == member]
+    # A point is due at the same number of words in every run, and passed a few words later.
+    due = shown["target_words"].fillna(-1)
+    shown = shown.assign(point=shown.groupby(due)["words"].transform("mean"))
+    wide = shown["words"].max() > 10 * shown["words"].min()
+    span = shown["point"].max() - shown["point"].min()
+    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
     for number, arm in enumerate(arms):
-        # Runs of one length differ by a few words; arms stand a little apart so that their bars can be told apart.
-        apart = 1 + 0.025 * (number - (len(arms) - 1) / 2)
-        places = [float(f"{words:.2g}") * apart for words in table["words"]]
-        _mean_and_seeds(ax, table.assign(place=places)[table["arm"] == arm], "place", arm, 0.0, line=True)
-    if table["words"].max() > 10 * table["words"].min():
+        # Arms stand a little apart so that their bars can be told apart.
+        apart = number - (len(arms) - 1) / 2
+        point = shown["point"] * (1 + 0.025 * apart) if wide else shown["point"] + 0.01 * span * apart
+        _mean_and_seeds(ax, shown.assign(place=point)[shown["arm"] == arm], "place", arm, 0.0, line=True)
+    if wide:
         ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
     if ax.get_ylim()[0] <= 55:
         ax.axhline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
     ax.set_xlabel("words seen")
-    ax.set_ylabel("accuracy (%)")
+    ax.set_ylabel(f"{member.replace('_', ' ')}: accuracy (%)")
     return finish(ax, legend=3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from .config import ModelConfig
 from .errors import UserError
+
+FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
+# Position embeddings of these begin behind the padding token's number.
+OFFSET_POSITIONS = ("roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "data2vec-text")
 
 disable_progress_bar()  # of loading and saving shards: noise for models of one file
 
@@ -173,11 +178,14 @@ def hidden_states(
     """Last hidden states of the trunk, (B, T) ids -> (B, T, H); no head is applied.
 
     attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) boolean, true where attention is allowed.
-    position_ids: (B, T), counted from 0 for every family (RoBERTa's offset is added here).
+    position_ids: (B, T), counted from 0 for every family (RoBERTa's offset is added here); left out for a model that
+    takes none.
     """
-    if position_ids is not None and model.config.model_type == "roberta":
-        position_ids = position_ids + model.config.pad_token_id + 1
-    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+    positions = {}
+    if position_ids is not None and "position_ids" in inspect.signature(trunk(model).forward).parameters:
+        offset = model.config.pad_token_id + 1 if model.config.model_type in OFFSET_POSITIONS else 0
+        positions = {"position_ids": position_ids + offset}
+    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, **positions)
     return output.last_hidden_state
 
 
@@ -198,9 +206,9 @@ def head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 
 def max_length(model: PreTrainedModel) -> int:
-    """Longest input in tokens, special tokens included."""
-    positions = int(model.config.max_position_embeddings)
-    return positions - model.config.pad_token_id - 1 if model.config.model_type == "roberta" else positions
+    """Longest input in tokens, special tokens included; a large number for a model without a limit."""
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    return positions - model.config.pad_token_id - 1 if model.config.model_type in OFFSET_POSITIONS else positions
 
 
 def body_parameters(model: PreTrainedModel) -> int:
@@ -214,7 +222,7 @@ def body_parameters(model: PreTrainedModel) -> int:
 
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     """A model saved in Hugging Face format; safetensors only, no code from the folder is run."""
-    if not (Path(folder) / "model.safetensors").is_file():
+    if not any((Path(folder) / f"model.safetensors{part}").is_file() for part in ("", ".index.json")):
         raise UserError(
             f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other "
             "formats can run code: convert the model or export it with `wmlkit export`"

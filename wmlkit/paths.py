@@ -71,6 +71,11 @@ def evaluation(run_folder: Path, suite: str, protocol: str) -> Path:
     return run_folder / "evaluation" / f"{suite}-{protocol}.json"
 
 
+def curve(run_folder: Path) -> Path:
+    """Folder of a run's learning curve: ``<point>.json`` a point, with ``<point>/peer_1..P`` where peers are kept."""
+    return run_folder / "curve"
+
+
 def language_modelling(run_folder: Path) -> Path:
     """Loss of a run's members on dev text, by domain."""
     return run_folder / "language_modelling.json"

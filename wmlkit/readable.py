@@ -170,6 +170,8 @@ def _with_interval(record: dict[str, Any], digits: int, sign: str = "") -> str:
     text = f"{record['mean']:{sign}.{digits}f}"
     if pd.notna(record["low"]):
         text += f" [{record['low']:{sign}.{digits}f}, {record['high']:{sign}.{digits}f}]"
+    elif record["n_seeds"] == 1 and "interval" in record and pd.notna(record.get("item_low")):
+        text += f" [{record['item_low']:.{digits}f}, {record['item_high']:.{digits}f}] items only"
     values = str(record["values"]).split()
     return f"{text}\n{'  '.join(f'{float(value):{sign}.{digits}f}' for value in values)}" if len(values) > 1 else text
 

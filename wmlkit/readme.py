@@ -41,6 +41,8 @@ def results_section(folder: Path) -> str:
 
 def _cell(row: pd.Series) -> str:
     interval = "" if pd.isna(row["low"]) else f" [{row['low']:.1f}, {row['high']:.1f}]"
+    if row["n_seeds"] == 1 and pd.notna(row.get("item_low")):
+        interval = f" [{row['item_low']:.1f}, {row['item_high']:.1f}] of its items, one seed"
     return f"{row['mean']:.1f}{interval} ({row['values']})"
 
 

@@ -103,7 +103,7 @@ def scores_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         for document in evaluations(run):
-            shared = {**_shared(run), "suite": document["suite"], "protocol": document["protocol"]}
+            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
             for member in document["members"]:
                 rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows)
@@ -115,7 +115,7 @@ def paradigm_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         for document in evaluations(run):
-            shared = {**_shared(run), "suite": document["suite"], "protocol": document["protocol"]}
+            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
             for member in document["members"]:
                 for row in member["paradigms"]:
                     rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
@@ -132,13 +132,9 @@ def dev_table(folder: Path) -> pd.DataFrame:
         values["best_peer"] = values[run.best_member]
         if (run.done.get("teacher") or {}).get("dev_ce") is not None:
             values["teacher"] = run.done["teacher"]["dev_ce"]
-        shared = {**_shared(run), "suite": "dev_ce", "protocol": ""}
+        shared = {**run.shared, "suite": "dev_ce", "protocol": ""}
         rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
     return pd.DataFrame(rows)
-
-
-def _shared(run: Run) -> dict[str, Any]:
-    return {**run.keys, "note": run.note, "corpus": run.corpus}
 
 
 def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:

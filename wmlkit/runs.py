@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from . import paths
 from .config import SHAPING, idle_teacher_keys, load_preset, preset_names
 from .errors import UserError
 
@@ -44,6 +46,11 @@ class Run:
         """The columns that all tables share."""
         keys = {"run": self.folder.name, "setting": self.setting, "arm": self.arm, "peers": self.peers}
         return {**keys, "seed": self.seed}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The columns of every table of measurements."""
+        return {**self.keys, "note": self.note, "corpus": self.corpus}
 
     @property
     def note(self) -> str:
@@ -85,10 +92,8 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
             for key in ("member", "score", "ties", "n", "paradigms"):
                 if key not in member:
                     raise _other_format(path, repr(key))
-        best = [
-            {**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member
-        ]
-        yield {**document, "members": [*document["members"], *best, *_teacher_member(run, path.name, document)]}
+        more = [*_best_member(run, document), *_teacher_member(run, path.name, document)]
+        yield {**document, "members": [*document["members"], *more]}
 
 
 def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,6 +106,21 @@ def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[di
     if both[0] != both[1] or found["data_hash"] != document["data_hash"]:
         return []  # evaluated otherwise, so not comparable
     return [{**member, "member": "teacher"} for member in found["members"] if member["member"] == "peer_1"]
+
+
+def curve_points(run: Run) -> Iterator[dict[str, Any]]:
+    """The points of a run's learning curve in the order of training; `best_peer` joins as in `evaluations`."""
+    points = [
+        read_object(path, ("target_words", "words", "tokens", "step", "evaluations"))
+        for path in paths.curve(run.folder).glob("*.json")
+    ]
+    for point in sorted(points, key=lambda found: (found["step"], found["target_words"] or math.inf)):
+        documents = [{**one, "members": [*one["members"], *_best_member(run, one)]} for one in point["evaluations"]]
+        yield {**point, "evaluations": documents}
+
+
+def _best_member(run: Run, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**member, "member": "best_peer"} for member in document["members"] if member["member"] == run.best_member]
 
 
 def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:

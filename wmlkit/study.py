@@ -20,15 +20,13 @@ import pandas as pd
 
 from . import paths
 from .ablations import ablation_base, ablation_name, changes
-from .config import Config, load_preset
-from .data import nursery_pairs
+from .config import Arm, Config, load_preset
 from .data.prepare import prepare
-from .data.tokenizer import load_tokenizer
 from .errors import UserError
-from .evaluate.glue import evaluate_run_glue
-from .evaluate.language_modelling import evaluate_run_text
-from .evaluate.pairs import evaluate_pairs, evaluate_run
-from .models import load_model
+from .evaluate.language_modelling import evaluate_run_text, prepared_of
+from .evaluate.pairs import evaluate_run
+from .evaluate.protocols import PROTOCOLS
+from .evaluate.suites import pairs_folder
 from .train import run as train_run
 from .train import run_folder
 
@@ -146,72 +144,32 @@ def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
     return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}"
 
 
-def pairs_folder(config: Config, suite: str, out: Path) -> Path:
-    """The folder of a suite's pairs; the nursery's are written on first use."""
-    if suite == "nursery":
-        folder = out / "data" / f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}"
-        if not (folder / "done.json").is_file():
-            nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
-            paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})
-        return folder
-    if config.evaluate.pairs is None:
-        raise UserError(
-            f"suite {suite!r} needs its JSONL files, and evaluate.pairs is not set; "
-            "give their folder with --set evaluate.pairs=FOLDER"
-        )
-    base = Path(config.evaluate.pairs)
-    return next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
-
-
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:
-    """Every suite of the configuration on one finished run, and on the run of its teacher before; what is there already
-    is not scored again. Returns the documents of the run itself."""
+    """Every suite of the configuration on one finished run, and on the run of its teacher before, and the loss on dev
+    text where `evaluate.text_words` asks for it; what is there already is not measured again. Returns the documents
+    of the run's suites."""
     teacher = paths.read_json(folder / "done.json").get("teacher") if (folder / "done.json").is_file() else None
     if teacher and teacher["run"]:
         evaluate_all(folder.parent / teacher["run"], config, out)
-    return [
+    documents = [
         evaluate_run(folder, suite, pairs_folder(config, suite, out), config.evaluate)
         for suite in config.evaluate.suites
     ]
+    if config.evaluate.text_words is not None:
+        evaluate_run_text(folder, prepared_of(folder), words_per_domain=config.evaluate.text_words)
+    return documents
 
 
-def prepared_of(run: Path) -> Path:
-    """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
-    return run.resolve().parents[1] / "data" / paths.read_json(run / "config.json")["data"]["folder"]
-
-
-def evaluate_target(target: Path, suite: str, config: Config, out: Path, force: bool = False) -> dict[str, Any]:
-    """Evaluate a run folder (written into it), or a single model folder (only returned)."""
-    is_run = (target / "done.json").is_file()
-    if not is_run and not (target / "config.json").is_file():
-        raise UserError(
-            f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
-        )
-    if suite == "lm":
-        if not is_run:
-            raise UserError(f"{target} is not a run folder; suite lm needs the corpus of a run: give a run folder")
-        return evaluate_run_text(target, prepared_of(target))
-    folder = pairs_folder(config, suite, out)
-    if suite == "glue":
-        if not is_run:
-            raise UserError(f"{target} is not a run folder; suite glue is written into one: give a run folder")
-        year = "babylm2024" if config.evaluate.protocol.startswith("babylm2024") else "babylm2025"
-        return evaluate_run_glue(target, folder, protocol=year)
-    if is_run:
-        return evaluate_run(target, suite, folder, config.evaluate, force=force)
-    tokenizer = load_tokenizer(target)
-    model = load_model(target, "mlm" if tokenizer.mask_token else "clm")
-    document, _ = evaluate_pairs(
-        model,
-        tokenizer,
-        folder,
-        suite=suite,
-        protocol=config.evaluate.protocol,
-        ties=config.evaluate.ties,
-        per_paradigm=config.evaluate.per_paradigm,
-        token_budget=config.evaluate.token_budget,
-    )
-    return document
+def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[Path]:
+    """The first suite under every protocol, on the runs of one arm and number of peers; returns their folders."""
+    suite = config.evaluate.suites[0]
+    runs = [one for one in plan(config) if (one.mutual.arm, one.mutual.num_peers) == (arm, peers)]
+    folders = [run_folder(one, out) for one in runs]
+    for folder in folders:
+        for protocol in PROTOCOLS:
+            chosen = config.updated({"evaluate.protocol": protocol})
+            evaluate_run(folder, suite, pairs_folder(chosen, suite, out), chosen.evaluate)
+    return folders
 
 
 def run(
@@ -274,7 +232,8 @@ def _is_done(folder: Path, config: Config, stage: str) -> bool:
     evaluated = all(
         paths.evaluation(folder, suite, config.evaluate.protocol).is_file() for suite in config.evaluate.suites
     )
-    return (folder / "done.json").is_file() and (stage == "train" or evaluated)
+    measured = config.evaluate.text_words is None or paths.language_modelling(folder).is_file()
+    return (folder / "done.json").is_file() and (stage == "train" or (evaluated and measured))
 
 
 def _follow(process: subprocess.Popen[str], tails: list[str], index: int, progress: Callable[[str], None]) -> None:

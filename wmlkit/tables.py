@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import paths, results
+from . import evaluations, paths, results
 from .ablations import ablation_table
 from .config import Config, load_preset, preset_names
 from .data.coverage import whole_words
@@ -23,13 +23,14 @@ from .errors import UserError
 from .provenance import of_runs, record_provenance
 from .readable import MEMBERS
 from .runs import Run, read_runs
+from .score_tables import dev_text, glue, protocols, with_item_intervals
 
 PROVENANCES = ("published", "secondary", "unknown")
 
 CAPTIONS = {
-    "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are counted "
-    "without start and end tokens; fertility is tokens a word; used_words went into training, held-out and dev text; "
-    "coverage is the share of their words (punctuation apart) that are one token.",
+    "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are "
+    "counted without start and end tokens; fertility is tokens a word; used_words went into training, held-out and "
+    "dev text; coverage is the share of their words (punctuation apart) that are one token.",
     "T1_removed": "What cleaning removed: how often each reason applied, in all and a thousand lines of the source.",
     "T2": "Hyper-parameters, each with its source.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target.",
@@ -37,25 +38,38 @@ CAPTIONS = {
     "most diverse (mean distance of two peers in log depth and width), or the one with the lowest loss after a few "
     "steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
-    "token). Mean over seeds with a 95 % t-interval over seeds; one seed has no interval. best_peer was chosen on "
-    "held-out text; mean_peer is the mean over the peers; teacher is the model that distill learned from. Where no run "
-    "has one peer, its row is the first peer of independent, which learns alone.",
+    "token). Mean over seeds with a 95 % t-interval over seeds. One seed has none: item_low and item_high resample "
+    "its items and say nothing about other seeds (column interval). ensemble weighs the peers' logits with their "
+    "learned weights, uniform_ensemble equally. GLUE is the mean over tasks of the best epoch on the scored file. "
+    "best_peer was chosen on held-out text; mean_peer is the mean over the peers; teacher is the model that distill "
+    "learned from. Where no run has one peer, its row is the first peer of independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
     "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
-    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds.",
-    "T6": "GLUE by task, mean and 95 % t-interval over seeds.",
+    "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
+    "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
+    "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
+    "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers), mean over seeds with a 95 % "
+    "t-interval; floor: the same text predicted by what knows its grammar (nursery, tokenizers that keep words "
+    "whole). Masked models: each token masked in turn, all others visible, so not comparable with causal ones.",
+    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds; "
+    "for one seed item_low and item_high resample its items.",
+    "T6": "(Super)GLUE by task: metric in percent, mean over fine-tuning seeds, then runs. The best epoch is chosen "
+    "on the file that is scored, as in the official pipelines, so the numbers are optimistic. majority_class: share "
+    "of the most frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says.",
+    "over seeds (seconds_values: each seed's, without a teacher's). Tokens, words, FLOP and seconds of runs with a "
+    "teacher include its training, as the note says.",
     "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
     "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
     "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). peer_weights are "
     "those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together (finding: docs/deviations.md). "
     "Losses in nats per scored token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, "
-    "values its seeds. updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms "
-    "of the loss. correction: that term of the hypergradient over the explicit one. weight_ratio: largest weight over "
-    "smallest. lost_case, uncleaned_text and all have another text and tokenizer. Accuracy in percent; chance is 50.",
+    "values its seeds. updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE "
+    "terms of the loss. correction: that term of the hypergradient over the explicit one. weight_ratio: largest "
+    "weight over smallest. lost_case, uncleaned_text and all have another text and tokenizer. Accuracy in percent; "
+    "chance is 50.",
 }
 
 
@@ -177,12 +191,13 @@ def read_published(path: Path | None = None) -> pd.DataFrame:
     return table.assign(source=[document["sources"].get(source, source) for source in table["source"]])
 
 
-def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:
+def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, runs: Sequence[Run] = ()) -> pd.DataFrame:
     """T4: measured means over seeds, then the paper's numbers and the official baselines.
 
     `scores` is `results.scores_table` and `results.dev_table`, concatenated. Columns: kind (`measured`, `paper`,
     `official_baseline`), system, setting, corpus, arm, peers, member, suite, protocol, mean, low, high, n_seeds,
-    seeds, values, ties, provenance, source, note. Published rows are scores on other text, as corpus and protocol say.
+    seeds, values, interval, item_low, item_high, ties, provenance, source, note. Published rows are scores on other
+    text, as corpus and protocol say. With `runs`, a result of one seed has an interval over its items.
     """
     by = ["setting", "corpus", "arm", "peers", "member", "suite", "protocol"]
     shown = results.with_mean_peer(results.with_single_peer(scores))
@@ -190,31 +205,20 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None) -> 
     measured = results.over_seeds(shown, by).assign(
         kind="measured", provenance="measured", source="these runs", system=""
     )
-    measured = results.with_notes(measured, shown, by)
+    measured = with_item_intervals(results.with_notes(measured, shown, by), shown, by, runs)
     if "ties" in shown:
         measured = measured.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
     columns = [
-        "kind",
-        "system",
-        *by,
-        "mean",
-        "low",
-        "high",
-        "n_seeds",
-        "seeds",
-        "values",
-        "ties",
-        "provenance",
-        "source",
-        "note",
-    ]
+        "kind", "system", *by, "mean", "low", "high", "n_seeds", "seeds", "values", "interval", "item_low", "item_high",
+        "ties", "provenance", "source", "note",
+    ]  # fmt: skip
     if published is None:
         return measured.reindex(columns=columns)
     others = published[published["kind"].isin(["paper", "official_baseline"]) & (published["task"] == "")]
     others = others.rename(columns={"value": "mean"}).assign(setting="", member="")
     frames = [frame.reindex(columns=columns).astype(object) for frame in (measured, others)]
     table = pd.concat(frames, ignore_index=True)
-    numbers = {name: float for name in ("mean", "low", "high", "ties")}
+    numbers = {name: float for name in ("mean", "low", "high", "item_low", "item_high", "ties")}
     return table.astype({**numbers, "peers": "Int64", "n_seeds": "Int64"})
 
 
@@ -248,27 +252,19 @@ def _items(runs: Sequence[Run], suite: str, protocol: str) -> dict[tuple[Any, ..
     return found
 
 
-def by_phenomenon(paradigms: pd.DataFrame) -> pd.DataFrame:
-    """T5: corpus, suite, protocol, arm, peers, member, phenomenon, paradigms (their number), mean, low, high, ..."""
+def by_phenomenon(paradigms: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataFrame:
+    """T5: corpus, suite, protocol, arm, peers, member, phenomenon, paradigms (their number), mean, low, high, ...
+
+    With `runs`, a result of one seed has an interval over its items.
+    """
     if paradigms.empty:
         return paradigms
-    return _grouped(paradigms[paradigms["suite"] != "glue"], "phenomenon")
-
-
-def glue(paradigms: pd.DataFrame) -> pd.DataFrame:
-    """T6: as T5, one row a GLUE task; empty where nothing was fine-tuned."""
-    if paradigms.empty:
-        return paradigms
-    return _grouped(paradigms[paradigms["suite"] == "glue"], "paradigm").rename(columns={"paradigm": "task"})
-
-
-def _grouped(paradigms: pd.DataFrame, group: str) -> pd.DataFrame:
-    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", group]
-    shown = paradigms[paradigms["member"].isin(MEMBERS)]
+    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", "phenomenon"]
+    shown = paradigms[paradigms["member"].isin(MEMBERS) & (paradigms["suite"] != "glue")]
     per_run = shown.groupby(["run", "seed", *by], sort=False, dropna=False)
     means = per_run.agg(accuracy=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
     table = results.with_notes(results.over_seeds(means, [*by, "paradigms"], value="accuracy"), shown, by)
-    return table if group == "phenomenon" else table.drop(columns="paradigms")
+    return with_item_intervals(table, shown, by, runs)
 
 
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
@@ -286,8 +282,8 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
     means["note"] = [_cost_note(row) for row in means.to_dict("records")]
     for name in results.TEACHER_COST:
         means[name] += means.pop(f"teacher_{name}").fillna(0)
-    counts = runs.groupby(by, sort=False)["seed"].nunique().reset_index(name="n_seeds")
-    return means.merge(counts, on=by)
+    seconds = results.over_seeds(runs, by, value="seconds")[[*by, "n_seeds", "seeds", "values"]]
+    return means.merge(seconds.rename(columns={"values": "seconds_values"}), on=by)
 
 
 def _cost_note(row: Mapping[str, Any]) -> str:
@@ -326,10 +322,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
         "T2": lambda: hyperparameters(main.config["preset"], main.config),
         "T3": lambda: searched_students({largest.config["search"]["method"]: largest.students}),
-        "T4": lambda: main_result(all_scores(folder), read_published()),
+        "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
-        "T5": lambda: by_phenomenon(results.paradigm_table(folder)),
-        "T6": lambda: glue(results.paradigm_table(folder)),
+        "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
+        "T4_text": lambda: dev_text(evaluations.text_table(folder)),
+        "T5": lambda: by_phenomenon(results.paradigm_table(folder), runs),
+        "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
         "T8": lambda: ablation_table(paths.preset(folder.parent, f"{folder.name}-ablations"), _configured(runs)),
     }
@@ -354,5 +352,9 @@ def _configured(runs: Sequence[Run]) -> Config:
 
 
 def all_scores(folder: Path) -> pd.DataFrame:
-    """Accuracies and dev losses of the finished runs: what `main_result` and `differences` take."""
-    return pd.concat([results.scores_table(folder), results.dev_table(folder)], ignore_index=True)
+    """Accuracies and dev losses of the finished runs: what `main_result` and `differences` take.
+
+    Of a suite's protocols only those under which all of its runs were scored; T4_protocols has the others.
+    """
+    scores = evaluations.of_common_protocols(results.scores_table(folder))
+    return pd.concat([scores, results.dev_table(folder)], ignore_index=True)

@@ -24,6 +24,7 @@ from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import UserError
+from .evaluate.curve import Recorder, curve_recorder
 from .models import body_parameters
 from .search import Found
 from .steps import State, build_state, mutual_options, train_step
@@ -111,6 +112,7 @@ def run(
     check_tracker(config)
     device = setup(config.train.precision, config.train.threads)
     texts = open_texts(config, prepared, tokenizer)
+    curve = curve_recorder(config, out, tokenizer, folder)
     teacher = None
     if config.mutual.uses_teacher:
         teacher = _teacher(config, out, prepared, tokenizer, device, progress)
@@ -129,7 +131,7 @@ def run(
     )
     paths.write_json(folder / "environment.json", environment.document(device))
     with open_tracker(config, folder) as mirror:
-        _train(state, texts, config, device, folder, mirror, progress)
+        _train(state, texts, config, device, folder, mirror, progress, curve)
     _finish(state, texts, config, device, folder, students, tokenizer, teacher)
     return folder
 
@@ -162,8 +164,12 @@ def _train(
     folder: Path,
     mirror: Mirror,
     progress: Progress | None,
+    curve: Recorder | None,
 ) -> None:
-    """Inner and outer steps from the last checkpoint to the end, with metrics and checkpoints."""
+    """Inner and outer steps from the last checkpoint to the end, with metrics, learning curve and checkpoints.
+
+    The seconds and speed of a run are without its learning curve.
+    """
     train = config.train
     saved = checkpoint.checkpoints(folder / "checkpoints")
     metrics_bytes = 0
@@ -178,6 +184,7 @@ def _train(
         metrics.seek(metrics_bytes)
         began, before = time.perf_counter(), (state.seconds, state.tokens)
         while state.step < train.steps:
+            words = state.words
             loss, lr = train_step(state, texts, config, device)
             state.seconds = before[0] + time.perf_counter() - began
             last = state.step == train.steps
@@ -192,6 +199,8 @@ def _train(
                 mirror(row)
                 if progress:
                     progress(row)
+            if curve:  # before the checkpoint: what a checkpoint covers has been scored
+                began += curve(state, words, last)
             if state.step % train.checkpoint_every == 0 or last:
                 checkpoint.save(
                     folder / "checkpoints",

@@ -10,6 +10,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,26 @@ def entropy_floor(objective: str, mask_ratio: float, seed: int = 0, per_domain: 
     nats, counts = np.array(values).T
     floor = nats.sum() / counts.sum()
     return float(floor), float(np.sqrt(((nats - floor * counts) ** 2).sum()) / counts.sum())  # of a ratio
+
+
+@cache
+def line_floor(line: str, domain: str, objective: str) -> tuple[float, int] | None:
+    """(nats, words) of a cleaned line for a predictor that knows grammar and domain; None if it is no line of them.
+
+    clm: -log p(line), whatever the tokenizer. mlm: the sum over its words of -log p(word | all others), so for a
+    tokenizer that keeps words whole. What `entropy_floor` is in expectation, for one text: a model can only do better
+    by luck.
+    """
+    if domain == "simple_wiki" and line.lower() in TITLES:
+        return math.log(len(TITLES)), 1
+    words, factor = grammar.unrealise(line), DOMAINS[domain][0]
+    whole = grammar.visible_probability(list(words), factor)
+    if whole == 0:
+        return None
+    if objective == "clm":
+        return -math.log(whole), len(words)
+    without = (grammar.visible_probability([*words[:i], None, *words[i + 1 :]], factor) for i in range(len(words)))
+    return math.fsum(math.log(others / whole) for others in without), len(words)
 
 
 def _causal_floor(

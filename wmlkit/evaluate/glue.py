@@ -1,4 +1,4 @@
-"""(Super)GLUE as the BabyLM pipelines of 2024 and 2025 run it: tasks, settings, metrics, one document of results.
+"""(Super)GLUE as the BabyLM pipelines of 2024 and 2025 run it: rows, trainings, metrics, one document of results.
 
 Both pipelines choose the best epoch on the validation file and report that epoch's score on the same file, so the
 numbers are optimistic; they are kept this way to be comparable, and every document says so.
@@ -7,10 +7,11 @@ numbers are optimistic; they are kept this way to be comparable, and every docum
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -21,98 +22,11 @@ from .. import paths
 from ..errors import UserError
 from ..models import max_length
 from .finetune import Example, Recipe, finetune
+from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
 from .pairs import load_peers, run_facts
 from .spans import Objective
 from .suites import read_rows
-
-Metric = Literal["accuracy", "f1", "mcc"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One column: the templates of its texts and its metric."""
-
-    first: str
-    second: str | None
-    num_labels: int = 2
-    metric: Metric = "accuracy"  # the reported one
-
-
-TASKS: dict[str, Task] = {
-    "boolq": Task("{question}", "{passage}"),
-    "cola": Task("{sentence}", None, metric="mcc"),
-    "mnli": Task("{premise}", "{hypothesis}", num_labels=3),
-    "mnli-mm": Task("{premise}", "{hypothesis}", num_labels=3),  # the mnli model on other genres
-    "mrpc": Task("{sentence1}", "{sentence2}", metric="f1"),
-    "multirc": Task("Question: {question} Answer: {answer}", "{paragraph}"),
-    "qnli": Task("{question}", "{sentence}"),
-    "qqp": Task("{question1}", "{question2}", metric="f1"),
-    "rte": Task("{sentence1}", "{sentence2}"),
-    "sst2": Task("{sentence}", None),
-    "wsc": Task('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
-}
-
-
-@dataclass(frozen=True)
-class GlueProtocol:
-    """One year's columns and settings."""
-
-    tasks: tuple[str, ...]
-    recipe: Recipe
-    overrides: dict[str, dict[str, Any]]  # task -> settings that differ from the recipe
-    f1_selects: tuple[str, ...]  # tasks whose best epoch F1 chooses; accuracy chooses for the others
-    seed: int
-
-
-GLUE_PROTOCOLS: dict[str, GlueProtocol] = {
-    # finetune_model.sh and finetune_classification.py; what they leave out is the Trainer's default
-    "babylm2024": GlueProtocol(
-        tasks=tuple(TASKS),
-        recipe=Recipe(
-            lr=5e-5,
-            batch_size=64,
-            epochs=10,
-            max_length=128,
-            weight_decay=0.0,
-            schedule="linear",
-            warmup_ratio=0.0,
-            min_lr_ratio=0.0,
-            grad_clip=1.0,
-            patience=3,
-            threshold=1e-3,
-            drop_last=False,
-            head="tanh",
-            dropout=0.1,
-        ),
-        overrides={},
-        f1_selects=tuple(name for name, task in TASKS.items() if task.num_labels == 2),
-        seed=12,
-    ),
-    # eval_finetuning.sh and finetune/{run,trainer,classifier_model}.py
-    "babylm2025": GlueProtocol(
-        tasks=("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc"),
-        recipe=Recipe(
-            lr=3e-5,
-            batch_size=32,
-            epochs=10,
-            max_length=512,
-            weight_decay=0.01,
-            schedule="cosine",
-            warmup_ratio=0.06,
-            min_lr_ratio=0.1,
-            grad_clip=0.0,
-            patience=None,
-            threshold=0.0,
-            drop_last=True,
-            head="gelu",
-            dropout=0.1,
-        ),
-        overrides={"boolq": {"batch_size": 16}, "multirc": {"batch_size": 16}, "wsc": {"epochs": 30}},
-        f1_selects=("mrpc", "qqp"),
-        seed=42,
-    ),
-}
 
 
 def evaluate_glue(
@@ -142,25 +56,10 @@ def evaluate_glue(
     unweighted mean over tasks. A single model is member "model", peers are "peer_1" ...
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
-    rules = _get_protocol(protocol)
-    chosen = tuple(tasks) if tasks is not None else rules.tasks
-    for task in chosen:
-        if task not in rules.tasks:
-            raise UserError(f"{protocol} has no task {task!r}; expected some of {', '.join(rules.tasks)}")
-    seeds = tuple(seeds) if seeds is not None else tuple(rules.seed + i for i in range(3))
-    if not seeds:
-        raise UserError("seeds is empty; expected at least one seed")
+    plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
-    objective = objective or objective_of(peers[0])
-    folder = Path(folder)
-    skipped = {task: reason for task in chosen if (reason := _missing(task, folder))}
-    present = [task for task in chosen if task not in skipped]
-    if not present:
-        raise UserError(
-            f"{folder} has the files of no task; expected <task>.train.jsonl and <task>.valid.jsonl for some of "
-            f"{', '.join(chosen)}; point evaluate.pairs at the (Super)GLUE folder"
-        )
+    present, rules, folder = plan.present, plan.rules, Path(folder)
     data = {name: _read(folder / name, max_train, max_valid) for name in sorted(_files(present))}
     trainings = list(dict.fromkeys(_trained(task) for task in present))  # mnli-mm is scored by the model of mnli
     progress = tqdm(total=len(peers) * len(trainings), desc="glue", unit="task", disable=None, leave=False)
@@ -168,10 +67,13 @@ def evaluate_glue(
     for index, model in enumerate(peers, 1):
         rows: dict[str, dict[str, Any]] = {}
         for task in trainings:
+            progress.set_postfix_str(task)
             scored = [name for name in present if _trained(name) == task]
             recipe = replace(rules.recipe, **rules.overrides.get(task, {}))
             recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
-            rows |= _task_rows(model, tokenizer, task, scored, data, recipe, rules, seeds, objective, device)
+            rows |= _task_rows(
+                model, tokenizer, task, scored, data, recipe, rules, plan.settings["seeds"], plan.objective, device
+            )
             progress.update()
         ordered = [rows[task] for task in present]
         members.append(
@@ -184,33 +86,117 @@ def evaluate_glue(
             }
         )
     progress.close()
-    recipe_document = asdict(rules.recipe)
-    recipe_document["max_length"] = min(rules.recipe.max_length, *(max_length(model) for model in peers))
     return {
         "suite": "glue",
         "protocol": protocol,
-        "settings": {
-            "objective": objective,
-            "recipe": recipe_document,
-            "overrides": rules.overrides,
-            "epochs": epochs,
-            "seeds": list(seeds),
-            "max_train": max_train,
-            "max_valid": max_valid,
-            "scored_epoch": "best on the validation file, which is also the file that is scored",
-        },
-        "data_hash": _data_hash(folder, present),
-        "skipped": [{"task": task, "reason": reason} for task, reason in skipped.items()],
+        "settings": plan.settings,
+        "data_hash": plan.data_hash,
+        "skipped": plan.skipped,
         "members": members,
     }
 
 
-def evaluate_run_glue(run_folder: Path, folder: str | Path, **options: Any) -> dict[str, Any]:
-    """`evaluate_glue` of a finished run's peers, with its options; written into the run folder."""
+def evaluate_run_glue(
+    run_folder: Path,
+    folder: str | Path,
+    *,
+    protocol: str = "babylm2025",
+    tasks: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    max_train: int | None = None,
+    max_valid: int | None = None,
+    epochs: int | None = None,
+    device: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """`evaluate_glue` of a finished run's peers, with its options; written into the run folder.
+
+    A run that has this document already, with the same settings and data, is not fine-tuned again unless `force`.
+    """
     models, tokenizer = load_peers(run_folder)
-    document = evaluate_glue(models, tokenizer, folder, objective=run_facts(run_folder)[1], **options)
-    paths.write_json(paths.evaluation(run_folder, "glue", document["protocol"]), document)
+    objective = run_facts(run_folder)[1]
+    path = paths.evaluation(run_folder, "glue", protocol)
+    if path.is_file() and not force:
+        known: dict[str, Any] = paths.read_json(path)
+        plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
+        if (known["settings"], known["data_hash"]) == (plan.settings, plan.data_hash):
+            return known
+    document = evaluate_glue(
+        models,
+        tokenizer,
+        folder,
+        protocol=protocol,
+        tasks=tasks,
+        seeds=seeds,
+        max_train=max_train,
+        max_valid=max_valid,
+        epochs=epochs,
+        objective=objective,
+        device=device,
+    )
+    paths.write_json(path, document)
     return document
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is going to be done: tasks whose files are present, those that are skipped, and all that shapes scores."""
+
+    rules: GlueProtocol
+    objective: Objective
+    present: list[str]
+    skipped: list[dict[str, str]]
+    settings: dict[str, Any]
+    data_hash: str
+
+
+def _plan(
+    models: PreTrainedModel | Sequence[PreTrainedModel],
+    folder: str | Path,
+    protocol: str,
+    tasks: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    max_train: int | None,
+    max_valid: int | None,
+    epochs: int | None,
+    objective: Objective | None,
+) -> _Plan:
+    rules = get_protocol(protocol)
+    chosen = tuple(tasks) if tasks is not None else rules.tasks
+    for task in chosen:
+        if task not in rules.tasks:
+            raise UserError(f"{protocol} has no task {task!r}; expected some of {', '.join(rules.tasks)}")
+    seeds = tuple(seeds) if seeds is not None else tuple(rules.seed + i for i in range(3))
+    if not seeds:
+        raise UserError("seeds is empty; expected at least one seed")
+    for name, value in (("max_train", max_train), ("max_valid", max_valid), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; expected at least 1, or nothing for all")
+    peers = [models] if isinstance(models, PreTrainedModel) else list(models)
+    objective = objective or objective_of(peers[0])
+    folder = Path(folder)
+    skipped = {task: reason for task in chosen if (reason := _missing(task, folder))}
+    present = [task for task in chosen if task not in skipped]
+    if not present:
+        raise UserError(
+            f"{folder} has the files of no task; expected <task>.train.jsonl and <task>.valid.jsonl for some of "
+            f"{', '.join(chosen)}; point evaluate.pairs at the (Super)GLUE folder"
+        )
+    recipe = asdict(rules.recipe)
+    recipe["max_length"] = min(rules.recipe.max_length, *(max_length(model) for model in peers))
+    settings = {
+        "objective": objective,
+        "recipe": recipe,
+        "overrides": rules.overrides,
+        "epochs": epochs,
+        "tasks": list(chosen),
+        "seeds": list(seeds),
+        "max_train": max_train,
+        "max_valid": max_valid,
+        "scored_epoch": "best on the validation file, which is also the file that is scored",
+    }
+    reasons = [{"task": task, "reason": reason} for task, reason in skipped.items()]
+    return _Plan(rules, objective, present, reasons, settings, _data_hash(folder, present))
 
 
 def metrics(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> dict[Metric, float]:
@@ -240,6 +226,7 @@ def _task_rows(
     select_by: Metric = "f1" if task in rules.f1_selects else "accuracy"
     num_labels = TASKS[task].num_labels
     valid = {name: data[f"{name}.valid.jsonl"] for name in dict.fromkeys([task, *scored])}
+    began = time.perf_counter()
     trained = [
         finetune(
             model,
@@ -255,6 +242,7 @@ def _task_rows(
         )
         for seed in seeds
     ]
+    seconds = time.perf_counter() - began
     rows = {}
     for name in scored:
         labels = np.array([example.label for example in valid[name]])
@@ -273,14 +261,9 @@ def _task_rows(
             "all_metrics": {key: 100 * float(np.mean([v[key] for v in per_seed])) for key in per_seed[0]},
             "majority_class": 100 * float(np.bincount(labels).max() / len(labels)),
             "best_epochs": [result.best_epoch for result in trained],
+            "seconds": seconds if name == scored[0] else 0.0,  # a shared training counts once
         }
     return rows
-
-
-def _get_protocol(name: str) -> GlueProtocol:
-    if name not in GLUE_PROTOCOLS:
-        raise UserError(f"there is no GLUE protocol {name!r}; expected one of {', '.join(GLUE_PROTOCOLS)}")
-    return GLUE_PROTOCOLS[name]
 
 
 def _trained(task: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import paths
+from ..data import nursery
 from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
@@ -101,22 +102,72 @@ def evaluate_text(
 
 
 def evaluate_run_text(
-    run_folder: Path, prepared_folder: Path, *, words_per_domain: int | None = 2000, device: str | None = None
+    run_folder: Path,
+    prepared_folder: Path,
+    *,
+    words_per_domain: int | None = 2000,
+    device: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder."""
+    """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder.
+
+    For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
+    settings on the same corpus is not measured again unless `force` is set.
+    """
     weights, objective = run_facts(run_folder)
+    data_hash = paths.read_json(prepared_folder / "done.json")["hash"]
+    path = paths.language_modelling(run_folder)
+    if path.is_file() and not force:
+        known: dict[str, Any] = paths.read_json(path)
+        same = known.get("data_hash") == data_hash and known["settings"]["words_per_domain"] == words_per_domain
+        if same and known["settings"]["ensemble_weights"] == weights:
+            return known
     models, tokenizer = load_peers(run_folder)
+    texts = prepared_texts(prepared_folder)
     document = evaluate_text(
         models,
         tokenizer,
-        prepared_texts(prepared_folder),
+        texts,
         objective=objective,
         words_per_domain=words_per_domain,
         member_weights=weights,
         device=device,
     )
-    paths.write_json(paths.language_modelling(run_folder), document)
+    document["data_hash"] = data_hash
+    if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
+        drawn = {domain: draw_units(documents, words_per_domain, 0) for domain, documents in texts.items()}
+        document["floor"] = nursery_floor(drawn, objective, document["members"][0])
+    paths.write_json(path, document)
     return document
+
+
+def nursery_floor(
+    drawn: Mapping[str, Documents], objective: Objective, measured: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The loss of the very text that was `measured` for a predictor that knows its grammar; the form of a member.
+
+    None where it cannot be told: for text that is not the grammar's as it stands (not cleaned), and for a masked
+    model whose tokenizer splits words, because each piece then tells of the others.
+    """
+    domains = []
+    for row in measured["domains"]:
+        domain = row["domain"]
+        lines = [line for unit in drawn[domain] for line in unit]
+        floors = [nursery.line_floor(line, domain, objective) for line in lines]
+        known = [floor for floor in floors if floor is not None]
+        split = objective == "mlm" and sum(words for _, words in known) != row["tokens"]
+        if len(known) < len(floors) or split:
+            return None
+        loss = math.fsum(nats for nats, _ in known)
+        domains.append({"domain": domain, "loss": loss, "tokens": row["tokens"], "bytes": row["bytes"]})
+    pooled = _measures(sum(d["loss"] for d in domains), measured["tokens"], measured["bytes"], "the floor")
+    each = [{"domain": d["domain"], **_measures(d["loss"], d["tokens"], d["bytes"], "the floor")} for d in domains]
+    return {"member": "floor", **pooled, "domains": each}
+
+
+def prepared_of(run_folder: Path) -> Path:
+    """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
+    return run_folder.resolve().parents[1] / "data" / paths.read_json(run_folder / "config.json")["data"]["folder"]
 
 
 def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:

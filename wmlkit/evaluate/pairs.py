@@ -18,6 +18,7 @@ from ..models import load_model
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,
+    TieRule,
     Ties,
     as_returned,
     credit,
@@ -25,6 +26,7 @@ from .protocols import (
     is_tie,
     macro_average,
     paradigm_rows,
+    perfect_score,
     released_order,
     tie_rule,
 )
@@ -59,9 +61,10 @@ def evaluate_pairs(
     sentences that occur twice, so it needs all pairs to show.
     member_weights, temperature, within_word, objective, token_budget, device: see `score_sentences`.
 
-    Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, ties, n and
-    paradigms; accuracies and ties in percent, score the unweighted mean over paradigms) and one record an item with
-    each member's scores [good, bad] in nats as the protocol returns them.
+    Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
+    ties, n and paradigms; accuracies and ties in percent, score the unweighted mean over paradigms, official_score the
+    same with ties as the protocol's own year counts them; perfect_scorer: see `protocols.perfect_score`) and one
+    record an item with each member's scores [good, bad] in nats as the protocol returns them.
     Raises UserError for a bad file, or a sentence that cannot be scored, naming file and line.
     """
     rules = get_protocol(protocol)
@@ -87,9 +90,15 @@ def evaluate_pairs(
     if isinstance(models, PreTrainedModel):
         scores = {"model": scores["peer_1"]}
     returned = {name: (values[0::2], values[1::2]) for name, values in scores.items()}
+    requests = _requests(pairs, tokenizer)
     if rules.ordering_fault and objective == "mlm":
-        order = _released_order(pairs, tokenizer)
+        order = released_order(*requests)
         returned = {name: as_returned(good, bad, order) for name, (good, bad) in returned.items()}
+    names = [pair.paradigm for pair in pairs]
+    perfect = {
+        name: perfect_score(names, *requests, rules, objective, swapped)
+        for name, swapped in (("score", False), ("with_swapped_copies", True))
+    }
     document = {
         "suite": suite or Path(folder).name,
         "protocol": protocol,
@@ -105,7 +114,8 @@ def evaluate_pairs(
             dtype=str(first.dtype).removeprefix("torch."),
         ),
         "data_hash": suite_hash(folder),
-        "members": [_member(name, pairs, good, bad, rule, seed) for name, (good, bad) in returned.items()],
+        "members": [_member(name, pairs, good, bad, rules, rule, seed) for name, (good, bad) in returned.items()],
+        "perfect_scorer": perfect,
     }
     items = [
         {
@@ -160,7 +170,8 @@ def evaluate_run(
         document: dict[str, Any] = paths.read_json(path)
         # dtype is a fact about the stored weights, known only once they are loaded
         settings = {key: value for key, value in document["settings"].items() if key != "dtype"}
-        if settings == expected and document["data_hash"] == suite_hash(pairs_folder):
+        complete = "perfect_scorer" in document  # older versions had none
+        if complete and settings == expected and document["data_hash"] == suite_hash(pairs_folder):
             return document
     models, tokenizer = load_peers(run_folder)
     document, items = evaluate_pairs(
@@ -220,27 +231,24 @@ def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) 
     }
 
 
-def _released_order(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def _requests(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[tuple[int, str]]]:
+    """Sentences and contexts of all requests good, bad, good, ..., as `released_order` takes them."""
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
     contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
     length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
-    return released_order(sentences, [(length[context], context) for context in contexts])
+    return sentences, [(length[context], context) for context in contexts]
 
 
 def _member(
-    name: str, pairs: Sequence[Pair], good: np.ndarray, bad: np.ndarray, rule: Any, seed: int
+    name: str, pairs: Sequence[Pair], good: np.ndarray, bad: np.ndarray, rules: Protocol, rule: TieRule, seed: int
 ) -> dict[str, Any]:
     tied = is_tie(good, bad)
-    rows = paradigm_rows(
-        [pair.paradigm for pair in pairs],
-        [pair.phenomenon for pair in pairs],
-        [pair.field for pair in pairs],
-        credit(good, bad, rule, seed),
-        tied,
-    )
+    labels = ([p.paradigm for p in pairs], [p.phenomenon for p in pairs], [p.field for p in pairs])
+    rows = paradigm_rows(*labels, credit(good, bad, rule, seed), tied)
     return {
         "member": name,
         "score": macro_average(rows),
+        "official_score": macro_average(paradigm_rows(*labels, credit(good, bad, rules.ties, seed), tied)),
         "ties": 100 * float(tied.mean()),
         "n": len(pairs),
         "paradigms": rows,

@@ -16,6 +16,7 @@ from ..errors import UserError
 from .minimal_pairs import Reduction
 from .spans import Objective, Prefix
 
+TieRule = Literal["half", "first", "random"]
 Ties = Literal["half", "first", "random", "protocol"]
 
 # Scores are reproducible to this many nats whatever the batches, so a smaller difference is a tie.
@@ -64,7 +65,7 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def tie_rule(protocol: Protocol, ties: Ties) -> Literal["half", "first", "random"]:
+def tie_rule(protocol: Protocol, ties: Ties) -> TieRule:
     """`ties`, or the protocol's own rule for "protocol"."""
     if ties not in ("half", "first", "random", "protocol"):
         raise UserError(f"the tie rule is {ties!r}; expected 'half', 'first', 'random' or 'protocol' (the year's own)")
@@ -95,7 +96,34 @@ def as_returned(good: np.ndarray, bad: np.ndarray, order: np.ndarray) -> tuple[n
     return returned[:, 0], returned[:, 1]
 
 
-def credit(good: np.ndarray, bad: np.ndarray, ties: Literal["half", "first", "random"], seed: int = 0) -> np.ndarray:
+def perfect_score(
+    paradigms: Sequence[str],
+    sentences: Sequence[str],
+    contexts: Sequence[tuple[int, str]],
+    protocol: Protocol,
+    objective: Objective,
+    swapped_copies: bool = False,
+) -> float:
+    """What the protocol says, in percent, of a scorer that prefers the good sentence of every pair.
+
+    100, unless scores come back in another order. `sentences` (2N,) are good, bad, good, bad, ...; `contexts` as for
+    `released_order`. swapped_copies: after each pair the same two sentences once more, after another context in which
+    the other one is right, as EWoK is written.
+    """
+    if swapped_copies:
+        paradigms = [name for name in paradigms for _ in range(2)]
+        sentences = [
+            s for good, bad in zip(sentences[0::2], sentences[1::2], strict=True) for s in (good, bad, bad, good)
+        ]
+        contexts = [c for own in contexts[0::2] for c in (own, own, (own[0], own[1] + "'"), (own[0], own[1] + "'"))]
+    good, bad = np.ones(len(paradigms)), np.zeros(len(paradigms))
+    if protocol.ordering_fault and objective == "mlm":
+        good, bad = as_returned(good, bad, released_order(sentences, contexts))
+    earned = credit(good, bad, protocol.ties)
+    return macro_average(paradigm_rows(paradigms, paradigms, paradigms, earned, is_tie(good, bad)))
+
+
+def credit(good: np.ndarray, bad: np.ndarray, ties: TieRule, seed: int = 0) -> np.ndarray:
     """What each pair earns, (N,) of 0, 0.5 or 1: 1 where good scores higher, by the rule where the two tie.
 
     "half": 0.5; "first": 1, as an argmax over (good, bad) gives; "random": 0 or 1, drawn with `seed`.

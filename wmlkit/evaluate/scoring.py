@@ -18,8 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..models import lm_logits
-from .last_layer import hidden_at
+from .outside import Reader, logits_at
 from .spans import Encoded, Objective
 
 # Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is
@@ -51,6 +50,8 @@ def score_encoded(
         raise UserError("the tokenizer has no mask token; a masked model needs one: load the model's own tokenizer")
     for model in peers:
         model.to(device or peers[0].device)  # type: ignore[arg-type]
+    with evaluation_mode(peers):
+        readers = [logits_at(model) for model in peers]
     totals = np.zeros((len(peers) + len(weights), len(encoded)))
     by_length: dict[int, list[int]] = {}
     for index, item in enumerate(encoded):
@@ -67,7 +68,7 @@ def score_encoded(
                 else:
                     jobs = _causal_jobs(items)
                 scores = np.zeros((len(totals), len(part)))
-                _add_scores(peers, jobs, scores, weights, temperature, token_budget)
+                _add_scores(peers, readers, jobs, scores, weights, temperature, token_budget)
                 totals[:, part] = scores
                 progress.update(len(part))
     return totals[[*range(len(peers)), *(len(peers) + ensemble_of.reshape(-1))]]
@@ -132,6 +133,7 @@ def _causal_jobs(items: Sequence[Encoded]) -> _Jobs:
 
 def _add_scores(
     peers: Sequence[PreTrainedModel],
+    readers: Sequence[Reader],
     jobs: _Jobs,
     totals: np.ndarray,
     weights: np.ndarray,
@@ -142,6 +144,8 @@ def _add_scores(
     device = peers[0].device
     batch_rows = max(1, token_budget // jobs.inputs.shape[1])
     logits_at_once = LOGITS_CPU if device.type == "cpu" else LOGITS_GPU
+    if not all(reader.apart for reader in readers):  # logits of whole rows are in memory at once
+        batch_rows = max(1, min(batch_rows, logits_at_once // (jobs.inputs.shape[1] * peers[0].config.vocab_size)))
     head_places = max(1, logits_at_once // peers[0].config.vocab_size)
     for start in range(0, len(jobs.inputs), batch_rows):
         rows = slice(start, start + batch_rows)
@@ -149,12 +153,12 @@ def _add_scores(
         first, last = np.searchsorted(jobs.place_row, [rows.start, rows.stop])
         row = torch.from_numpy(jobs.place_row[first:last] - start).to(device)
         position = torch.from_numpy(jobs.place_position[first:last].astype(np.int64)).to(device)
-        hidden = [hidden_at(model, ids, row, position) for model in peers]
+        hidden = [reader.states(ids, row, position) for reader in readers]
         for head_first in range(first, last, head_places):
             head_last = min(head_first + head_places, last)
             low, high = np.searchsorted(jobs.job_place, [head_first, head_last])
             values = _log_probabilities(
-                peers,
+                readers,
                 [states[head_first - first : head_last - first] for states in hidden],
                 torch.from_numpy(jobs.job_place[low:high] - head_first).to(device),
                 torch.from_numpy(jobs.job_target[low:high].astype(np.int64)).to(device),
@@ -166,18 +170,18 @@ def _add_scores(
 
 
 def _log_probabilities(
-    peers: Sequence[PreTrainedModel],
+    readers: Sequence[Reader],
     hidden: Sequence[Tensor],
     place: Tensor,
     target: Tensor,
     weights: np.ndarray,
     temperature: float,
 ) -> np.ndarray:
-    """Log-probability of each target (J,) at its place, (members, J); `hidden` holds one (K, H) a peer."""
+    """Log-probability of each target (J,) at its place, (members, J); `hidden` holds the K states of each peer."""
     values = []
     mixtures: list[Tensor] = []
-    for i, model in enumerate(peers):
-        logits = lm_logits(model, hidden[i]).float()
+    for i, reader in enumerate(readers):
+        logits = reader.logits(hidden[i]).float()
         if temperature != 1:
             logits = logits / temperature
         if i == 0:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import paths
+from ..config import Config
+from ..data import nursery_pairs
 from ..errors import UserError
 from .protocols import Protocol
 
@@ -50,6 +52,23 @@ def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
     """
     folder = Path(folder)
     return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in read_rows(file)]
+
+
+def pairs_folder(config: Config, suite: str, out: Path) -> Path:
+    """The folder of a suite's pairs; the nursery's are written on first use."""
+    if suite == "nursery":
+        folder = out / "data" / f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}"
+        if not (folder / "done.json").is_file():
+            nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
+            paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})
+        return folder
+    if config.evaluate.pairs is None:
+        raise UserError(
+            f"suite {suite!r} needs its JSONL files, and evaluate.pairs is not set; "
+            "give their folder with --set evaluate.pairs=FOLDER"
+        )
+    base = Path(config.evaluate.pairs)
+    return next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
 
 
 def suite_files(folder: str | Path) -> list[Path]:

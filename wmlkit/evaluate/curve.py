@@ -1,0 +1,82 @@
+"""Learning curves: the peers scored on a few pairs of each paradigm while they train.
+
+A point is scored when training passes its number of words, and only the scores are kept: the peers of all points
+would be many times the size of the run. Scoring draws no random numbers and changes no weight, so a run learns the
+same with and without a curve, to the bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from .. import checkpoint, paths
+from ..config import Config
+from ..errors import UserError
+from ..steps import State
+from .pairs import evaluate_pairs
+from .protocols import get_protocol
+from .suites import pairs_folder, read_suite
+
+END = "end"  # name of the last point
+Recorder = Callable[[State, int, bool], float]
+
+
+def points_passed(curve: Sequence[int], before: int, after: int, last: bool) -> list[tuple[str, int | None]]:
+    """Name and word count of the points that a step from `before` to `after` words passes; None is the end."""
+    passed: list[tuple[str, int | None]] = [(f"words-{n:010d}", n) for n in curve if before < n <= after]
+    return [*passed, (END, None)] if last and curve else passed
+
+
+def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Recorder | None:
+    """A function of (state after a step, words before it, whether it was the last) that scores what is due; None: off.
+
+    It writes ``curve/<point>.json`` into the run folder and returns the seconds that this took. A point that is
+    passed again after an interruption is written again, the same. The pairs are read here once, so that a mistake
+    in them is found before training. The teacher of `distill` is no arm and gets no curve.
+    """
+    chosen = config.evaluate
+    if not chosen.curve or config.mutual.arm == "teacher":
+        return None
+    try:
+        suites = {suite: pairs_folder(config, suite, out) for suite in chosen.suites}
+        for pairs in suites.values():
+            read_suite(pairs, get_protocol(chosen.protocol))
+    except UserError as error:
+        raise UserError(f"{error}; or train without a learning curve: --set evaluate.curve=[]") from None
+
+    def record(state: State, before: int, last: bool) -> float:
+        passed = points_passed(chosen.curve, before, state.words, last)
+        if not passed:
+            return 0.0
+        began = time.perf_counter()
+        documents = [
+            evaluate_pairs(
+                state.models,
+                tokenizer,
+                pairs,
+                suite=suite,
+                protocol=chosen.protocol,
+                ties=chosen.ties,
+                per_paradigm=chosen.curve_per_paradigm,
+                member_weights=state.ensemble_weights.tolist(),
+                objective=config.model.objective,
+                token_budget=chosen.token_budget,
+            )[0]
+            for suite, pairs in suites.items()
+        ]
+        seconds = time.perf_counter() - began
+        for name, target in passed:
+            place = {"target_words": target, "words": state.words, "tokens": state.tokens, "step": state.step}
+            if chosen.curve_export:
+                for index, model in enumerate(state.models, 1):
+                    card = f"Peer {index} after {state.words:,} words, step {state.step}.\n"
+                    checkpoint.export(model, tokenizer, paths.curve(folder) / name / f"peer_{index}", card)
+            document = {**place, "seconds": seconds / len(passed), "evaluations": documents}
+            paths.write_json(paths.curve(folder) / f"{name}.json", document)
+        return time.perf_counter() - began
+
+    return record

@@ -1,0 +1,105 @@
+"""Models and texts that wmlkit did not make: any local Hugging Face masked or causal model, any folder of dev text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from .. import paths
+from ..data.tokenizer import load_tokenizer
+from ..errors import UserError
+from ..models import FAMILIES, hidden_states, lm_logits, load_model
+from .last_layer import hidden_at
+from .spans import Objective
+
+TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
+
+
+def load_outside(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Objective]:
+    """The model of a Hugging Face folder, its tokenizer, and the objective that its architecture is made for.
+
+    Raises UserError for an architecture that is neither a masked nor a causal language model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json; expected a model folder in Hugging Face format; give another")
+    architecture = str(next(iter(paths.read_json(path).get("architectures") or ()), "unnamed"))
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        objective: Objective = "mlm"
+    elif architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        objective = "clm"
+    else:
+        raise UserError(
+            f"{folder} holds the architecture {architecture!r}; expected a masked or causal language model "
+            "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
+        )
+    return load_model(folder, objective), load_tokenizer(folder, needs_mask=objective == "mlm"), objective
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How logits are read off a model: logits(states(ids, row, position)), (B, T), (K,), (K,) -> (K, V)."""
+
+    states: Callable[[Tensor, Tensor, Tensor], Tensor]
+    logits: Callable[[Tensor], Tensor]
+    apart: bool  # states are hidden states; else they are the logits already
+
+
+def logits_at(model: PreTrainedModel) -> Reader:
+    """Trunk and head apart where that gives the model's own logits, so that the head runs at the K places only.
+
+    For the families of `models` it does by construction, for others where one small pass shows it. Else the whole
+    model is run: scaled or capped logits, for example, come after the head.
+    """
+    if model.config.model_type in FAMILIES or _comes_apart(model):
+        return Reader(partial(hidden_at, model), partial(lm_logits, model), apart=True)
+    return Reader(
+        lambda ids, row, position: model(input_ids=ids).logits[row, position], lambda states: states, apart=False
+    )
+
+
+@torch.inference_mode()
+def _comes_apart(model: PreTrainedModel) -> bool:
+    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    expected = model(input_ids=ids).logits.float()
+    try:
+        found = lm_logits(model, hidden_states(model, ids)).float()
+    except (AttributeError, TypeError, RuntimeError):  # no such head, no such output, or states of another shape
+        return False
+    return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-5, rtol=1e-5))
+
+
+def read_texts(folder: Path) -> TextFolder:
+    """``<domain>.dev`` files of a folder (``.txt`` where there are none) as documents of lines, nothing cleaned.
+
+    A blank line ends a document.
+    """
+    files = sorted(folder.glob("*.dev")) or sorted(folder.glob("*.txt"))
+    if not files:
+        found = "has no .dev and no .txt file" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {found}; expected <domain>.dev files of text; give their folder with --corpus")
+    texts: TextFolder = {}
+    for file in files:
+        documents: list[list[str]] = [[]]
+        for line in _text_of(file).splitlines():
+            if line.strip():
+                documents[-1].append(line.strip())
+            elif documents[-1]:
+                documents.append([])
+        texts[file.stem] = [document for document in documents if document]
+        if not texts[file.stem]:
+            raise UserError(f"{file} holds no text; expected at least one line; fill or remove it")
+    return texts
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}); expected text; convert it") from None

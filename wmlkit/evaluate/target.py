@@ -1,0 +1,150 @@
+"""One call for what `wmlkit evaluate` names: a run folder or a model folder, on any suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import UserError
+from .glue import evaluate_glue, evaluate_run_glue
+from .language_modelling import evaluate_run_text, evaluate_text, prepared_of
+from .outside import load_outside, read_texts
+from .pairs import evaluate_pairs, evaluate_run, load_peers, run_facts
+from .suites import pairs_folder
+
+ENSEMBLES = ("ensemble", "uniform_ensemble")
+
+
+@dataclass(frozen=True)
+class GlueOptions:
+    """What a trial of (Super)GLUE changes; None: as the protocol has it."""
+
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    max_train: int | None = None
+    max_valid: int | None = None
+    epochs: int | None = None
+
+    @classmethod
+    def of(
+        cls, tasks: str, seeds: str, max_train: int | None, max_valid: int | None, epochs: int | None
+    ) -> GlueOptions:
+        """From comma-separated texts, empty for the protocol's own."""
+        numbers = [part.strip() for part in seeds.split(",") if part.strip()]
+        if not all(part.isdigit() for part in numbers):
+            raise UserError(f"--seeds got {seeds!r}; expected whole numbers with commas, for example 12,13")
+        names = tuple(part.strip() for part in tasks.split(",") if part.strip())
+        return cls(names or None, tuple(map(int, numbers)) or None, max_train, max_valid, epochs)
+
+
+def evaluate_target(
+    target: Path,
+    suite: str,
+    config: Config,
+    out: Path,
+    *,
+    corpus: Path | None = None,
+    glue: GlueOptions | None = None,
+    ensemble: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a run folder (written into it), or a model folder in Hugging Face format (only returned).
+
+    suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
+    run's own dev text if None; other text is only returned). ensemble: of the result, only the members that are
+    ensembles. Raises UserError for a target that is neither, or has no such members.
+    """
+    is_run = (target / "done.json").is_file()
+    if not is_run and not (target / "config.json").is_file():
+        raise UserError(
+            f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
+        )
+    if corpus is not None and suite != "lm":
+        raise UserError(f"--corpus came with suite {suite!r}; it is the text of suite lm: leave it off or use lm")
+    if ensemble and (not is_run or suite == "glue"):
+        raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
+    if suite == "lm":
+        document = _text(target, is_run, corpus, config, force)
+    elif suite == "glue":
+        document = _glue(target, is_run, config, out, glue or GlueOptions(), force)
+    else:
+        document = _pairs(target, is_run, suite, config, out, force)
+    if ensemble:
+        return {**document, "members": [one for one in document["members"] if one["member"] in ENSEMBLES]}
+    return document
+
+
+def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:
+    folder, chosen = pairs_folder(config, suite, out), config.evaluate
+    if is_run:
+        return evaluate_run(target, suite, folder, chosen, force=force)
+    model, tokenizer, objective = load_outside(target)
+    document, _ = evaluate_pairs(
+        model,
+        tokenizer,
+        folder,
+        suite=suite,
+        protocol=chosen.protocol,
+        ties=chosen.ties,
+        per_paradigm=chosen.per_paradigm,
+        objective=objective,
+        token_budget=chosen.token_budget,
+    )
+    return document
+
+
+def _glue(target: Path, is_run: bool, config: Config, out: Path, options: GlueOptions, force: bool) -> dict[str, Any]:
+    folder = pairs_folder(config, "glue", out)
+    year = "babylm2024" if config.evaluate.protocol.startswith("babylm2024") else "babylm2025"
+    if is_run:
+        return evaluate_run_glue(target, folder, protocol=year, force=force, **vars(options))
+    model, tokenizer, objective = load_outside(target)
+    return evaluate_glue(model, tokenizer, folder, protocol=year, objective=objective, **vars(options))
+
+
+def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:
+    words = config.evaluate.text_words
+    if is_run and corpus is None:
+        return evaluate_run_text(target, prepared_of(target), words_per_domain=words, force=force)
+    if corpus is None:
+        raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
+    texts: Any = read_texts(corpus)
+    if is_run:
+        models, tokenizer = load_peers(target)
+        weights, objective = run_facts(target)
+        document = evaluate_text(
+            models, tokenizer, texts, objective=objective, words_per_domain=words, member_weights=weights
+        )
+    else:
+        model, tokenizer, objective = load_outside(target)
+        document = evaluate_text(model, tokenizer, texts, objective=objective, words_per_domain=words)
+    return {**document, "corpus": corpus.name}
+
+
+def result_lines(document: dict[str, Any]) -> list[str]:
+    """A document of any suite as lines for people."""
+    members = document["members"]
+    if "suite" not in document:  # lm
+        lines = [_text_line(member) for member in members]
+        return lines + ([_text_line(document["floor"])] if document.get("floor") else [])
+    if document["suite"] != "glue":
+        return [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
+    lines = []
+    for member in members:
+        lines.append(f"{member['member']}: {member['score']:.2f}, mean of {len(member['paradigms'])} tasks")
+        for row in member["paradigms"]:
+            values = " ".join(f"{value:.1f}" for value in row["per_seed"])
+            lines.append(
+                f"  {row['paradigm']}: {row['metric']} {row['accuracy']:.1f} (seeds: {values}; most frequent class "
+                f"{row['majority_class']:.1f} % of {row['n']}), {row['seconds']:.0f} s"
+            )
+    return lines + [f"skipped {one['task']}: {one['reason']}" for one in document["skipped"]]
+
+
+def _text_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['member']}: {row['bits_per_byte']:.3f} bits a byte, {row['nats_per_token']:.3f} nats a token, "
+        f"perplexity {row['perplexity']:.1f}"
+    )

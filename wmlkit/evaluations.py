@@ -1,0 +1,110 @@
+"""What the evaluations of runs say beyond their scores, as tidy tables: protocols, GLUE tasks, dev text, curves.
+
+The tables share the columns of `results`: run, setting, arm, peers, seed, note, corpus.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import paths
+from .runs import curve_points, evaluations, read_object, read_runs
+
+
+def glue_table(folder: Path) -> pd.DataFrame:
+    """One row a member and a (Super)GLUE task: metric, score, n, majority_class, selected_by, and what each
+    fine-tuning gave (finetune_seeds, finetune_values). A skipped task is a row with an empty member and a `reason`."""
+    rows = []
+    for run in read_runs(folder):
+        for document in (one for one in evaluations(run) if one["suite"] == "glue"):
+            shared = {**run.shared, "protocol": document["protocol"]}
+            seeds = " ".join(str(seed) for seed in document["settings"]["seeds"])
+            for member in document["members"]:
+                for row in member["paradigms"]:
+                    rows.append(
+                        {
+                            **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
+                            **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
+                            "finetune_seeds": seeds, "reason": "",
+                            "finetune_values": " ".join(f"{value:.4g}" for value in row["per_seed"]),
+                        }
+                    )  # fmt: skip
+            rows += [{**shared, "member": "", **one} for one in document["skipped"]]
+    return pd.DataFrame(rows)
+
+
+def protocol_table(folder: Path) -> pd.DataFrame:
+    """`scores_table` with each protocol's own tie rule: what the pipeline of that year would have printed.
+
+    Two members more: `perfect_scorer`, which prefers the good sentence of every pair, and `perfect_swapped`, the same
+    on each pair followed by a copy in which the other sentence is right, as EWoK is written.
+    """
+    rows = []
+    for run in read_runs(folder):
+        for document in evaluations(run):
+            if "perfect_scorer" not in document:  # glue, and evaluations of older versions
+                continue
+            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
+            for member in document["members"]:
+                known = {"member": member["member"], "score": member["official_score"]}
+                rows.append({**shared, **known, "ties": member["ties"], "n": member["n"]})
+            perfect, n = document["perfect_scorer"], document["members"][0]["n"]
+            for member, key, times in (("perfect_scorer", "score", 1), ("perfect_swapped", "with_swapped_copies", 2)):
+                rows.append({**shared, "member": member, "score": perfect[key], "ties": np.nan, "n": times * n})
+    return pd.DataFrame(rows)
+
+
+def of_common_protocols(scores: pd.DataFrame) -> pd.DataFrame:
+    """`scores` without the protocols of a suite under which only some of its runs were scored: they compare nothing."""
+    if scores.empty:
+        return scores
+    runs = scores.groupby("suite")["run"].transform("nunique")
+    return scores[scores.groupby(["suite", "protocol"])["run"].transform("nunique") == runs]
+
+
+def text_table(folder: Path) -> pd.DataFrame:
+    """Loss on dev text, one row a member and a domain (`all`: pooled): bits_per_byte, nats_per_token, perplexity,
+    tokens, bytes, objective, and `floor`, the bits a byte of a predictor that knows the grammar (nursery only)."""
+    names = ("bits_per_byte", "nats_per_token", "perplexity", "tokens", "bytes")
+    rows = []
+    for run in read_runs(folder):
+        path = paths.language_modelling(run.folder)
+        if not path.is_file():
+            continue
+        document = read_object(path, ("objective", "settings", "members"))
+        floor = document.get("floor") or {"bits_per_byte": np.nan, "domains": []}
+        floors = {"all": floor["bits_per_byte"], **{one["domain"]: one["bits_per_byte"] for one in floor["domains"]}}
+        members = {one["member"]: one for one in document["members"]}
+        members["best_peer"] = members[run.best_member]
+        for name, member in members.items():
+            for row in ({**member, "domain": "all"}, *member["domains"]):
+                place = {"member": name, "domain": row["domain"], "objective": document["objective"]}
+                values = {key: row[key] for key in names}
+                rows.append({**run.shared, **place, **values, "floor": floors.get(row["domain"], np.nan)})
+    return pd.DataFrame(rows)
+
+
+def curve_table(folder: Path) -> pd.DataFrame:
+    """One row a member's score at a point of the learning curve, in the form of `scores_table`.
+
+    More columns: step, tokens, words seen, and target_words, for which the point was due; NA for the end of training.
+    """
+    rows = []
+    for run in read_runs(folder):
+        for point in curve_points(run):
+            place = {name: point[name] for name in ("target_words", "words", "tokens", "step")}
+            for document in point["evaluations"]:
+                shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"], **place}
+                for member in document["members"]:
+                    rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
+    return pd.DataFrame(rows).astype({"target_words": "Int64"}) if rows else pd.DataFrame()
+
+
+def several_protocols(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `protocol_table` whose run was scored under more than one protocol of the suite."""
+    if table.empty:
+        return table
+    return table[table.groupby(["run", "suite"])["protocol"].transform("nunique") > 1]

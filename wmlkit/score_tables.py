@@ -1,0 +1,126 @@
+"""T4's companions and T6 from the tidy tables of `wmlkit.evaluations`, and intervals for results of one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from . import results
+from .readable import MEMBERS
+from .runs import Run
+
+PERFECT = ("perfect_scorer", "perfect_swapped")
+OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the same", "none: one value"
+
+
+def with_item_intervals(
+    table: pd.DataFrame,
+    rows: pd.DataFrame,
+    by: Sequence[str],
+    runs: Sequence[Run],
+    rng: np.random.Generator | None = None,
+    resamples: int = 2000,
+) -> pd.DataFrame:
+    """`table`, one row a group of `by`, with item_low, item_high and `interval`, which says what its intervals are.
+
+    A row of one seed gets the percentile interval of resampled items (within each paradigm): how much the choice of
+    items matters for that very run. It says nothing about other seeds, and `interval` says so. `rows`: those that
+    the groups were made of, with the name of their run; a `phenomenon` in `by` restricts the items to its paradigms.
+    """
+    rng = rng or np.random.default_rng(0)
+    named = {run.folder.name: run for run in runs}
+    found: dict[tuple[str, str, str], pd.DataFrame | None] = {}
+    alone = {
+        key: group for key, group in rows.groupby(list(by), dropna=False, sort=False) if len(set(group["run"])) == 1
+    }
+    bounds, told = [], []
+    for row in table.to_dict("records"):
+        bounds.append((np.nan, np.nan))
+        told.append(OVER_SEEDS if pd.notna(row["low"]) else NO_SPREAD if row["n_seeds"] > 1 else NONE)
+        group = alone.get(tuple(row[name] for name in by))
+        if row["n_seeds"] > 1 or group is None or group["run"].iloc[0] not in named:
+            continue
+        place = (str(group["run"].iloc[0]), str(row["suite"]), str(row["protocol"]))
+        if place not in found:
+            found[place] = results.items_table(named[place[0]], *place[1:])
+        items = found[place]
+        # One peer of several that is shown as a single one is the first
+        member = row["member"] if row["peers"] == named[place[0]].peers else "peer_1"
+        if items is None or member not in items:
+            continue
+        if "phenomenon" in by:
+            items = items[items["paradigm"].isin(set(group["paradigm"]))]
+        credit = items[["paradigm"]].assign(seed=0, difference=items[member])
+        bounds[-1] = results.item_bootstrap(credit, rng, resamples)
+        told[-1] = f"items of seed {row['seeds']} resampled; nothing about other seeds"
+    extra = pd.DataFrame(bounds, columns=["item_low", "item_high"], index=table.index, dtype=float)
+    return pd.concat([table, extra, pd.Series(told, name="interval", index=table.index, dtype=object)], axis=1)
+
+
+def protocols(table: pd.DataFrame) -> pd.DataFrame:
+    """T4_protocols: `evaluations.protocol_table` over seeds, one row a protocol, arm, number of peers and member.
+
+    Ties count as in the protocol's own year. Columns: the shared ones, mean, low, high, n_seeds, seeds, values, ties,
+    and the protocol's rules for the score.
+    """
+    # Imported here: scoring needs torch, and reading results must not wait for it.
+    from .evaluate.protocols import PROTOCOLS
+
+    if table.empty:
+        return table
+    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member"]
+    shown = results.with_mean_peer(table)
+    shown = shown[shown["member"].isin((*MEMBERS, *PERFECT))]
+    found = results.over_seeds(shown, by)
+    found = found.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
+    rules = [PROTOCOLS[name] for name in found["protocol"]]
+    return found.assign(
+        masked_score=[rule.mlm_reduction for rule in rules],
+        prefix=[rule.prefix for rule in rules],
+        tie_rule=[rule.ties for rule in rules],
+        ordering_fault=[rule.ordering_fault for rule in rules],
+    )
+
+
+def dev_text(table: pd.DataFrame) -> pd.DataFrame:
+    """T4_text: bits a byte of dev text by domain over seeds, from `evaluations.text_table`.
+
+    Columns: the shared ones, domain, objective, mean, low, high, n_seeds, seeds, values (all bits a byte), floor, and
+    the means of nats_per_token and perplexity.
+    """
+    if table.empty:
+        return table
+    by = ["setting", "corpus", "arm", "peers", "member", "objective", "domain"]
+    shown = table[table["member"].isin(MEMBERS)]
+    found = results.over_seeds(shown, by, value="bits_per_byte")
+    means = shown.groupby(by, dropna=False)[["floor", "nats_per_token", "perplexity"]].mean().reset_index()
+    return results.with_notes(found.merge(means, on=by, how="left"), shown, by)
+
+
+def glue(table: pd.DataFrame) -> pd.DataFrame:
+    """T6: one row a (Super)GLUE task, from `evaluations.glue_table`; empty where nothing was fine-tuned.
+
+    With one run the interval is over its fine-tuning seeds, and `interval` says so. Skipped tasks close the table,
+    with the reason.
+    """
+    if table.empty:
+        return table
+    by = ["setting", "corpus", "protocol", "arm", "peers", "member", "task"]
+    rows = []
+    shown = table[table["member"].isin(MEMBERS)]
+    for _, group in shown.groupby(by, sort=False, dropna=False):
+        described = results.over_seeds(group, by).iloc[0].to_dict()
+        described["interval"] = OVER_SEEDS if pd.notna(described["low"]) else NONE
+        values = [float(value) for value in group["finetune_values"].iloc[0].split()]
+        if described["n_seeds"] == 1 and len(values) > 1:
+            described["low"], described["high"] = results.interval(values)
+            described["interval"] = "t-interval over fine-tuning seeds of one run; nothing about other runs"
+        kept = ("metric", "n", "majority_class", "selected_by", "finetune_seeds", "note")
+        more: Mapping[str, object] = {name: group[name].iloc[0] for name in kept}
+        rows.append({**described, **more, "finetune_values": "; ".join(group["finetune_values"]), "skipped": ""})
+    skipped = table[table["member"] == ""].drop_duplicates(["protocol", "task", "reason"])
+    for row in skipped.to_dict("records"):
+        rows.append({**{name: row[name] for name in by}, "skipped": row["reason"], "note": ""})
+    return pd.DataFrame(rows)
