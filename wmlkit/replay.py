@@ -109,7 +109,7 @@ def run(
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.model.objective == "mlm")
     setting, ids, wide = _open_setting(used, case, device, prepared, tokenizer)
     students = find_students(used, len(wide))
-    teacher, of_teacher = None, {}
+    teacher, of_teacher = None, dict[str, Any]()
     if case.mode == "teacher":
         teacher, of_teacher = teacher_for(used, case, out, described, wide, device)
         as_student = State([teacher], [], torch.ones(1, dtype=torch.float64))

@@ -84,9 +84,10 @@ def documents_of(folder: Path, split: str, tokenizer: PreTrainedTokenizerFast) -
 
 def shared_meaning(tokenizer: PreTrainedTokenizerFast, foreign: PreTrainedTokenizerFast, ids: NDArray[Any]) -> float:
     """Share of the tokens `ids` of `tokenizer` that have the same text under `foreign`."""
-    both = min(len(tokenizer), len(foreign))
+    numbers = list(range(min(len(tokenizer), len(foreign))))
     same = np.zeros(len(tokenizer), dtype=bool)
-    same[:both] = np.array(tokenizer.convert_ids_to_tokens(range(both))) == foreign.convert_ids_to_tokens(range(both))
+    entries = zip(tokenizer.convert_ids_to_tokens(numbers), foreign.convert_ids_to_tokens(numbers), strict=True)
+    same[numbers] = [own == other for own, other in entries]
     return float(same[ids].mean())
 
 
@@ -109,7 +110,7 @@ def teacher_for(
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # replays side by side share a teacher
             if not (folder / "record.json").is_file():
                 _train(config, kind, described, device, folder)
-        record = paths.read_json(folder / "record.json")
+        record = paths.read_json(folder / "record.json") | {"teacher_folder": folder.name}
     model = frozen_model(folder, who, config, tokenizer)
     model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
     return AtPositions(model), record
