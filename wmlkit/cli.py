@@ -164,7 +164,7 @@ def evaluate(
 def report(
     runs: Annotated[Path | None, typer.Argument(help="A preset's folder, for example runs/nursery.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
-    reference: Annotated[bool, typer.Option(help="Make them the reference: figures/ and README.md.")] = False,
+    reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
     from .readme import write_reference
@@ -180,7 +180,8 @@ def report(
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
-        write_reference(folder, paths.REFERENCE_FIGURES, paths.REPOSITORY / "README.md")
+        documents = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "deviations.md")
+        write_reference(folder, paths.REFERENCE_FIGURES, *documents)
     print(page)
 
 

@@ -238,6 +238,9 @@ class ReplayConfig(Section):
     decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
     seeds: tuple[int, ...] = (0,)  # the released training has none
     per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
+    # A Hugging Face folder or id with a logit for each of the students' ids, as RoBERTa-base has 50,265: the teacher of
+    # another tokenizer (L9). None: the base model, trained with another tokenizer
+    teacher: str | None = None
     workers: int = Field(1, ge=1)  # replays side by side
 
     @model_validator(mode="after")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,14 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
+
+
+def side_by_side(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
+    """What `function` gives for each tuple of arguments, in their order, from `workers` processes (0, 1: this one)."""
+    if workers <= 1:
+        yield from (function(*arguments) for arguments in calls)
+        return
+    # spawn: a forked child would share this process's threads, and CUDA refuses it
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(function, *arguments) for arguments in calls]
+        yield from (future.result() for future in futures)

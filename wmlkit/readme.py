@@ -1,6 +1,7 @@
-"""The committed reference run: its tables and figures below figures/, and the result section of README.md.
+"""The committed reference run: its tables and figures below figures/, the result section of README.md, and the effects
+in docs/deviations.md.
 
-No number there is typed by hand: `wmlkit report RUNS --reference` writes both from a preset's folder.
+No number there is typed by hand: `wmlkit report RUNS --reference` writes them from a preset's folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import paths
+from .deviations import measured, write_deviations
 from .errors import UserError
 
 BEGIN = "<!-- results: written by `wmlkit report --reference`, do not edit -->"
@@ -57,8 +59,10 @@ def _differences(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def write_reference(folder: Path, target: Path, readme: Path) -> Path:
-    """Copy tables, figures and summary of `folder` to `target`, and write the result section of `readme` from them."""
+def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) -> Path:
+    """Copy tables, figures and summary of `folder` to `target`, and write the numbers of `readme` and `deviations` from
+    them. Raises UserError where a table that these need is missing."""
+    measured(folder)  # before anything is replaced
 
     def write(temporary: Path) -> None:
         for name in ("tables", "figures"):
@@ -67,6 +71,7 @@ def write_reference(folder: Path, target: Path, readme: Path) -> Path:
 
     paths.write_folder(target, write)
     write_section(readme, target)
+    write_deviations(deviations, target)
     return target
 
 

@@ -1,18 +1,21 @@
 """What the released training does otherwise than described: named switches, and the arithmetic behind them. Pure.
 
-Findings D1, L1, ...: docs/deviations.md. Not here: that the released training has no seed, the teacher-guided mode,
-the search (T3), the order of the official scores (`evaluate.protocols`). The loop is in `replay`, the text in
-`released_data`.
+Findings D1, L1, ...: docs/deviations.md. Not here: that the released training has no seed. The loop is in `replay` and
+`replay_steps`, the text in `released_data`, the teacher-guided mode in `replay_teacher`; defects of the search and of
+the scoring, which need no training, in `replay_search` and `replay_scoring`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from torch import Tensor
 
 from .losses import MutualOptions
+
+Mode = Literal["mutual", "teacher"]  # whom students learn from: one another, or a teacher, each for itself
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Defects:
     dev_text: bool = False  # O8: weights are fitted on the text that is reported
     step_per_epoch: bool = False  # T1: one optimizer step for all micro-batches of an epoch
     masked_specials: bool = False  # start and end tokens are text like any other, also for the mask
+    unmasked_inputs: bool = False  # L8, mode "teacher": nothing is masked, the teacher's softmax is all that is learned
+    foreign_teacher: bool = False  # L9, mode "teacher": to the teacher the same ids are other tokens
 
 
 # Ids of the list behind docs/deviations.md; a switch without one belongs to D4, where it can no longer matter.
@@ -42,15 +47,41 @@ FINDINGS = {
     "digit_pairs": "D1", "lost_case": "D2", "one_stream": "D4", "uncleaned_text": "D5", "batchmean": "L1",
     "all_positions": "L2", "attached_targets": "L3", "peer_weighted_ce": "L4", "weighted_ce": "L6",
     "cut_gradient": "O1", "wrong_sign": "O2", "scaled_steps": "O4", "clamped": "O5", "dev_text": "O8",
-    "step_per_epoch": "T1", "masked_specials": "",
+    "step_per_epoch": "T1", "masked_specials": "", "unmasked_inputs": "L8", "foreign_teacher": "L9",
 }  # fmt: skip
+OF_TEACHER = ("unmasked_inputs", "foreign_teacher")
+# The released text and updates, which its teacher-guided mode shares with the other
+OF_TEXT = ("digit_pairs", "lost_case", "one_stream", "uncleaned_text", "step_per_epoch")
 
 
-def cases() -> dict[str, Defects]:
-    """The rows of T9: ``none``, each defect alone, ``all``."""
-    names = [field.name for field in fields(Defects)]
-    alone = {name: Defects(**{name: True}) for name in names}
-    return {"none": Defects(), **alone, "all": Defects(**dict.fromkeys(names, True))}
+@dataclass(frozen=True)
+class Case:
+    """One row of T9."""
+
+    mode: Mode = "mutual"
+    defects: Defects = Defects()
+
+
+def cases() -> dict[str, Case]:
+    """The rows of T9. Peers learning from one another: ``none``, each defect alone, ``all``. Students of a teacher:
+    ``distill`` (as described), L8 alone, L9 alone, ``vanilla`` (both), ``vanilla_all`` (on the released text too)."""
+
+    def mutual(*names: str) -> Case:
+        return Case("mutual", Defects(**dict.fromkeys(names, True)))
+
+    def teacher(*names: str) -> Case:
+        return Case("teacher", Defects(**dict.fromkeys(names, True)))
+
+    alone = [field.name for field in fields(Defects) if field.name not in OF_TEACHER]
+    return {
+        "none": mutual(),
+        **{name: mutual(name) for name in alone},
+        "all": mutual(*alone),
+        "distill": teacher(),
+        **{name: teacher(name) for name in OF_TEACHER},
+        "vanilla": teacher(*OF_TEACHER),
+        "vanilla_all": teacher(*OF_TEXT, *OF_TEACHER),
+    }
 
 
 def _warmup_cosine(epoch: float, high: float, low: float, warmup: int, decay: int) -> float:

@@ -64,12 +64,23 @@ CAPTIONS = {
     "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
     "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). peer_weights are "
     "those at the end.",
-    "T9": "Replay of the released code: each defect alone, none, and all together (finding: docs/deviations.md). "
-    "Losses in nats per scored token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, "
-    "values its seeds. updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE "
-    "terms of the loss. correction: that term of the hypergradient over the explicit one. weight_ratio: largest "
-    "weight over smallest. lost_case, uncleaned_text and all have another text and tokenizer. Accuracy in percent; "
-    "chance is 50.",
+    "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
+    "teacher) against distill, the same without its two (finding: docs/deviations.md). Losses in nats per scored "
+    "token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, values its seeds, change "
+    "that against none or distill, paired by seed; low and high are 95 % t-intervals over seeds, empty for one. "
+    "updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms of the loss. "
+    "correction: that term of the hypergradient over the explicit one. weight_ratio: largest weight over smallest. "
+    "Students of a teacher have no weights, and unmasked_inputs no true tokens: those columns are empty. teacher_ce: "
+    "dev_ce of the teacher on the students' ids. lost_case, uncleaned_text, all and vanilla_all have another text and "
+    "tokenizer. Accuracy in percent; chance is 50.",
+    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent: in order with half a point for a "
+    "tie (none), E0 scores in the released order, E1 ties at random or (official_ties) correct. Beside them scorers "
+    "that are no models: perfect prefers every good sentence, constant gives all the same score. crossed: EWoK-shaped "
+    "items made from the pairs, in which every target is scored twice. displaced: scores that do not come back in "
+    "their place.",
+    "T9_search": "Shapes of four peers around RoBERTa-base in the released space: as described (none), with indices "
+    "rounded down in a Bayesian search (S1), FFN width 3,072 for all (S3), only non-zero entries counted (S4), and "
+    "all. error_percent: counted against target. nearest: no shape of the space is nearer.",
 }
 
 

@@ -117,6 +117,18 @@ def _opened(
             f"{who} has a tokenizer of hash {found}; expected that of the data, {expected}; choose a teacher that was "
             "trained with this tokenizer, or set data.tokenizer to the teacher's"
         )
+    model = frozen_model(folder, who, config, tokenizer)
+    model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
+    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return Teacher(AtPositions(model), 2.0 * body_parameters(model), record)
+
+
+def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The model in `folder` with one logit for each entry of `tokenizer`, which need not be its own; learns nothing.
+
+    Raises UserError (`who` names the model) where it is of the other objective, takes shorter rows than the data's, has
+    too few logits, or cannot be split into trunk and head.
+    """
     model = _loaded(folder, who, config.model.objective)
     if max_length(model) < config.data.longest_block:
         raise UserError(
@@ -132,9 +144,7 @@ def _opened(
         model.resize_token_embeddings(len(tokenizer))  # rows that pad the vocabulary stand for no token
     model.float().eval().requires_grad_(False)
     _check_parts(model, who, tokenizer)
-    model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
-    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    return Teacher(AtPositions(model), 2.0 * body_parameters(model), record)
+    return model
 
 
 def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:

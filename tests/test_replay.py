@@ -1,0 +1,372 @@
+"""The replay's teacher-guided mode, its scoring and search cases, and the tables and texts made from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small import make_batch, make_peers, make_tokenizer
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from wmlkit import losses, paths, replay, replay_scoring, replay_search, replay_steps, replay_tables, replay_teacher
+from wmlkit.config import load_preset
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import load_tokenizer, train_tokenizer
+from wmlkit.deviations import MARK, measured, write_deviations
+from wmlkit.device import setup
+from wmlkit.errors import UserError
+from wmlkit.evaluate.protocols import as_returned, released_order
+from wmlkit.evaluate.suites import Pair
+from wmlkit.forward import parameters_of
+from wmlkit.losses import MutualOptions
+from wmlkit.models import Student, build_model
+from wmlkit.released import FINDINGS, OF_TEACHER, Case, Defects, cases
+from wmlkit.steps import State
+
+TINY = {
+    "data.words": 4000,
+    "data.dev_words": 1500,
+    "replay.per_paradigm": 1,
+    "search.init_points": 3,
+    "search.n_iter": 1,
+}
+DEVIATIONS = paths.REPOSITORY / "docs" / "deviations.md"
+TEXT = ["the cat sees the dog", "the dog sleeps", "The dogs sleep near the house"] * 4
+
+
+def config(**changes):
+    return load_preset("smoke", TINY | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+def setting(case, **changes):
+    batches = [make_batch("roberta", seed) for seed in (3, 4)]
+    first, second = (lambda step, ratio, b=b: b for b in batches)
+    return replay_steps.Setting(config(**changes), case, setup("fp32", 1), first, second, second)
+
+
+def state(teacher=None, dtype=torch.float32):
+    peers = make_peers("roberta", ((1, 8), (2, 16)), dtype=dtype)
+    return State(peers, [[], []], torch.full((2,), 0.5).double(), teacher)
+
+
+# --- the cases ---
+
+
+def test_every_switch_stands_alone_in_one_row_and_the_modes_share_none():
+    rows = cases()
+    on = {name: [f.name for f in fields(Defects) if getattr(case.defects, f.name)] for name, case in rows.items()}
+    assert on["none"] == on["distill"] == []
+    for name in FINDINGS:
+        assert on[name] == [name]
+        assert rows[name].mode == ("teacher" if name in OF_TEACHER else "mutual")
+    assert on["all"] == [name for name in FINDINGS if name not in OF_TEACHER]
+    assert on["vanilla"] == list(OF_TEACHER) and set(on["vanilla"]) < set(on["vanilla_all"])
+
+
+# --- the hypergradient without a defect ---
+
+
+def test_without_a_defect_the_hypergradient_passes_finite_differences():
+    """d L2(w, theta - gamma grad L1(theta; w)) / dw by central differences, float64, through the real inner step."""
+    given, now, gamma = setting(Case()), state(dtype=torch.float64), 0.1
+    batch, held_out = given.train(0, 0.3), given.outer(0, 0.3)
+    explicit, correction, _ = replay_steps.outer_parts(now, batch, held_out, given, gamma)
+    theta = [{k: v.detach().clone().requires_grad_() for k, v in parameters_of(peer).items()} for peer in now.peers]
+    targets = batch.targets[batch.scored]
+    logits = [functional_call(peer, own, (batch, batch.scored)) for peer, own in zip(now.peers, theta, strict=True)]
+    leaves = [leaf for own in theta for leaf in own.values()]
+
+    def outer(weights):
+        loss = losses.mutual_loss_reference(logits, targets, weights, given.options, len(batch.input_ids))
+        gradients = iter(torch.autograd.grad(loss.total, leaves, retain_graph=True, allow_unused=True))
+        moved = [{k: v if (g := next(gradients)) is None else v - gamma * g for k, v in own.items()} for own in theta]
+        with torch.no_grad():
+            z = [functional_call(p, own, (held_out, held_out.scored)) for p, own in zip(now.peers, moved, strict=True)]
+            return F.cross_entropy(
+                sum(w * each for w, each in zip(weights, z, strict=True)), held_out.targets[held_out.scored]
+            )
+
+    for m in range(2):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[m] = 1e-5
+        difference = (outer(now.peer_weights + step) - outer(now.peer_weights - step)) / 2e-5
+        assert float(explicit[m] + correction[m]) == pytest.approx(float(difference), abs=1e-6)
+        assert abs(float(correction[m])) > 1e-4  # it would be missed
+
+
+# --- the teacher-guided mode ---
+
+
+def test_unmasked_text_is_the_text():
+    batch = make_batch("roberta", 0)
+    clean = replay_steps.unmasked(batch, "mlm")
+    mask = make_tokenizer().mask_token_id
+    assert (batch.input_ids == mask).any() and not (clean.input_ids == mask).any()
+    assert torch.equal(clean.input_ids.flatten(), batch.targets)
+    changed = clean.input_ids != batch.input_ids
+    assert set(changed.flatten().nonzero()[:, 0].tolist()) == set(batch.scored.tolist())
+    assert replay_steps.unmasked(make_batch("gpt2", 0), "clm").input_ids.shape == (4, 12)
+
+
+def test_imitation_by_hand():
+    """One position, the teacher at (1/2, 1/4, 1/4) and the student at (1/4, 1/4, 1/2): CE = 5/4 log 4 - 1/4 log 2."""
+    teacher, student = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([[0.25, 0.25, 0.5]]).log()
+    student.requires_grad_()
+    loss = replay_steps.imitation_loss([student], teacher, alpha=0.5)
+    by_hand = 0.75 * math.log(4) + 0.25 * math.log(2)
+    assert float(loss.ce[0]) == pytest.approx(by_hand) and float(loss.total) == pytest.approx(by_hand / 2)
+    (gradient,) = torch.autograd.grad(loss.total, student)
+    assert torch.allclose(gradient, 0.5 * torch.tensor([[-0.25, 0.0, 0.25]]), atol=1e-6)
+
+
+def test_students_of_a_teacher():
+    teacher = make_peers("roberta", ((1, 32),))[0]
+    now = state(teacher)
+    batch = make_batch("roberta", 3)
+    targets, scored = batch.targets[batch.scored], batch.scored
+    loss = replay_steps.inner_loss(now, batch, setting(Case("teacher")))
+    logits = [peer(batch, scored) for peer in now.peers]
+    described = losses.distillation_loss(logits, teacher(batch, scored), targets, MutualOptions(alpha=0.5))
+    assert torch.allclose(loss.total, described.total) and (loss.kl > 0).all()
+    # L8: clean input, every position, only the teacher's opinion
+    loss = replay_steps.inner_loss(now, batch, setting(Case("teacher", Defects(unmasked_inputs=True))))
+    clean = replace(batch, input_ids=batch.targets.view_as(batch.input_ids))
+    soft = teacher(clean, batch.real).softmax(-1)
+    expected = [F.cross_entropy(peer(clean, batch.real), soft) for peer in now.peers]
+    assert torch.allclose(loss.total, 0.5 * sum(expected)) and len(batch.real) > len(scored)
+    loss.total.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(any(p.grad is not None for p in peer.parameters()) for peer in now.peers)
+
+
+def test_a_vocabulary_numbered_as_robertas():
+    own = train_tokenizer(TEXT, 300)
+    other = replay_teacher.numbered_by_frequency(own, TEXT)
+    names = other.convert_ids_to_tokens(list(range(len(other))))
+    assert names[:4] == ["<s>", "<pad>", "</s>", "<unk>"] and names[-1] == "<mask>"
+    assert other.mask_token_id == len(other) - 1 and other.bos_token_id == 0
+    counts = np.bincount(
+        [i for line in TEXT for i in other(line, add_special_tokens=False)["input_ids"]], minlength=len(other)
+    )
+    assert (np.diff(counts[4:-1]) <= 0).all() and counts[4] > 0
+    for line in TEXT[:3]:
+        pieces = [t.convert_ids_to_tokens(t(line)["input_ids"]) for t in (own, other)]
+        assert pieces[0] == pieces[1] and other.decode(other(line)["input_ids"], skip_special_tokens=True) == line
+    ids = np.array(own(TEXT[0])["input_ids"])
+    assert replay_teacher.shared_meaning(own, own, ids) == 1
+    # only <s> and </s> stand where they stood
+    assert replay_teacher.shared_meaning(own, other, ids) == pytest.approx(2 / len(ids))
+
+
+def test_the_other_tokenizer_cuts_lower_cased_text():
+    foreign = replay_teacher.foreign_tokenizer(TEXT, 300)
+    assert foreign.decode(foreign("The dogs")["input_ids"], skip_special_tokens=True) == "the dogs"
+
+
+def test_documents_come_back_as_lines(out):
+    prepared = prepare(config().data, out)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    documents = list(replay_teacher.documents_of(prepared.folder, "dev", tokenizer))
+    again = np.concatenate(list(replay_teacher.encode_documents(tokenizer, documents)))
+    assert np.array_equal(again, replay_teacher.open_tokens(prepared.folder / "dev.tokens")[0])
+    assert len(documents) > 1 and sum(map(len, documents)) > 100
+
+
+def test_teachers_are_trained_once_and_shared(out, monkeypatch):
+    names = ["none", "distill", "unmasked_inputs", "foreign_teacher", "vanilla", "vanilla_all"]
+    records = {record["case"]: record for record in replay.run_all(config(), out, names)}
+    folders = {path.name.rpartition("-")[0] for path in (out / "smoke" / "replay").glob("teacher-*")}
+    assert folders == {"teacher-described-s0", "teacher-foreign-s0"}
+    described, foreign = records["distill"], records["foreign_teacher"]
+    assert described["shared_meaning"] == 1 and foreign["shared_meaning"] < 0.4
+    assert described["teacher_ce"] == pytest.approx(described["own_dev_ce"], rel=1e-5)
+    assert foreign["teacher_ce"] > foreign["own_dev_ce"]  # what it has learned is of no use for these ids
+    for name in names[1:]:
+        assert records[name]["correction"] is None and records[name]["peer_weights"] is None
+    assert records["unmasked_inputs"]["train_ce"] is None and foreign["train_ce"] is not None
+    monkeypatch.setattr(replay_teacher, "_train", lambda *_: pytest.fail("trained again"))
+    (out / "smoke" / "replay").joinpath(foreign["teacher_folder"], "record.json").read_text()
+    table = replay_tables.replay_table(list(records.values())).set_index("case")
+    assert table.loc[names[1:], ["correction", "weight_ratio"]].isna().all(axis=None)
+    assert table.loc["vanilla", "peer_weights"] == "" and np.isnan(table.loc["vanilla", "kl_to_ce"])
+    change = table["dev_ce"] - table.loc["distill", "dev_ce"]
+    assert table.loc["vanilla", "change"] == pytest.approx(change["vanilla"])
+
+
+def given_model(folder, vocabulary):
+    tokenizer = train_tokenizer(TEXT, 300)
+    tokenizer.add_tokens([f"<{i}>" for i in range(vocabulary - len(tokenizer))])
+    model = build_model(Student(1, 2, 16, 32), config().model, tokenizer, 64, seed=5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_given_teacher_is_used_if_it_has_the_ids(out, tmp_path):
+    case, small, large = cases()["foreign_teacher"], given_model(tmp_path / "a", 500), given_model(tmp_path / "b", 900)
+    with pytest.raises(UserError, match="has 500 logits; expected one for each of the tokenizer's 7.. tokens"):
+        replay.run(config(replay__teacher=small), out, "foreign_teacher", case)
+    first = replay.run(config(replay__teacher=large), out, "foreign_teacher", case)
+    assert first["teacher"] == large and "teacher_folder" not in first
+    assert first["dev_ce"] != replay.run(config(), out, "foreign_teacher", case)["dev_ce"]
+    (tmp_path / "b" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no model.safetensors"):
+        replay.run(config(replay__teacher=large), out, "foreign_teacher", case)
+
+
+# --- scoring ---
+
+
+def pair(good, bad, paradigm="p"):
+    return Pair(paradigm, "term", "syntax", "1", good, bad, "", "", "x line 1")
+
+
+CROSSING = [
+    pair("this dog sleeps.", "this dog sleep."),
+    pair("a b", "a c"),
+    pair("many cats sleep.", "many cats sleeps."),
+    pair("all cats sleep.", "all cats sleeps."),
+]
+
+
+def test_crossed_items_by_hand():
+    items = replay_scoring.crossed_items([*CROSSING, pair("x sleep.", "x sleeps.", "other paradigm")])
+    assert [(item.good_context, item.good, item.bad) for item in items] == [
+        ("this dog", "sleeps.", "sleep."),
+        ("many cats", "sleep.", "sleeps."),
+    ]
+    assert all(item.good_context == item.bad_context for item in items)
+    assert replay_scoring.crossed_items([pair("one two", "one two three"), pair("a b", "c b")]) == []
+
+
+def test_rules_on_scorers_that_are_no_models():
+    items = replay_scoring.crossed_items(CROSSING)
+    sentences = [text for item in items for text in (item.good, item.bad)]
+    contexts = [(len(item.good_context.split()), item.good_context) for item in items for _ in range(2)]
+    order = released_order(sentences, contexts)
+    good, bad = as_returned(np.array([1.0, 2.0]), np.array([3.0, 4.0]), order)
+    assert sorted([*good, *bad]) == [1, 2, 3, 4] and (list(good), list(bad)) != ([1, 2], [3, 4])
+    perfect, constant = np.tile([1.0, 0.0], 2), np.zeros(4)
+    got = {
+        name: [replay_scoring._applied(rule, items, scores, order, 0)["accuracy"] for scores in (perfect, constant)]
+        for name, rule in replay_scoring.RULES.items()
+    }
+    assert got["none"] == [100, 50] and got["official_ties"] == [100, 100]
+    assert got["ordering"] == [50, 50]
+    assert got["random_ties"][0] == 100 and got["random_ties"][1] in (0, 50, 100)
+    many = [pair(f"{i} a", f"{i} b") for i in range(400)]
+    drawn = replay_scoring._applied(replay_scoring.RULES["random_ties"], many, np.zeros(800), np.arange(800), 0)
+    assert 40 < drawn["accuracy"] < 60 and drawn["ties"] == 100 and drawn["displaced"] == 0
+
+
+def test_scoring_table_of_the_replayed_peers(out):
+    record = replay.run(config(), out, "none", Case())
+    table = replay_tables.scoring_table([record, record | {"seed": 1}]).set_index(["items", "scorer", "case"])
+    assert set(table.index.get_level_values("case")) == set(replay_scoring.RULES)
+    assert (table["n_seeds"] == 2).all() and table["low"].isna().all()  # two equal seeds: no spread, no interval
+    one = table.loc["pairs"]["accuracy"]
+    assert one["perfect", "none"] == 100 and one["constant", "official_ties"] == 100 and one["constant", "none"] == 50
+    assert (
+        table.loc[("pairs", "peers", "none"), "finding"] == "" != table.loc[("pairs", "peers", "ordering"), "finding"]
+    )
+    peers = [row for row in record["scoring"] if row["scorer"].startswith("peer_") and row["items"] == "pairs"]
+    plain = [row["accuracy"] for row in peers if row["case"] == "none"]
+    assert len(plain) == 2 and one["peers", "none"] == pytest.approx(np.mean(plain))
+
+
+# --- search ---
+
+
+def test_released_settings_give_the_released_shapes_and_the_ffn_width_alone_does_it(out):
+    table = replay_tables.search_table(replay_search.search_rows(config(), out))
+    shapes = {
+        name: list(zip(rows["num_layers"], rows["hidden_size"], strict=True)) for name, rows in table.groupby("case")
+    }
+    assert shapes["fixed_width"] == [(8, 512), (16, 256), (8, 256), (6, 256)]
+    assert shapes["nonzero"] == shapes["none"] == [(12, 512), (6, 512), (20, 256), (16, 256)]
+    own = table.set_index(["case", "peer"])
+    assert own.loc[("none", 1), "counted"] == own.loc[("none", 1), "parameters"] > own.loc[("nonzero", 1), "counted"]
+    assert set(own.loc["none", "target"]) == {62_348_716, 41_565_811, 31_174_358, 24_939_487}
+    assert set(own.loc["fixed_width", "intermediate_size"]) == {3072}
+    bayesian = table[table["method"] == "bayesian"]
+    assert set(bayesian["case"]) == {"truncated", "all"} and (bayesian["evaluations"] == 4).all()
+    assert dict(zip(table["case"], table["finding"], strict=True)) == {
+        "none": "", "truncated": "S1", "fixed_width": "S3", "nonzero": "S4", "all": "",
+    }  # fmt: skip
+
+
+def test_a_search_is_kept(out, monkeypatch):
+    first = replay_search.search_rows(config(), out)
+    monkeypatch.setattr(replay_search, "search_case", lambda *_: pytest.fail("searched again"))
+    assert replay_search.search_rows(config(), out) == first
+
+
+# --- tables and the text ---
+
+
+def record(case, seed, dev_ce, **more):
+    numbers = {"distinct_ids": 9, "lowest_id": 0, "highest_id": 8, "updates": 5, "updates_with_lr": 4}
+    values = {"train_ce": [1.0, 3.0], "untrained_ce": [7.0, 7.0], "accuracy": [50.0, 60.0], "peer_weights": [0.6, 0.4]}
+    terms = {"kl_to_ce": 0.1, "correction": 0.0}
+    return {"case": case, "seed": seed, "dev_ce": dev_ce, **numbers, **values, **terms} | more
+
+
+def test_t9_over_seeds_by_hand():
+    none = [record("none", seed, [value, value + 2]) for seed, value in enumerate((1.0, 2.0, 3.0))]
+    other = [record("batchmean", seed, [value, value]) for seed, value in ((2, 4.5), (0, 2.0), (1, 3.5))]
+    table = replay_tables.replay_table([*none, *other]).set_index("case")
+    row = table.loc["none"]
+    half = 4.302653 / math.sqrt(3)  # t(0.975, 2), standard deviation 1
+    assert (row["dev_ce"], row["dev_ce_low"]) == (3, pytest.approx(3 - half, rel=1e-6))
+    assert row["change"] == 0 and np.isnan(row["change_low"]) and row["n_seeds"] == 3
+    assert row["weight_ratio"] == pytest.approx(1.5) and row["values"] == "2.000, 3.000, 4.000"
+    row = table.loc["batchmean"]
+    assert row["values"] == "2.000, 3.500, 4.500"  # by seed
+    assert row["change"] == pytest.approx(np.mean([0.0, 0.5, 0.5])) and row["change_low"] < row["change"]
+    one = replay_tables.replay_table([none[0]]).iloc[0]
+    assert np.isnan(one["dev_ce_low"]) and one["dev_ce"] == 2
+
+
+def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
+    text = DEVIATIONS.read_text(encoding="utf-8")
+    copy = tmp_path / "deviations.md"
+    copy.write_text(text, encoding="utf-8")
+    write_deviations(copy, paths.REFERENCE_FIGURES)
+    assert copy.read_text(encoding="utf-8") == text
+    marked = {key for _, key in MARK.findall(text)}
+    assert marked == set(measured(paths.REFERENCE_FIGURES)) - {"none"}  # every case has its place
+    numbers = [int(line.partition(".")[0]) for line in text.splitlines() if line[:1].isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_effects_follow_the_tables(tmp_path):
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for name in ("T9", "T9_scoring", "T9_search"):
+        table = pd.read_csv(paths.REFERENCE_FIGURES / "tables" / f"{name}.csv")
+        if name == "T9":
+            table.loc[table["case"] == "digit_pairs", "dev_ce"] = 77.0
+        table.to_csv(tables / f"{name}.csv", index=False)
+    paths.write_json(
+        tables / "provenance.json", paths.read_json(paths.REFERENCE_FIGURES / "tables" / "provenance.json")
+    )
+    document = tmp_path / "text.md"
+    document.write_text("a\n  <!-- measured: digit_pairs -->\n  old\n  <!-- end -->\nb\n")
+    write_deviations(document, tmp_path)
+    assert "dev loss 77.00 nats" in document.read_text() and "old" not in document.read_text()
+    document.write_text("<!-- measured: digit_pears --><!-- end -->")
+    with pytest.raises(UserError, match="asks for the effect of 'digit_pears'"):
+        write_deviations(document, tmp_path)
+    (tables / "T9_search.csv").unlink()
+    with pytest.raises(UserError, match=r"has no T9_search.csv; expected what notebook 07 saves"):
+        write_deviations(document, tmp_path)
