@@ -86,6 +86,21 @@ def plot_losses(
 
 
 @styled
+def plot_study_losses(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Dev loss, mean over the peers, of every run in `results.metrics_table`: one thin line a run, coloured by arm."""
+    ax = new_axes(ax, COLUMN, 2.4)
+    dev = metrics[metrics["quantity"] == "dev_ce"]
+    means = dev.groupby(["arm", "peers", "seed", "step"])[["tokens", "value"]].mean()
+    for arm in [name for name in ARMS if name in set(dev["arm"])]:
+        look: dict[str, Any] = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "markersize": 3}
+        for _, rows in means.loc[[arm]].groupby(level=["peers", "seed"]):
+            ax.plot(rows["tokens"], rows["value"], linewidth=0.9, label=arm, **look)
+    ax.set_ylabel("dev loss (nats / scored token)")
+    tokens_axis(ax)
+    return finish(ax, legend=2)
+
+
+@styled
 def plot_peer_weights(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """F3: peer weights over tokens, of `results.metrics_table` for one arm, number of peers and setting."""
     ax = _over_tokens(metrics, "peer_weights", ax)

@@ -25,6 +25,7 @@ from . import paths
 from .errors import UserError
 
 MAX_CELL_LINES = 30
+LIVE = "WMLKIT_LIVE"  # variable of a kernel: "0" where nobody looks, see `wmlkit.live`
 
 
 def run_notebook(
@@ -139,6 +140,8 @@ def _kernel_manager() -> Any:
     environment = {
         # Nothing is fetched while notebooks run, unless the user says so.
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+        # Nobody looks: text instead of pictures that change, and no widgets.
+        LIVE: "0",
         # No warning on standard error about a debugger that nobody uses.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,12 @@ def run_metrics(run_folder: Path) -> pd.DataFrame:
     (`ce`, `kl`, `total`, `peer_weights`, `hypergradient`, `dev_ce`, ...). A step logged twice counts once, the
     last time. Raises UserError for a broken line.
     """
-    lines = {line["step"]: line for line in metric_lines(run_folder)}
+    return tidy_metrics(metric_lines(run_folder))
+
+
+def tidy_metrics(logged: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The frame of `run_metrics` from rows of ``metrics.jsonl``."""
+    lines = {line["step"]: line for line in logged}
     rows: list[tuple[Any, ...]] = []
     for step in sorted(lines):
         line = lines[step]
