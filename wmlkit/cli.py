@@ -1,6 +1,7 @@
 """The command line: each command is one call of the Python API.
 
-Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no traceback), 1 a fault of wmlkit.
+Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no traceback), 1 a fault of wmlkit,
+128 + N stopped by signal N with a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from safetensors import SafetensorError
 
 from . import paths
 from .config import load_preset, preset_names
-from .errors import UserError
+from .errors import Stopped, UserError, disk_is_full
 
 app = typer.Typer(
     help="Weighted mutual learning of small language models: a reproduction of 'When Babies Teach Babies'.",
@@ -340,5 +342,13 @@ def main() -> None:
     except UserError as error:
         say(f"wmlkit: {error}")
         sys.exit(2)
-    except BrokenPipeError:  # the reader of our output went away, for example `head`
-        sys.exit(1)
+    except Stopped as stop:
+        say(f"wmlkit: {stop}")
+        sys.exit(stop.status)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away, for example `head`
+            sys.exit(1)
+        if not disk_is_full(error):
+            raise
+        say(f"wmlkit: there is no room left to write ({error}); expected free disk space; make room and run again")
+        sys.exit(2)

@@ -215,9 +215,11 @@ def run(
             thread.start()
         for thread in threads:
             thread.join()
-    except BaseException:  # Ctrl-C in a notebook: the children stop with us; their checkpoints stay
+    except BaseException:  # Ctrl-C in a notebook: the children stop with us, each with a checkpoint
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.wait()
         raise
     failed = [index for index, process in enumerate(processes) if process.wait() != 0]
     if failed:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, losses, paths
@@ -23,8 +24,9 @@ from .data.prepare import Prepared, prepare
 from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
-from .errors import UserError
+from .errors import Stopped, UserError, disk_is_full, signal_name
 from .evaluate.curve import Recorder, curve_recorder
+from .guard import exclusive, stop_signals
 from .models import body_parameters
 from .search import Found
 from .steps import State, build_state, mutual_options, train_step
@@ -117,22 +119,32 @@ def run(
     if config.mutual.uses_teacher:
         teacher = _teacher(config, out, prepared, tokenizer, device, progress)
     state = build_state(config, students, tokenizer, device, teacher.module if teacher else None)
-    if force:
-        paths.remove(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths.write_json(
-        folder / "config.json",
-        {
-            "config": config.resolved(),
-            "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
-            "hash": identity,
-            "students": [found.document() for found in students],
-        },
-    )
-    paths.write_json(folder / "environment.json", environment.document(device))
-    with open_tracker(config, folder) as mirror:
-        _train(state, texts, config, device, folder, mirror, progress, curve)
-    _finish(state, texts, config, device, folder, students, tokenizer, teacher)
+    with exclusive(folder):
+        if force:
+            paths.remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.write_json(
+            folder / "config.json",
+            {
+                "config": config.resolved(),
+                "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
+                "hash": identity,
+                "students": [found.document() for found in students],
+            },
+        )
+        paths.write_json(folder / "environment.json", environment.document(device))
+        try:
+            with open_tracker(config, folder) as mirror, stop_signals() as stop_asked:
+                _train(state, texts, config, device, folder, mirror, progress, curve, stop_asked)
+            _finish(state, texts, config, device, folder, students, tokenizer, teacher)
+        except (OSError, SafetensorError) as error:
+            if not disk_is_full(error):
+                raise
+            saved = checkpoint.checkpoints(folder / "checkpoints")
+            raise UserError(
+                f"there is no room left to write {folder} ({error}); expected free disk space; make room and run "
+                f"again: training goes on from {saved[-1].name if saved else 'its beginning'}"
+            ) from None
     return folder
 
 
@@ -165,8 +177,11 @@ def _train(
     mirror: Mirror,
     progress: Progress | None,
     curve: Recorder | None,
+    stop_asked: Callable[[], int],
 ) -> None:
     """Inner and outer steps from the last checkpoint to the end, with metrics, learning curve and checkpoints.
+
+    Raises Stopped, after a checkpoint, where `stop_asked` returns the number of a signal.
 
     The seconds and speed of a run are without its learning curve.
     """
@@ -201,7 +216,8 @@ def _train(
                     progress(row)
             if curve:  # before the checkpoint: what a checkpoint covers has been scored
                 began += curve(state, words, last)
-            if state.step % train.checkpoint_every == 0 or last:
+            stopped = stop_asked()
+            if state.step % train.checkpoint_every == 0 or last or stopped:
                 checkpoint.save(
                     folder / "checkpoints",
                     state.step,
@@ -209,6 +225,12 @@ def _train(
                     state.optimizers,
                     state.record(metrics.tell()),
                     train.keep_checkpoints,
+                )
+            if stopped and not last:
+                raise Stopped(
+                    f"{folder.name} was stopped by {signal_name(stopped)} at step {state.step} of {train.steps}, with "
+                    "a checkpoint; run the same command again to go on",
+                    stopped,
                 )
 
 

@@ -1,0 +1,125 @@
+"""A run that is asked to stop, a run folder that is in use, a disk that is full: nothing is lost, and one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from wmlkit import paths, train
+from wmlkit.config import load_preset
+from wmlkit.errors import Stopped, UserError, disk_is_full
+from wmlkit.guard import exclusive, stop_signals
+
+VARYING = ("seconds", "tokens_per_second", "peak_memory")
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in VARYING} for line in lines]
+
+
+def weights(folder):
+    return [paths.peer(folder, i).joinpath("model.safetensors").read_bytes() for i in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train.run(load_preset("smoke"), tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_the_run_ends_in_the_same_bytes(number, undisturbed, tmp_path):
+    def ask(row):
+        if row["step"] == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"{number.name} at step 4 of 12, with a checkpoint; run the same") as stop:
+        train.run(load_preset("smoke"), tmp_path, progress=ask)
+    assert stop.value.status == 128 + number and signal.getsignal(number) == before
+    folder = train.run_folder(load_preset("smoke"), tmp_path)
+    assert not (folder / "done.json").exists()
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
+    assert train.run(load_preset("smoke"), tmp_path) == folder
+    assert weights(folder) == weights(undisturbed) and rows(folder) == rows(undisturbed)
+
+
+def test_a_second_interrupt_does_not_wait():
+    with stop_signals() as asked:
+        assert asked() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_threads_have_no_signals():
+    seen = []
+
+    def work():
+        with stop_signals() as asked:
+            seen.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [0]
+
+
+def test_a_run_folder_in_use_names_its_process(tmp_path):
+    folder = tmp_path / "run"
+    program = (
+        "import sys; from pathlib import Path; from wmlkit.guard import exclusive\n"
+        f"with exclusive(Path({str(folder)!r})):\n print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    message = f"in use by process {holder.pid} on host .*; expected one process a run"
+    with pytest.raises(UserError, match=message), exclusive(folder):
+        raise AssertionError("both hold it")
+    holder.kill()
+    holder.communicate()
+    with exclusive(folder):  # the kernel let go of it
+        pass
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".run.run.lock"])
+
+
+def test_a_run_in_use_is_refused_and_left_alone(tmp_path):
+    config = load_preset("smoke")
+    folder = train.run_folder(config, tmp_path)
+    with exclusive(folder), pytest.raises(UserError, match="is in use by process"):
+        train.run(config, tmp_path)
+    assert not folder.exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(undisturbed, tmp_path):
+    """A limit on the size of files stands for the full disk: a checkpoint is far larger than all else written here."""
+    config = load_preset("smoke", {"train.checkpoint_every": 3})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(row):
+        if row["step"] == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+    try:
+        with pytest.raises(UserError, match="there is no room left to write .* goes on from step-00000003"):
+            train.run(config, tmp_path, progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    folder = train.run_folder(config, tmp_path)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000003"]
+    train.run(config, tmp_path)
+    assert weights(folder) == weights(undisturbed) and rows(folder) == rows(undisturbed)
+
+
+def test_which_errors_mean_a_full_disk():
+    assert disk_is_full(OSError(28, "No space left on device"))
+    assert not disk_is_full(OSError(13, "Permission denied")) and not disk_is_full(ValueError("(os error 28)"))

@@ -1,0 +1,62 @@
+"""A run folder has one process at a time, and a process that is asked to stop leaves a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from . import paths
+from .errors import UserError
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder`, which need not exist, for this process. The kernel lets go of it when the process ends, killed or
+    not. Raises UserError with the holder's process number and host where another process holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.run.lock"))
+    holder = folder.with_name(f".{folder.name}.run.json")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        known = paths.read_json(holder) if holder.is_file() else {"pid": "unknown", "host": "unknown"}
+        raise UserError(
+            f"{folder} is in use by process {known['pid']} on host {known['host']}; expected one process a run; "
+            "wait for it or stop it, then run again"
+        ) from None
+    try:
+        paths.write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Within the block SIGTERM and Ctrl-C set a flag instead of ending the process: a function that returns the
+    signal's number, 0 before. A second Ctrl-C interrupts at once. Elsewhere than in the main thread, where Python
+    allows no handlers, the block changes nothing.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    watched = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in watched}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
