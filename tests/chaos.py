@@ -1,9 +1,11 @@
-"""Kill `prepare` or `fetch` at random moments, start again, and compare with a run that nobody disturbed.
+"""Kill work at random moments, start it again, and compare with work that nobody disturbed.
 
-    python -m tests.chaos prepare 20
-    python -m tests.chaos fetch 20 --words 60000 --seed 0
+    python -m tests.chaos train 30
+    python -m tests.chaos prepare 20 --words 60000 --seed 0
 
-Prints one line a kill and exits with 1 unless the bytes are the same.
+What can be killed: `prepare`, `fetch`, `train` (one run of the preset `smoke`), `evaluate` (all that is scored of a
+finished run), `study` (a whole small study in one process). Prints one line a kill and exits with 1 unless the bytes
+are the same, clocks and memory apart.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,12 +34,15 @@ from typing import Any
 
 PACE = 0.002  # seconds between two blocks of 4 KiB, so that a download lasts long enough to be cut anywhere
 HIDDEN_LOCK = re.compile(r"(^|/)\.[^/]*\.lock$")  # an empty file that tells a second fetch to wait; it may stay
+# What two equal runs differ in: seconds, tokens a second and memory, and how long metrics.jsonl is with them
+VARYING = re.compile(rb'"(?:\w*seconds|tokens_per_second|peak_memory|metrics_bytes)": [-+.\de]+,?\s*')
 
 # Each line of input is an output folder: a child works on it. Modules are imported once, so every moment is work.
 PROGRAM = """
-import os, sys, traceback
+import os, shutil, sys, traceback
 from pathlib import Path
-from wmlkit.config import DataConfig
+from wmlkit import study, train
+from wmlkit.config import DataConfig, load_preset
 from wmlkit.data import download, fetch, prepare
 
 def prepare_nursery(out):
@@ -49,7 +55,26 @@ def fetch_release(out):
     download.CHUNK = 4096
     fetch.fetch("babylm2024-10m", out, sys.argv[2], patience=download.Patience((0.0,), 5.0))
 
-work = {"prepare": prepare_nursery, "fetch": fetch_release}[sys.argv[1]]
+def smoke(**changes):
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_preset("smoke", {"data.words": int(sys.argv[2]), "train.checkpoint_every": 2, **changes})
+
+def train_run(out):
+    train.run(smoke(train__steps=24), out)
+
+def evaluate_run(out):
+    config = smoke()
+    folder = train.run_folder(config, out)
+    if not folder.exists():  # trained once, before anything is killed
+        shutil.copytree(Path(sys.argv[3]), out, dirs_exist_ok=True)
+    study.evaluate_all(folder, config.updated({"evaluate.per_paradigm": 40}), out)
+
+def study_run(out):
+    study.run_shard(smoke(study__runs=[["wml", 2], ["distill", 1]], study__seeds=[0]), out)
+
+work = {
+    "prepare": prepare_nursery, "fetch": fetch_release, "train": train_run, "evaluate": evaluate_run, "study": study_run
+}[sys.argv[1]]
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -73,15 +98,15 @@ class Kill:
     size: int
 
 
-def chaos(what: str, argument: str, folder: Path, kills: int, seed: int) -> tuple[list[Kill], bool]:
-    """Kill ``prepare`` or ``fetch`` `kills` times while it works, then let it end; (kills, same bytes in the end).
+def chaos(what: str, arguments: Sequence[str], folder: Path, kills: int, seed: int) -> tuple[list[Kill], bool]:
+    """Kill the work `what` `kills` times, then let it end; (kills, same bytes in the end).
 
     The moments are drawn from the time that the undisturbed run takes. A run that ends before its moment is compared
     too but not counted: its folder is deleted, so that the next one has work again.
     """
     whole, killed = folder / "whole", folder / "killed"
-    command = [sys.executable, "-c", PROGRAM, what, argument]
-    environment = os.environ | {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", PROGRAM, what, *arguments]
+    environment = os.environ | {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     rng = random.Random(seed)
     done: list[Kill] = []
     with subprocess.Popen(
@@ -99,11 +124,11 @@ def chaos(what: str, argument: str, folder: Path, kills: int, seed: int) -> tupl
                 left = content(killed)
                 done.append(Kill(after, len(left), sum(size for size, _ in left.values())))
                 continue
-            if content(killed) != content(whole):
+            if differing(killed, whole):
                 return done, False
             shutil.rmtree(killed)
         _run(process, killed, None)
-    return done, content(killed) == content(whole)
+    return done, not differing(killed, whole)
 
 
 def _run(process: subprocess.Popen[str], out: Path, kill_after: float | None) -> float:
@@ -130,14 +155,25 @@ def _kill(child: int) -> None:
 
 
 def content(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of every file below `folder` but the locks, by path."""
+    """Size and SHA-256 of every file below `folder` but the locks, by path; clocks and memory left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not HIDDEN_LOCK.search(name):
             data = path.read_bytes()
+            if path.suffix in (".json", ".jsonl"):
+                data = VARYING.sub(b"", data)
             found[name] = (len(data), hashlib.sha256(data).hexdigest())
     return found
+
+
+def differing(killed: Path, whole: Path) -> list[str]:
+    """Names of the files that one of the folders lacks or that differ, named on standard error."""
+    one, other = content(killed), content(whole)
+    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    for name in names:
+        print(f"differs: {name}", file=sys.stderr)
+    return names
 
 
 class Release:
@@ -201,21 +237,27 @@ class Release:
 
 
 def run(what: str, kills: int, folder: Path, words: int, seed: int) -> tuple[list[Kill], bool]:
-    """`chaos` of ``prepare`` (nursery of `words` words) or ``fetch`` (a release with as much text)."""
-    if what == "prepare":
-        return chaos(what, str(words), folder, kills, seed)
+    """`chaos` of a kind of work on nursery text of `words` words; ``fetch``: on a release with as much text."""
+    if what == "evaluate":
+        from wmlkit import train
+        from wmlkit.config import load_preset
+
+        train.run(load_preset("smoke", {"data.words": words, "train.checkpoint_every": 2}), folder / "trained")
+        return chaos(what, [str(words), str(folder / "trained")], folder, kills, seed)
+    if what != "fetch":
+        return chaos(what, [str(words)], folder, kills, seed)
     release = Release(words)
     try:
-        return chaos(what, release.url, folder, kills, seed)
+        return chaos(what, [release.url], folder, kills, seed)
     finally:
         release.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("prepare", "fetch"))
+    parser.add_argument("what", choices=("prepare", "fetch", "train", "evaluate", "study"))
     parser.add_argument("kills", type=int, nargs="?", default=20)
-    parser.add_argument("--words", type=int, default=60_000)
+    parser.add_argument("--words", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

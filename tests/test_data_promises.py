@@ -149,7 +149,7 @@ def test_decoding_gives_every_real_dev_line_back(tmp_path: Path) -> None:
     assert assert_round_trip(tmp_path, 2000) > 20_000
 
 
-@pytest.mark.parametrize("what", ["prepare", "fetch"])
+@pytest.mark.parametrize("what", ["prepare", "fetch", "train", "evaluate", "study"])
 def test_three_kills_at_random_moments(tmp_path: Path, what: str) -> None:
     kills, same = chaos.run(what, 3, tmp_path, words=6000, seed=1)
     assert same and len(kills) == 3

@@ -76,6 +76,26 @@ def test_same_seed_same_bytes(finished, out):
     assert again == finished and weights(again) == first and rows(again) == metrics
 
 
+def test_dropout_is_seeded_and_resumes(out):
+    """Dropout draws from torch's own generator, whose state a run must set at its start and keep in checkpoints."""
+    settings = config(model__dropout=0.2, mutual__arm="dml", train__steps=6, train__checkpoint_every=3)
+    folder = train.run(settings, out)
+    expected = weights(folder), rows(folder)
+    torch.rand(7)  # whatever else the process has drawn
+    train.run(settings, out, force=True)
+    assert (weights(folder), rows(folder)) == expected
+
+    def kill(row):
+        if row["step"] == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train.run(settings, out, force=True, progress=kill)
+    torch.rand(3)
+    train.run(settings, out)
+    assert (weights(folder), rows(folder)) == expected
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_equals_uninterrupted(out, optimizer):
     """Stopped behind a checkpoint, with rows of metrics.jsonl that no checkpoint covers."""

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")  # names of `write_atomic`, `write_folder` and `remove`
 
 PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
 REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one
@@ -87,6 +90,15 @@ def remove(folder: Path) -> None:
         doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         folder.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left half-written below `folder`; call it only where nobody else writes there."""
+    for path in [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -123,6 +124,7 @@ def run(
         if force:
             paths.remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        paths.remove_leftovers(folder)
         paths.write_json(
             folder / "config.json",
             {
@@ -134,6 +136,7 @@ def run(
         )
         paths.write_json(folder / "environment.json", environment.document(device))
         try:
+            set_seed(config.train.seed)  # dropout, and whatever a library draws; batches and masks have their own
             with open_tracker(config, folder) as mirror, stop_signals() as stop_asked:
                 _train(state, texts, config, device, folder, mirror, progress, curve, stop_asked)
             _finish(state, texts, config, device, folder, students, tokenizer, teacher)
