@@ -173,7 +173,7 @@ def slopes(
 def total(c: Coefficients, sums: Tensor) -> Tensor:
     """L1 of the sums over all positions."""
     ce, own, as_student, _ = sums
-    kl = c.kl_scale * (c.u @ own - as_student)
+    kl = c.kl_scale * ((c.u * own).sum() - as_student)
     return (1 - c.alpha) * (c.a * ce).sum() + c.alpha * (c.s * kl).sum()
 
 
@@ -184,19 +184,19 @@ def chunks(count: int, vocabulary: int, limit: int, device: torch.device) -> lis
 
 
 class OfLogits(torch.autograd.Function):
-    """(L1, sums (4, P)) of P tensors (N, V). The sums have no gradient."""
+    """(L1, sums (4, P)) of P tensors (N, V). The sums have no gradient.
+
+    owned: nobody else reads the logits, so their memory may become that of their gradients.
+    """
 
     @staticmethod
-    def forward(ctx: Any, c: Coefficients, targets: Tensor, *logits: Tensor) -> tuple[Tensor, Tensor]:
-        gradients = [torch.empty_like(z) for z in logits[: c.students]]
+    def forward(ctx: Any, c: Coefficients, targets: Tensor, owned: bool, *logits: Tensor) -> tuple[Tensor, Tensor]:
         kind = at_least_fp32(logits[0][:0])
+        made = [z.detach().to(kind.dtype, copy=not owned) for z in logits]
         sums = kind.new_zeros(4, len(logits))
         for part in chunks(*logits[0].shape, CHUNK, kind.device):
-            chunk = [z[part].to(kind.dtype, copy=True) for z in logits]
-            sums += losses_and_gradients(c, chunk, targets[part], c.ce_scale[part])
-            for gradient, value in zip(gradients, chunk, strict=False):
-                gradient[part] = value
-        ctx.save_for_backward(*gradients)
+            sums += losses_and_gradients(c, [z[part] for z in made], targets[part], c.ce_scale[part])
+        ctx.save_for_backward(*(g.to(z.dtype) for g, z in zip(made[: c.students], logits, strict=False)))
         ctx.mark_non_differentiable(sums)
         return total(c, sums), sums
 
@@ -204,8 +204,8 @@ class OfLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = _scaled(ctx.saved_tensors, grad_total)
-        missing = len(ctx.needs_input_grad) - 2 - len(gradients)  # frozen
-        return (None, None, *gradients, *(None,) * missing)
+        frozen = len(ctx.needs_input_grad) - 3 - len(gradients)
+        return (None, None, None, *gradients, *(None,) * frozen)
 
 
 class OfHeads(torch.autograd.Function):
@@ -223,7 +223,9 @@ class OfHeads(torch.autograd.Function):
         sums = torch.zeros(4, len(heads), dtype=soft_kind, device=device)
         hidden = [torch.empty_like(head.hidden) for head in low[: c.students]]
         weight = [torch.zeros_like(head.weight, dtype=soft_kind) for head in low[: c.students]]
-        bias = [None if head.bias is None else torch.zeros_like(head.bias, dtype=soft_kind) for head in low[: c.students]]
+        bias = [
+            None if head.bias is None else torch.zeros_like(head.bias, dtype=soft_kind) for head in low[: c.students]
+        ]
         for part in chunks(len(targets), vocabulary, HEAD_CHUNK, device):
             logits = [head._replace(hidden=head.hidden[part]).logits().to(soft_kind) for head in low]
             for inside in chunks(len(logits[0]), vocabulary, CHUNK, device):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .closed_form import HEAD_CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks
+from .closed_form import CHUNK, HEAD_CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, slopes
 from .errors import UserError
 
 
@@ -145,12 +145,7 @@ def mutual_loss(
 
     With one peer, or alpha = 0, it is the plain cross-entropy of each peer to the last bit.
     """
-    if len(logits) == 1 or options.alpha == 0:
-        return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored)
-    kind = at_least_fp32(logits[0][:0]).dtype
-    c = coefficients(peer_weights, options, len(targets), batch_size, scored, kind)
-    total, sums = OfLogits.apply(c, targets, *logits)
-    return _mutual_loss(c, total, sums)
+    return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=False)
 
 
 def mutual_loss_of_heads(
@@ -171,13 +166,48 @@ def mutual_loss_of_heads(
     first = next(heads)
     if len(chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
         logits = [first.logits(), *(head.logits() for head in heads)]
-        return mutual_loss(logits, targets, peer_weights, options, batch_size, scored)
+        return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=True)
     flat = [tensor for head in (first, *heads) for tensor in head]
     kind = first.hidden.dtype
     if torch.is_autocast_enabled(targets.device.type):
         kind = torch.get_autocast_dtype(targets.device.type)
     c = coefficients(peer_weights, options, len(targets), batch_size, scored, at_least_fp32(first.hidden[:0]).dtype)
     total, sums = OfHeads.apply(c, targets, kind, *flat)
+    return _mutual_loss(c, total, sums)
+
+
+def weight_loss_slopes(
+    logits: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    targets: Tensor,
+    options: MutualOptions,
+    batch_size: int = 1,
+    scored: Tensor | None = None,
+) -> Tensor:
+    """How A_m = dL1/dw_m changes where the P students' logits (N, V) move along `tangents` (N, V): (P + F,)."""
+    kind = at_least_fp32(logits[0][:0])
+    c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, kind.dtype)
+    change = torch.zeros_like(c.a)
+    for part in chunks(*logits[0].shape, CHUNK, kind.device):
+        z, dz = ([t[part].to(kind.dtype) for t in tensors] for tensors in (logits, tangents))
+        change += slopes(c, z, dz, targets[part], c.ce_scale[part])
+    return change
+
+
+def _of_logits(
+    logits: Sequence[Tensor],
+    targets: Tensor,
+    peer_weights: Tensor,
+    options: MutualOptions,
+    batch_size: int,
+    scored: Tensor | None,
+    owned: bool,
+) -> MutualLoss:
+    if len(logits) == 1 or options.alpha == 0:
+        return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored)
+    kind = at_least_fp32(logits[0][:0]).dtype
+    c = coefficients(peer_weights, options, len(targets), batch_size, scored, kind)
+    total, sums = OfLogits.apply(c, targets, owned, *logits)
     return _mutual_loss(c, total, sums)
 
 
@@ -213,7 +243,7 @@ def coefficients(
 
 def _mutual_loss(c: Coefficients, total: Tensor, sums: Tensor) -> MutualLoss:
     ce, own, as_student, as_target = sums
-    from_all = c.kl_scale * (c.u @ own - as_student)  # sum_j u_j KL(p_j || p_i)
+    from_all = c.kl_scale * ((c.u * own).sum() - as_student)  # sum_j u_j KL(p_j || p_i)
     to_all = c.kl_scale * (c.s.sum() * own - as_target)  # sum_i s_i KL(p_j || p_i)
     slope = c.alpha * (to_all if c.kl_weight == "target" else c.learns * from_all)
     if c.ce_weight == "peer":
