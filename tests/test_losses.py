@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from wmlkit import losses
+from wmlkit import closed_form, losses
 from wmlkit.errors import UserError
 from wmlkit.losses import MutualOptions, kl_matrix, mutual_loss, mutual_loss_reference
 
@@ -79,7 +79,7 @@ def test_kl_equals_torch():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("chunk", [1 << 17, 22])  # all at once, and two positions at a time
 def test_fast_form_equals_reference(options, chunk, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(closed_form, "CHUNK", chunk)
     logits, targets, weights, scored = random_case()
     slow = mutual_loss_reference(logits, targets, weights, options, 2, scored)
     fast = mutual_loss(logits, targets, weights, options, 2, scored)

@@ -1,13 +1,7 @@
-"""What the machine makes of the data path: words a second, growth with size, memory. Also the frame of all benchmarks.
-
-One document a benchmark: ``setting``, ``machine``, ``commit``, ``variants`` (name, median_ms, peak_mib, ...) and
-``ratios``.
-"""
+"""What the machine makes of the data path: words a second, growth with size, memory."""
 
 from __future__ import annotations
 
-import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -18,28 +12,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from . import environment
+from .bench_measure import highest_memory
 from .config import DataConfig
 from .data import nursery
 from .data.corpora import Source, find_source, folder_source, read_lines
 from .data.prepare import prepare
 from .data.statistics import read_statistics
 from .data.tokenizer import save_tokenizer, train_tokenizer
-from .device import peak_memory
 from .errors import UserError
 
 FACTORS = (1, 4, 10)
 BLOCK_LINES = 200  # of a folder's text: a size takes one block out of ten, four, or all of them
 Measured = dict[str, float]
-
-
-def describe(result: dict[str, Any]) -> dict[str, Any]:
-    """The document of a benchmark's `result`: machine, load and commit beside what was measured."""
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    machine = f"{platform.machine()}, {platform.system()}, {cores} cores, load {load:.1f}"
-    return {"setting": result["setting"], "machine": machine, "commit": environment.commit(), **result}
 
 
 def bench_data(
@@ -124,24 +108,15 @@ def _prepare(corpus: Path, tokenizer: Path, out: Path) -> Measured:
     """Prepare once in this process: words, seconds, processor seconds, memory before and at its highest (MiB)."""
     # Once with little text before the clock starts: modules that are imported when first needed.
     prepare(DataConfig(corpus="nursery", words=2000, dev_words=1000, tokenizer=str(tokenizer)), out / "warm")
-    before = _peak_mib()
+    before = highest_memory()
     cpu, start = _cpu_seconds(), time.perf_counter()
     prepared = prepare(DataConfig(corpus=str(corpus), tokenizer=str(tokenizer)), out)
     seconds = time.perf_counter() - start
     words = sum(record["before"]["words"] for record in read_statistics(prepared.folder)["domains"])
     used = _cpu_seconds() - cpu
-    return {"words": words, "seconds": seconds, "cpu": used, "start_mib": before, "peak_mib": _peak_mib()}
+    return {"words": words, "seconds": seconds, "cpu": used, "start_mib": before, "peak_mib": highest_memory()}
 
 
 def _cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def _peak_mib() -> float:
-    """Highest memory of this process. Linux: from its own record, as getrusage starts with what its parent had."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return peak_memory(torch.device("cpu"))
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024

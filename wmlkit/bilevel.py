@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.autograd import forward_ad
+from torch.func import vjp
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -95,7 +96,20 @@ def hypergradient(
     direct, slopes, value = outer_gradients([step[0] for step in steps], weights, outer, objective, respond=True)
     # d theta'/dw_m = (d theta'/dg) grad A_m, so the slope of L2 is pulled back through the step first
     directions = [step[1](slope)[0] for step, slope in zip(steps, slopes, strict=True)]
-    return direct + directional_weight_losses(parameters, directions, inner, options).to(direct.dtype), value
+    if _own_gradient_tells(options) and bool((weights > 0).all()):
+        moved = [
+            sum((direction[k] * gradient[k]).sum() for k in direction)
+            for direction, gradient in zip(directions, gradients, strict=True)
+        ]
+        indirect = F.pad(torch.stack(moved), (0, options.frozen)) / weights
+    else:
+        indirect = directional_weight_losses(parameters, directions, inner, options)
+    return direct + indirect.to(direct.dtype), value
+
+
+def _own_gradient_tells(options: MutualOptions) -> bool:
+    """Whether w_m multiplies peer m's whole loss and nothing else, so that grad A_m = (grad_theta_m L1) / w_m."""
+    return options.kl_weight == "student" and options.ce_weight == "peer" and options.detach_targets
 
 
 def inner_gradients(
@@ -142,19 +156,15 @@ def directional_weight_losses(
     With `target` weights A_m depends on all peers, so reverse mode would take P backward passes through each
     of P peers. Forward mode needs attention written out: the fused kernels have none.
     """
-    with sdpa_kernel(SDPBackend.MATH):
-        pairs = [
-            jvp(forward, (dict(peer),), (dict(direction),))
-            for forward, peer, direction in zip(inner.forward, parameters, directions, strict=True)
-        ]
-    logits, slopes = zip(*pairs, strict=True)
-
-    def all_weight_losses(*z: Tensor) -> Tensor:
-        ce = losses.cross_entropies(z, inner.targets, inner.scored)
-        kl = losses.kl_matrix([*z, *inner.frozen], options, inner.batch_size)
-        return losses.weight_losses(ce, kl, options)
-
-    return jvp(all_weight_losses, tuple(logits), tuple(slopes))[1]
+    logits, tangents = [], []
+    for forward, peer, direction in zip(inner.forward, parameters, directions, strict=True):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            z = forward_ad.unpack_dual(forward({k: forward_ad.make_dual(v, direction[k]) for k, v in peer.items()}))
+        logits.append(z.primal)
+        tangents.append(z.tangent)
+    return losses.weight_loss_slopes(
+        [*logits, *inner.frozen], tangents, inner.targets, options, inner.batch_size, inner.scored
+    )
 
 
 def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_weight: float = 0.0) -> Tensor:

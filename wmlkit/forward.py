@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,31 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from .bilevel import Forward, InnerBatch, OuterBatch, Parameters
+from .closed_form import Head
 from .data.batches import Batch
-from .models import hidden_states, lm_logits
+from .models import decoder, head_transform, hidden_at
 
 
 class AtPositions(nn.Module):
-    """A model whose output is its logits at given flat positions: the head runs on those alone."""
+    """A model read at given flat positions only: its last layer's feed-forward part and its head run on those alone."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
+    def features(self, batch: Batch, index: Tensor) -> Tensor:
+        """(N, H) at flat positions `index` (N,): what the decoder maps to logits."""
+        hidden = hidden_at(self.model, batch.input_ids, batch.attention_mask, batch.position_ids, index)
+        return head_transform(self.model)(hidden)
+
+    def head(self, batch: Batch, index: Tensor) -> Head:
+        """The logits at flat positions `index` (N,), not made yet."""
+        last = decoder(self.model)
+        return Head(self.features(batch, index), last.weight, last.bias)
+
     def forward(self, batch: Batch, index: Tensor) -> Tensor:
         """(N, V) logits at flat positions `index` (N,)."""
-        hidden = hidden_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids)  # (B, T, H)
-        return lm_logits(self.model, hidden.flatten(0, 1)[index])  # (B*T, H) -> (N, H) -> (N, V)
+        return self.head(batch, index).logits()
 
 
 def parameters_of(module: AtPositions) -> dict[str, Tensor]:
@@ -32,12 +42,17 @@ def parameters_of(module: AtPositions) -> dict[str, Tensor]:
     return dict(module.named_parameters())
 
 
+def frozen_heads(teacher: AtPositions | None, batch: Batch, index: Tensor) -> Iterator[Head]:
+    """The head of a frozen teacher at flat positions `index`, without gradient; none without a teacher."""
+    if teacher is not None:
+        with torch.no_grad():  # not inference_mode: the loss keeps its logits for the backward pass
+            head = teacher.head(batch, index)
+        yield Head(*(None if x is None else x.detach() for x in head))  # type: ignore[arg-type]
+
+
 def frozen_logits(teacher: AtPositions | None, batch: Batch, index: Tensor) -> list[Tensor]:
     """Logits (N, V) of a frozen teacher at flat positions `index`, without gradient; none without a teacher."""
-    if teacher is None:
-        return []
-    with torch.no_grad():  # not inference_mode: the loss keeps these for its backward pass
-        return [teacher(batch, index)]
+    return [head.logits() for head in frozen_heads(teacher, batch, index)]
 
 
 def kl_positions(batch: Batch, positions: str) -> tuple[Tensor, Tensor | None]:

@@ -11,14 +11,15 @@ the vocabulary; `mutual_loss` costs P and has closed-form gradients. A test hold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .closed_form import CHUNK, HEAD_CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, slopes
 from .errors import UserError
 
 
@@ -49,11 +50,6 @@ class MutualLoss:
     weight_gradient: Tensor
 
 
-def _at_least_fp32(z: Tensor) -> Tensor:
-    """Half-precision logits as float32: a softmax over a vocabulary in bf16 loses ties and small differences."""
-    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
-
-
 def _check_scored(scored: Tensor) -> None:
     # on CPU only: asking a GPU would make it wait, and there the loss turns NaN, which stops the run
     if scored.device.type == "cpu" and not scored.any():
@@ -71,7 +67,7 @@ def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | 
     if scored is not None:
         _check_scored(scored)
         logits, targets = [z[scored] for z in logits], targets[scored]
-    return torch.stack([F.cross_entropy(_at_least_fp32(z), targets) for z in logits])
+    return torch.stack([F.cross_entropy(at_least_fp32(z), targets) for z in logits])
 
 
 def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int) -> Tensor:
@@ -80,7 +76,7 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int)
     The diagonal is 0. Targets p_j carry no gradient when `options.detach_targets`.
     """
     tau = options.temperature
-    log_p = [F.log_softmax(_at_least_fp32(z) / tau, dim=-1) for z in logits]
+    log_p = [F.log_softmax(at_least_fp32(z) / tau, dim=-1) for z in logits]
     divisor = len(logits[0]) if options.kl_reduction == "token_mean" else batch_size
     students = log_p[: len(log_p) - options.frozen]
     zero = log_p[0].new_zeros(())
@@ -136,75 +132,6 @@ def mutual_loss_reference(
     return MutualLoss(total, ce.detach(), (b * kl).sum(dim=0).detach(), weight_losses(ce, kl, options).detach())
 
 
-CHUNK = 1 << 17  # logits of one peer handled at a time: a chunk of all peers stays in a CPU's cache
-
-
-class _Mutual(torch.autograd.Function):
-    """(L1, CE (P,), KL (P, P)) with closed-form gradients, position by position in chunks.
-
-    With b_ij = s_i u_j, M = sum_j u_j p_j, R = sum_i s_i log p_i, U = sum u, S = sum s (terms with i = j cancel):
-
-        KL[j, i]                 <p_j, log p_j> - <p_j, log p_i>: one matrix product for all pairs
-        dL1/dz_i, CE             (1 - alpha) a_i (p_i - y) / K
-        dL1/dz_i, as a student   alpha s_i (U p_i - M) / tau
-        dL1/dz_j, as a target    alpha u_j p_j * (S log p_j - R - <p_j, S log p_j - R>) / tau
-
-    Gradients are made in the forward pass; of size (N, V) nothing else outlives a chunk.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        options: MutualOptions,
-        coefficients: tuple[Tensor, Tensor, Tensor],
-        targets: Tensor,
-        scored: Tensor,
-        kl_scale: float,
-        *logits: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        a, u, s = coefficients
-        tau, alpha = options.temperature, options.alpha
-        count, vocabulary = logits[0].shape
-        grads = [torch.empty_like(z) for z in logits]
-        kind = _at_least_fp32(logits[0][:0]).dtype
-        products = torch.zeros(len(logits), len(logits), dtype=kind, device=a.device)  # <p_j, log p_i>
-        ce = torch.zeros(len(logits), dtype=kind, device=a.device)
-        ce_scale = 1 / scored.sum().to(kind)
-        size = max(1, CHUNK // vocabulary)
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            log_p = torch.stack([F.log_softmax(_at_least_fp32(z[part]) / tau, dim=-1) for z in logits])  # (P, n, V)
-            p = log_p.exp()
-            products += p.flatten(1) @ log_p.flatten(1).T
-            mixture = (u @ p.flatten(1)).view_as(p[0])
-            of_kl = alpha * kl_scale * tau
-            grad = (u.sum() * p).sub_(mixture).mul_((of_kl * s)[:, None, None])
-            if not options.detach_targets:
-                slope = s.sum() * log_p - (s @ log_p.flatten(1)).view_as(log_p[0])
-                slope -= (p * slope).sum(dim=-1, keepdim=True)
-                grad += slope.mul_(p).mul_((of_kl * u)[:, None, None])
-            if tau != 1:
-                log_p = torch.stack([F.log_softmax(_at_least_fp32(z[part]), dim=-1) for z in logits])
-                p = log_p.exp()
-            truth, own = targets[part, None], scored[part, None].to(kind) * ce_scale  # (n, 1)
-            index = truth.expand(len(logits), -1, -1)
-            ce -= (log_p.gather(-1, index)[..., 0] * own[:, 0]).sum(dim=1)
-            weight = (1 - alpha) * a[:, None, None] * own  # (P, n, 1)
-            grad += p.mul_(weight)
-            grad.scatter_add_(-1, index, -weight)
-            for i, value in enumerate(grads):
-                value[part] = grad[i]
-        ctx.save_for_backward(*grads)
-        kl = kl_scale * tau * tau * (products.diagonal()[:, None] - products)
-        total = (1 - alpha) * (a * ce).sum() + alpha * (u[:, None] * kl * s).sum()
-        ctx.mark_non_differentiable(ce, kl)
-        return total, ce, kl
-
-    @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return (None, None, None, None, None, *(grad * grad_total for grad in ctx.saved_tensors))
-
-
 def mutual_loss(
     logits: Sequence[Tensor],
     targets: Tensor,
@@ -214,21 +141,114 @@ def mutual_loss(
     scored: Tensor | None = None,
 ) -> MutualLoss:
     """L1 in the form that is linear in the number of peers: same arguments, value and gradients as
-    `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`)."""
+    `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`).
+
+    With one peer, or alpha = 0, it is the plain cross-entropy of each peer to the last bit.
+    """
+    return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=False)
+
+
+def mutual_loss_of_heads(
+    heads: Iterable[Head],
+    targets: Tensor,
+    peer_weights: Tensor,
+    options: MutualOptions,
+    batch_size: int = 1,
+    scored: Tensor | None = None,
+) -> MutualLoss:
+    """`mutual_loss` of logits that are not made yet: P + F heads, hidden (N, H_i) with decoder (V, H_i).
+
+    Logits, and all else of size V, exist for a chunk of positions at a time; gradients go to hidden states, decoder
+    weights and biases. Where all positions fit into one chunk, this is `mutual_loss` of the heads' logits. An
+    iterator is taken peer by peer, so that the backward pass is done with one peer before it begins the next.
+    """
+    heads = iter(heads)
+    first = next(heads)
+    if len(chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
+        logits = [first.logits(), *(head.logits() for head in heads)]
+        return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=True)
+    flat = [tensor for head in (first, *heads) for tensor in head]
+    kind = first.hidden.dtype
+    if torch.is_autocast_enabled(targets.device.type):
+        kind = torch.get_autocast_dtype(targets.device.type)
+    c = coefficients(peer_weights, options, len(targets), batch_size, scored, at_least_fp32(first.hidden[:0]).dtype)
+    total, sums = OfHeads.apply(c, targets, kind, *flat)
+    return _mutual_loss(c, total, sums)
+
+
+def weight_loss_slopes(
+    logits: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    targets: Tensor,
+    options: MutualOptions,
+    batch_size: int = 1,
+    scored: Tensor | None = None,
+) -> Tensor:
+    """How A_m = dL1/dw_m changes where the P students' logits (N, V) move along `tangents` (N, V): (P + F,)."""
+    kind = at_least_fp32(logits[0][:0])
+    c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, kind.dtype)
+    change = torch.zeros_like(c.a)
+    for part in chunks(*logits[0].shape, CHUNK, kind.device):
+        z, dz = ([t[part].to(kind.dtype) for t in tensors] for tensors in (logits, tangents))
+        change += slopes(c, z, dz, targets[part], c.ce_scale[part])
+    return change
+
+
+def _of_logits(
+    logits: Sequence[Tensor],
+    targets: Tensor,
+    peer_weights: Tensor,
+    options: MutualOptions,
+    batch_size: int,
+    scored: Tensor | None,
+    owned: bool,
+) -> MutualLoss:
     if len(logits) == 1 or options.alpha == 0:
         return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored)
-    scored = torch.ones_like(targets, dtype=torch.bool) if scored is None else scored
-    _check_scored(scored)
-    weights = peer_weights.detach().to(_at_least_fp32(logits[0][:0]).dtype)
-    students = len(logits) - options.frozen
+    kind = at_least_fp32(logits[0][:0]).dtype
+    c = coefficients(peer_weights, options, len(targets), batch_size, scored, kind)
+    total, sums = OfLogits.apply(c, targets, owned, *logits)
+    return _mutual_loss(c, total, sums)
+
+
+def coefficients(
+    peer_weights: Tensor, options: MutualOptions, count: int, batch_size: int, scored: Tensor | None, kind: torch.dtype
+) -> Coefficients:
+    """L1's coefficients for `count` positions, as `mutual_loss` takes its arguments."""
+    weights = peer_weights.detach().to(kind)
+    students = len(weights) - options.frozen
     ones = torch.ones_like(weights)
     learns = torch.cat([ones[:students], 0 * ones[students:]])  # a frozen peer is a target only
-    a = learns * (weights if options.ce_weight == "peer" else ones)
-    u, s = (weights, learns) if options.kl_weight == "target" else (ones, learns * weights)
-    kl_scale = 1 / len(logits[0]) if options.kl_reduction == "token_mean" else 1 / batch_size
-    total, ce, kl = _Mutual.apply(options, (a, u, s), targets, scored, kl_scale, *logits)
-    ce, kl, s = ce[:students], kl[:, :students], s[:students]
-    return MutualLoss(total, ce, (u[:, None] * kl * s).sum(dim=0), weight_losses(ce, kl, options))
+    if scored is None:
+        ce_scale = torch.full((count,), 1 / count, dtype=kind, device=weights.device)
+    else:
+        _check_scored(scored)
+        ce_scale = scored.to(kind) / scored.sum()
+    divisor = count if options.kl_reduction == "token_mean" else batch_size
+    return Coefficients(
+        alpha=options.alpha,
+        temperature=options.temperature,
+        detach_targets=options.detach_targets,
+        kl_weight=options.kl_weight,
+        ce_weight=options.ce_weight,
+        a=learns * (weights if options.ce_weight == "peer" else ones),
+        u=weights if options.kl_weight == "target" else ones,
+        s=learns if options.kl_weight == "target" else learns * weights,
+        learns=learns,
+        students=students,
+        kl_scale=options.temperature**2 / divisor,
+        ce_scale=ce_scale,
+    )
+
+
+def _mutual_loss(c: Coefficients, total: Tensor, sums: Tensor) -> MutualLoss:
+    ce, own, as_student, as_target = sums
+    from_all = c.kl_scale * ((c.u * own).sum() - as_student)  # sum_j u_j KL(p_j || p_i)
+    to_all = c.kl_scale * (c.s.sum() * own - as_target)  # sum_i s_i KL(p_j || p_i)
+    slope = c.alpha * (to_all if c.kl_weight == "target" else c.learns * from_all)
+    if c.ce_weight == "peer":
+        slope = slope + (1 - c.alpha) * ce
+    return MutualLoss(total, ce[: c.students], (c.s * from_all)[: c.students], slope)
 
 
 def distillation_loss(
@@ -251,8 +271,8 @@ def distillation_loss(
     kl = torch.zeros_like(ce)
     if alpha != 0:
         divisor = len(teacher) if options.kl_reduction == "token_mean" else batch_size
-        log_t = F.log_softmax(_at_least_fp32(teacher.detach()) / tau, dim=-1)
-        log_p = [F.log_softmax(_at_least_fp32(z) / tau, dim=-1) for z in logits]
+        log_t = F.log_softmax(at_least_fp32(teacher.detach()) / tau, dim=-1)
+        log_p = [F.log_softmax(at_least_fp32(z) / tau, dim=-1) for z in logits]
         kl = torch.stack([tau**2 * (log_t.exp() * (log_t - student)).sum() / divisor for student in log_p])
     total = (1 - alpha) * ce.sum() + alpha * kl.sum()
     return MutualLoss(total, ce.detach(), kl.detach(), torch.zeros_like(kl))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -119,7 +120,7 @@ def _modernbert(
             hidden_size=student.hidden_size,
             intermediate_size=student.intermediate_size,
             max_position_embeddings=block_size,
-            local_attention=max(block_size, 128),
+            local_attention=max(2 * block_size, 128),  # half of it to each side: all of a row
             attention_dropout=model.dropout,
             mlp_dropout=model.dropout,
             embedding_dropout=model.dropout,
@@ -189,20 +190,59 @@ def hidden_states(
     return output.last_hidden_state
 
 
+def hidden_at(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor, index: Tensor
+) -> Tensor:
+    """Last hidden states at flat positions `index` (N,) of (B, T) ids -> (N, H). Masks: None or (B, 1, T, T).
+
+    The last layer of a masked model is computed at those positions alone from where its attention has mixed them: its
+    output projection and feed-forward part are most of its work, and nobody reads them elsewhere.
+    """
+    trunk: Any = model.base_model
+    if model.config.model_type == "roberta" and not model.config.is_decoder:
+        hidden = trunk.embeddings(input_ids=input_ids, position_ids=position_ids + model.config.pad_token_id + 1)
+        for layer in trunk.encoder.layer[:-1]:
+            hidden = layer(hidden, attention_mask)
+        last = trunk.encoder.layer[-1]
+        mixed = last.attention.self(hidden, attention_mask)[0]
+        attended = last.attention.output(mixed.flatten(0, 1)[index], hidden.flatten(0, 1)[index])
+        return last.feed_forward_chunk(attended)  # type: ignore[no-any-return]
+    if model.config.model_type == "modernbert" and input_ids.shape[1] <= model.config.sliding_window:
+        hidden = trunk.embeddings(input_ids=input_ids)
+        kinds = set(model.config.layer_types)
+        rotations = {kind: trunk.rotary_emb(hidden, position_ids, kind) for kind in kinds}
+        for layer in trunk.layers[:-1]:
+            hidden = layer(hidden, attention_mask, rotations[layer.attention_type])
+        last = trunk.layers[-1]
+        mixed = last.attn(last.attn_norm(hidden), rotations[last.attention_type], attention_mask)[0]
+        attended = (hidden + mixed).flatten(0, 1)[index]
+        return trunk.final_norm(attended + last.mlp(last.mlp_norm(attended)))  # type: ignore[no-any-return]
+    return hidden_states(model, input_ids, attention_mask, position_ids).flatten(0, 1)[index]
+
+
 def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits of hidden states, (..., H) -> (..., V); apply it to scored positions only."""
-    return head(model)(hidden)
+    return decoder(model)(head_transform(model)(hidden))
 
 
-def head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """The language-modelling head as one function of hidden states."""
+def head_transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """The language-modelling head up to its last linear map, `decoder`: (..., H) -> (..., H).
+
+    Nothing for GPT-2 and Llama; a linear map, an activation and a norm for the masked models.
+    """
     if model.config.model_type == "modernbert":
-        transform: nn.Module = model.head  # type: ignore[assignment]
-        decoder: nn.Module = model.decoder  # type: ignore[assignment]
-        return lambda hidden: decoder(transform(hidden))
+        return model.head  # type: ignore[return-value]
     if model.config.model_type == "bert":  # no student's family, but it may be a teacher
-        return model.cls  # type: ignore[return-value]
-    return model.lm_head  # type: ignore[return-value]
+        return model.cls.predictions.transform  # type: ignore[union-attr, return-value]
+    head: Any = model.lm_head
+    if isinstance(head, nn.Linear):
+        return lambda hidden: hidden
+    return lambda hidden: head.layer_norm(gelu(head.dense(hidden)))  # as RobertaLMHead
+
+
+def decoder(model: PreTrainedModel) -> nn.Linear:
+    """The map from hidden states to logits: weight (V, H), as a rule the token embeddings', and bias (V,) or None."""
+    return model.get_output_embeddings()  # type: ignore[return-value]
 
 
 def max_length(model: PreTrainedModel) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from .config import TrainConfig
+from .updates import newton_schulz
 
 
 def schedule(train: TrainConfig, step: int) -> float:
@@ -25,6 +27,38 @@ def mask_ratio(train: TrainConfig, step: int) -> float:
     if train.mask_ratio_end is None:
         return train.mask_ratio
     return train.mask_ratio + (train.mask_ratio_end - train.mask_ratio) * step / max(1, train.steps - 1)
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon with the same state, whose iteration takes all matrices of one shape at once.
+
+    On a GPU in bfloat16, as torch has it. Elsewhere in float32: processors without bfloat16 units are several times
+    slower at it, and the differentiable step of the outer problem (`updates.muon_step`) is then the real one.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step; `closure` is not supported."""
+        for group in self.param_groups:
+            parameters: list[nn.Parameter] = []
+            gradients: list[Tensor] = []
+            buffers: list[Tensor] = []
+            self._init_group(group, parameters, gradients, buffers)
+            if not parameters:
+                continue
+            torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+            momenta = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            for shape in {tuple(sorted(p.shape)): None for p in parameters}:  # in a fixed order
+                chosen = [i for i, p in enumerate(parameters) if tuple(sorted(p.shape)) == shape]
+                wide = [m.T if m.shape[0] > m.shape[1] else m for m in (momenta[i] for i in chosen)]
+                stacked = torch.stack(wide)
+                stacked = stacked.bfloat16() if stacked.device.type == "cuda" else stacked.float()
+                made = newton_schulz(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                for i, update in zip(chosen, made, strict=True):
+                    rows, columns = parameters[i].shape
+                    scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                    parameters[i].add_(update.T if rows > columns else update, alpha=-scale)
 
 
 def build_optimizers(model: nn.Module, train: TrainConfig, device: torch.device) -> list[Optimizer]:

@@ -7,7 +7,8 @@ the teacher's, else one another's) and in whether `outer_step` is taken (`wml`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
 from .device import Device
-from .forward import AtPositions, frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
+from .forward import AtPositions, frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of
 from .losses import MutualOptions
 from .models import Student, build_model
 from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
@@ -105,15 +106,26 @@ def mutual_options(config: Config, step: int) -> MutualOptions:
 
 def inner_loss(state: State, batch: Batch, config: Config, options: MutualOptions, device: Device) -> losses.MutualLoss:
     """L1 of all peers on one batch: one forward pass a peer, and one of the teacher where there is one."""
-    index, scored = kl_positions(batch, config.mutual.kl_positions)
+    mutual, teacher = config.mutual, state.teacher
+    weights = state.peer_weights.to(torch.float32)
+    if mutual.arm == "distill":  # L1 with all weight on the teacher as a target
+        weights = torch.cat([0 * weights, torch.ones(1)])
+        options = replace(options, kl_weight="target", frozen=1)
+    positions = mutual.kl_positions
+    if options.alpha == 0:  # nobody learns from anybody, so nothing but the scored positions of the peers is needed
+        weights, teacher, positions = weights[: len(state.peers)], None, "scored"
+        options = replace(options, frozen=0)
+    index, scored = kl_positions(batch, positions)
+    peers = (peer.head(batch, index) for peer in state.peers)
     with device.autocast():
-        logits = [peer(batch, index) for peer in state.peers]
-        frozen = frozen_logits(state.teacher, batch, index)
-    targets, rows = batch.targets[index], len(batch.input_ids)
-    if config.mutual.arm == "distill":
-        return losses.distillation_loss(logits, frozen[0], targets, options, rows, scored)
-    weights = state.peer_weights.to(device.device, torch.float32)
-    return losses.mutual_loss([*logits, *frozen], targets, weights, options, rows, scored)
+        return losses.mutual_loss_of_heads(
+            chain(peers, frozen_heads(teacher, batch, index)),
+            batch.targets[index],
+            weights.to(device.device, non_blocking=True),
+            options,
+            len(batch.input_ids),
+            scored,
+        )
 
 
 def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update] | None:

@@ -27,8 +27,8 @@ def sgd_update(parameters: Parameters, inner_lr: float) -> Update:
 def optimizer_update(model: nn.Module, optimizers: Sequence[Optimizer], grad_clip: float) -> Update:
     """The next step of `optimizers` on `model`, norm clipping included, as a function of the gradients.
 
-    Equals what the optimizers will do, except that Muon's iteration runs in the gradient's precision and not
-    in bfloat16, where it has no useful derivative.
+    Equals what the optimizers will do, except that on a GPU Muon's iteration runs in the gradient's precision and
+    not in bfloat16, where it has no useful derivative.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rules: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -77,13 +77,18 @@ def muon_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping
     buffer = (1 - momentum) * g + (momentum * state["momentum_buffer"] if state else 0.0)
     x = (1 - momentum) * g + momentum * buffer if group["nesterov"] else buffer
     tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=group["eps"])
-    a, b, c = group["ns_coefficients"]
-    for _ in range(group["ns_steps"]):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = newton_schulz(x.T if tall else x, group["ns_coefficients"], group["ns_steps"], group["eps"])
     x = x.T if tall else x
     lr = group["lr"]
     scaled = lr * math.sqrt(max(1.0, theta.shape[0] / theta.shape[1]))
     return theta * (1 - lr * group["weight_decay"]) - scaled * x
+
+
+def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Matrices (..., m, n), m <= n, brought to singular values near 1 by a polynomial, in their own precision."""
+    a, b, c = coefficients
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x

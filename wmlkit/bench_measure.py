@@ -1,0 +1,136 @@
+"""How benchmarks measure: interleaved times, the highest memory of a piece of work, the rate of a matrix product.
+
+One document a benchmark: ``setting``, ``machine``, ``commit``, ``variants`` (name, median_ms, peak_mib, ...) and
+``ratios``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import environment
+from .device import peak_memory
+from .errors import UserError
+
+Run = Callable[[], Any]
+CLEAR_REFS = Path("/proc/self/clear_refs")
+MALLOC_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
+
+
+def describe(result: dict[str, Any]) -> dict[str, Any]:
+    """The document of a benchmark's `result`: machine, load and commit beside what was measured."""
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    machine = f"{platform.machine()}, {platform.system()}, {cores} cores, load {load:.1f}, torch {torch.__version__}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
+    return {"setting": result["setting"], "machine": machine, "commit": environment.commit(), **result}
+
+
+def check_repeats(repeats: int) -> None:
+    """Raises UserError unless there is something to take a median of."""
+    if repeats < 1:
+        raise UserError(f"repeats is {repeats}; expected at least 1; give a larger one")
+
+
+def interleaved(
+    variants: Mapping[str, Run], repeats: int, device: torch.device, before: Callable[[str], Any] = lambda _: None
+) -> dict[str, dict[str, float]]:
+    """Median wall-clock and processor time of each variant, in ms, after one run that does not count.
+
+    Variants take turns, so that a slow moment of the machine falls on all of them. `before` runs before each, with its
+    name, off the clock.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in variants}
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
+    for repeat in range(repeats + 1):
+        for name, run in variants.items():
+            before(name)
+            _wait_for(device)
+            start, start_cpu = time.perf_counter(), time.process_time()
+            run()
+            _wait_for(device)
+            if repeat:
+                wall[name].append(1000 * (time.perf_counter() - start))
+                cpu[name].append(1000 * (time.process_time() - start_cpu))
+    return {name: {"median_ms": statistics.median(wall[name]), "cpu_ms": statistics.median(cpu[name])} for name in wall}
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_product(device: torch.device, size: int = 1024, dtype: torch.dtype = torch.float32) -> tuple[Run, float]:
+    """(a square matrix product to time beside the rest, its floating-point operations)."""
+    a, b = torch.randn(size, size, device=device, dtype=dtype), torch.randn(size, size, device=device, dtype=dtype)
+    return lambda: a @ b, 2.0 * size**3
+
+
+def peaks(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+    """`function(*arguments)`, which measures by `peak_above`, in a process of its own.
+
+    There the allocator hands every larger block to the system as soon as it is free, so that memory that one variant
+    left behind does not hide what the next one needs; it would slow down the clock, so nothing is timed there.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=return_memory_at_once) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def return_memory_at_once() -> None:
+    """Let glibc take blocks of 64 KiB and more from the system one by one; elsewhere nothing."""
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(MALLOC_MMAP_THRESHOLD, 1 << 16)
+
+
+def peak_above(run: Run, device: torch.device) -> float:
+    """The most memory that `run` has beyond what was there before, in MiB.
+
+    Of the card on CUDA. On Linux the resident memory of this process, whose record of its highest value is cleared
+    first; elsewhere that record is of the whole process, and the result a lower bound.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 2**20
+        run()
+        return peak_memory(device) - before
+    if not CLEAR_REFS.exists():
+        before = peak_memory(device)
+        run()
+        return peak_memory(device) - before
+    ctypes.CDLL(None).malloc_trim(0)
+    CLEAR_REFS.write_text("5")
+    before = _status_mib("VmRSS")
+    run()
+    return _status_mib("VmHWM") - before
+
+
+def highest_memory() -> float:
+    """Highest memory of this process, MiB. Linux: from its own record, as getrusage starts with what its parent had."""
+    return _status_mib("VmHWM") if CLEAR_REFS.exists() else peak_memory(torch.device("cpu"))
+
+
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def rows(times: Mapping[str, Mapping[str, float]], memory: Mapping[str, float]) -> list[dict[str, Any]]:
+    """`variants` of a document; those without a measured memory have none."""
+    return [
+        {"name": name, **measured} | ({"peak_mib": memory[name]} if name in memory else {})
+        for name, measured in times.items()
+    ]
