@@ -48,6 +48,14 @@ def test_evaluate_language_modelling(trained):
     assert json.loads(done.stdout) == paths.read_json(paths.language_modelling(trained))
 
 
+def test_evaluate_shows_the_ensembles_alone(trained):
+    options = ("--per-paradigm", 2, "--out", trained.parents[1], "--ensemble", "--protocol", "babylm2026")
+    done = wmlkit("evaluate", trained, *options)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["ensemble", "uniform_ensemble"], done.stderr
+    written = paths.read_json(paths.evaluation(trained, "nursery", "babylm2026"))
+    assert len(written["members"]) == 4  # the file has all of them
+
+
 def test_export_then_evaluate_the_single_model(trained, tmp_path):
     done = wmlkit("export", trained, "--to", tmp_path / "model")
     assert done.returncode == 0 and Path(done.stdout.strip()) == tmp_path / "model"
@@ -91,6 +99,8 @@ def bad_corpus(tmp_path):
         (["study", "run", "--preset", "smoke", "--shard", "3/2"], "shard 3/2 does not exist"),
         (["study", "run", "--preset", "smoke", "--shard", "x"], "expected I/N"),
         (["evaluate", "{corpus}"], "neither a finished run nor a model folder"),
+        (["evaluate", "{corpus}", "--seeds", "one"], "--seeds got 'one'"),
+        (["evaluate", "{corpus}", "--protocol", "babylm25"], "neither a finished run"),
         (["export", "{corpus}", "--to", "x"], "not a finished run"),
         (["report", "{corpus}"], "holds no finished run"),
         (["bench", "data", "--corpus", "{corpus}"], "holds no training text"),

@@ -235,6 +235,13 @@ def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: P
     assert json.loads((run_folder / "evaluation" / "glue-babylm2025.json").read_text()) == document
     assert document["members"][0]["paradigms"][0]["n"] == 4
     assert document["settings"]["max_train"] == 8
+    path = run_folder / "evaluation" / "glue-babylm2025.json"
+    stamp = path.stat().st_mtime_ns
+    options = {"tasks": ["mnli"], "seeds": [0], "epochs": 1, "max_valid": 4}
+    assert evaluate_run_glue(run_folder, folder, max_train=8, **options) == document
+    assert path.stat().st_mtime_ns == stamp  # the same settings: nothing is fine-tuned twice
+    assert evaluate_run_glue(run_folder, folder, max_train=9, **options)["settings"]["max_train"] == 9
+    assert path.stat().st_mtime_ns > stamp
 
 
 def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -245,6 +252,8 @@ def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
         evaluate_glue(model, tokenizer, folder, tasks=["cola"])
     with pytest.raises(UserError, match="has the files of no task"):
         evaluate_glue(model, tokenizer, folder, tasks=["rte", "wsc"])
+    with pytest.raises(UserError, match="max_train is 0; expected at least 1"):
+        evaluate_glue(model, tokenizer, folder, tasks=["mnli"], max_train=0)
     with pytest.raises(UserError, match="seeds is empty"):
         evaluate_glue(model, tokenizer, folder, tasks=["mnli"], seeds=[])
     assert len(_read(folder / "mnli.train.jsonl", 8, 4)) == 8 and len(_read(folder / "mnli.valid.jsonl", 8, 4)) == 4

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
 from wmlkit.config import DataConfig, ModelConfig
+from wmlkit.data import nursery
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
@@ -20,6 +21,7 @@ from wmlkit.evaluate.language_modelling import (
     draw_units,
     evaluate_run_text,
     evaluate_text,
+    nursery_floor,
     prepared_texts,
 )
 from wmlkit.models import Student, build_model
@@ -153,6 +155,13 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     assert [member["member"] for member in document["members"]] == ["peer_1", "peer_2", "ensemble", "uniform_ensemble"]
     assert len(document["members"][0]["domains"]) == 6
     assert document["settings"]["ensemble_weights"] == [0.7, 0.3]
+    floor = document["floor"]
+    assert 0 < floor["bits_per_byte"] < min(member["bits_per_byte"] for member in document["members"])
+    stamp = (run_folder / "language_modelling.json").stat().st_mtime_ns
+    assert evaluate_run_text(run_folder, prepared.folder, words_per_domain=30) == document
+    assert (run_folder / "language_modelling.json").stat().st_mtime_ns == stamp  # nothing is measured twice
+    assert evaluate_run_text(run_folder, prepared.folder, words_per_domain=40) != document
+    evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
     # The text drawn is the same for another tokenizer: it is measured in the same bytes.
     other = train_tokenizer(["some other words"], 280)
     again = evaluate_text(
@@ -160,3 +169,27 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     )
     for one, two in zip(document["members"][0]["domains"], again["members"][0]["domains"], strict=True):
         assert one["bytes"] == two["bytes"] and one["domain"] == two["domain"]
+
+
+def test_the_floor_of_the_nursery_stands_beside_the_losses(tmp_path: Path) -> None:
+    """Of the same text: exact for whole words, absent where a masked model's tokenizer splits them."""
+    prepared = prepare(DataConfig(corpus="nursery", words=2000, dev_words=400, vocab_size=300), tmp_path / "out")
+    texts = prepared_texts(prepared.folder)
+    drawn = {domain: draw_units(documents, 30, 0) for domain, documents in texts.items()}
+    lines = {domain: [line for unit in units for line in unit] for domain, units in drawn.items()}
+    for objective in ("clm", "mlm"):
+        floors = {d: [nursery.line_floor(line, d, objective) for line in lines[d]] for d in lines}
+        rows = [
+            {"domain": d, "tokens": sum(n for _, n in floors[d]), "bytes": sum(len(line.encode()) for line in lines[d])}
+            for d in lines
+        ]
+        measured = {"domains": rows, **{key: sum(row[key] for row in rows) for key in ("tokens", "bytes")}}
+        found = nursery_floor(drawn, objective, measured)  # type: ignore[arg-type]
+        assert found is not None
+        total = sum(nats for d in lines for nats, _ in floors[d])
+        assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / measured["bytes"])
+        assert found["nats_per_token"] == pytest.approx(total / measured["tokens"])
+        assert [row["domain"] for row in found["domains"]] == list(lines)
+        split = {**measured, "domains": [{**row, "tokens": row["tokens"] + 1} for row in rows]}
+        assert (nursery_floor(drawn, objective, split) is None) == (objective == "mlm")  # type: ignore[arg-type]
+    assert nursery_floor({**drawn, "childes": [["No line of the grammar."]]}, "clm", measured) is None

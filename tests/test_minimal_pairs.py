@@ -327,7 +327,7 @@ def test_no_sentences_give_no_scores(tokenizer: PreTrainedTokenizerFast) -> None
 
 
 @pytest.mark.skipif(not BLIMP.is_dir(), reason="needs the BLiMP files of ../shared/data, which are not shipped")
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_real_pairs_equal_the_naive_scorer(family: str) -> None:
     rows = []
     for file in sorted(BLIMP.glob("*.jsonl")):

@@ -175,3 +175,26 @@ def test_floor_is_below_the_entropy_of_single_words():
     assert 0 < masked < causal < 4 and 0 < error < 0.1
     fewer_masked, _ = nursery.entropy_floor("mlm", 0.1, per_domain=100)
     assert fewer_masked < masked  # more visible words, less uncertainty
+
+
+def test_floor_of_a_text_is_that_of_the_grammar() -> None:
+    """By brute force over the vocabulary, and in the mean the floor that is known in expectation."""
+    line, factor = next(nursery.sentences("childes", 5)), nursery.DOMAINS["childes"][0]
+    words = grammar.unrealise(line)
+    whole = grammar.visible_probability(list(words), factor)
+    assert nursery.line_floor(line, "childes", "clm") == (pytest.approx(-math.log(whole)), len(words))
+    cost = 0.0
+    for i in range(len(words)):
+        total = sum(
+            grammar.visible_probability([*words[:i], other, *words[i + 1 :]], factor) for other in grammar.vocabulary()
+        )
+        cost -= math.log(whole / total)
+    assert nursery.line_floor(line, "childes", "mlm") == (pytest.approx(cost), len(words))
+    assert nursery.line_floor("Cat a is there.", "childes", "mlm") is None
+    title = nursery.TITLES[0].capitalize()
+    assert nursery.line_floor(title, "simple_wiki", "clm") == (pytest.approx(math.log(len(nursery.TITLES))), 1)
+    lines = [line for domain in nursery.DOMAINS for line in itertools.islice(nursery.sentences(domain, 3), 60)]
+    domains = [domain for domain in nursery.DOMAINS for _ in range(60)]
+    nats, counts = np.array([nursery.line_floor(*both, "clm") for both in zip(lines, domains, strict=True)]).T
+    floor, error = nursery.entropy_floor("clm", 0.3, per_domain=100)
+    assert nats.sum() / (counts.sum() + len(lines)) == pytest.approx(floor, abs=0.15)  # its count has the line ends

@@ -143,6 +143,25 @@ def test_released_protocol_permutes_masked_scores_only(tmp_path: Path, tokenizer
         assert right[0] == right[3] != right[1]
 
 
+def test_a_perfect_scorer_shows_what_the_order_costs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Requests 0 and 3 are one sentence, so the first pair gets two good scores and the second two bad ones."""
+    rows = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The cat sleeps.")]
+    write_rows(tmp_path / "d" / "p.jsonl", [{"sentence_good": g, "sentence_bad": b} for g, b in rows])
+    expected = {"babylm2024-fixed": (100, 100), "babylm2024-released": (50, 50), "babylm2025": (100, 100)}
+    for protocol, (given, swapped) in expected.items():
+        document = evaluate_pairs(tiny(tokenizer), tokenizer, tmp_path / "d", protocol=protocol)[0]
+        assert document["perfect_scorer"] == {"score": given, "with_swapped_copies": swapped}
+    causal = evaluate_pairs(tiny(tokenizer, family="gpt2"), tokenizer, tmp_path / "d", protocol="babylm2024-released")
+    assert causal[0]["perfect_scorer"] == {"score": 100, "with_swapped_copies": 100}
+
+
+def test_the_official_score_counts_ties_as_the_year_does(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_rows(tmp_path / "same" / "p.jsonl", [{"sentence_good": "A cat.", "sentence_bad": "A cat."}] * 8)
+    for protocol, official in (("babylm2024-fixed", {100.0}), ("babylm2025", {100.0}), ("babylm2026", {37.5, 50.0})):
+        document, _ = evaluate_pairs(tiny(tokenizer), tokenizer, tmp_path / "same", protocol=protocol)
+        assert document["members"][0]["score"] == 50 and document["members"][0]["official_score"] in official
+
+
 def test_ewok_by_protocol(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_rows(tmp_path / "ewok_filtered" / "social-relations.jsonl", [EWOK])
     model = tiny(tokenizer)
@@ -194,6 +213,32 @@ def test_bad_lines_are_named(suite: Path, line: str, message: str) -> None:
         file.write(line + "\n")
     with pytest.raises(UserError, match=message):
         read_suite(suite, PROTOCOLS["babylm2025"])
+
+
+def test_a_line_that_is_no_text_is_named(suite: Path) -> None:
+    with (suite / "number.jsonl").open("ab") as file:
+        file.write(b'{"sentence_good": "caf\xe9", "sentence_bad": "B"}\n')
+    with pytest.raises(UserError, match=r"number.jsonl line 4 is not UTF-8"):
+        read_suite(suite, PROTOCOLS["babylm2025"])
+
+
+def test_a_score_that_is_no_number_is_named_by_file_and_line(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    only_here = set(tokenizer("Ate he bread.")["input_ids"]) - {
+        token
+        for pair in [*NUMBER, *ORDER]
+        for text in pair
+        if text != "Ate he bread."
+        for token in tokenizer(text)["input_ids"]
+    }
+    model = tiny(tokenizer)
+
+    def break_it(module, args, options, output):  # type: ignore[no-untyped-def]
+        return output.masked_fill((options["input_ids"] == min(only_here))[..., None], float("nan"))
+
+    model.base_model.embeddings.register_forward_hook(break_it, with_kwargs=True)
+    for models in (model, [model, tiny(tokenizer, seed=1)]):
+        with pytest.raises(UserError, match=r"the score of order.jsonl line 2 is nan under model 1"):
+            evaluate_pairs(models, tokenizer, suite)
 
 
 def test_a_sentence_that_is_too_long_is_named_by_file_and_line(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:

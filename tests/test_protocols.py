@@ -21,6 +21,7 @@ from wmlkit.evaluate.protocols import (
     is_tie,
     macro_average,
     paradigm_rows,
+    perfect_score,
     released_order,
     tie_rule,
 )
@@ -57,10 +58,17 @@ def ewok_shaped(n: int) -> list[Pair]:
     return pairs
 
 
-def score(pairs: list[Pair], good: np.ndarray, bad: np.ndarray, protocol: str, ties: str = "protocol") -> float:
-    """Macro accuracy of given scores under a protocol, as for a masked model."""
+def score(
+    pairs: list[Pair],
+    good: np.ndarray,
+    bad: np.ndarray,
+    protocol: str,
+    ties: str = "protocol",
+    objective: str = "mlm",
+) -> float:
+    """Macro accuracy of given scores under a protocol."""
     rules = PROTOCOLS[protocol]
-    if rules.ordering_fault:
+    if rules.ordering_fault and objective == "mlm":
         sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
         contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
         good, bad = as_returned(good, bad, released_order(sentences, [(len(c.split()), c) for c in contexts]))
@@ -128,6 +136,47 @@ def test_parity_uniform_scorer(blimp: list[Pair]) -> None:
     assert score(blimp, *uniform(blimp, "sum"), "babylm2025") == pytest.approx(97.95, abs=0.005)
     assert score(blimp, *uniform(blimp, "sum"), "babylm2026") == pytest.approx(51.05, abs=1)
     assert score(blimp, *uniform(blimp, "sum"), "babylm2025", ties="half") == pytest.approx(51.05, abs=0.05)
+
+
+@needs_blimp
+def test_parity_causal_models_of_2024(blimp: list[Pair]) -> None:
+    """Their scores come back in order and are sums: both names of 2024 say the same of them."""
+    same = np.zeros(len(blimp)), np.zeros(len(blimp))
+    for name in ("babylm2024-released", "babylm2024-fixed"):
+        assert PROTOCOLS[name].reduction("clm") == "sum" and PROTOCOLS[name].reduction("mlm") == "mean"
+        assert score(blimp, *perfect(blimp), name, objective="clm") == 100
+        assert score(blimp, *same, name, objective="clm") == 100
+        found = score(blimp, *uniform(blimp, PROTOCOLS[name].reduction("clm")), name, objective="clm")
+        assert found == pytest.approx(97.95, abs=0.005)
+
+
+@needs_blimp
+def test_parity_word_order_alone(blimp: list[Pair]) -> None:
+    """What an order-blind scorer can know: 12 paradigms are permutations of the same words, 18.4 % of all pairs."""
+
+    def words(text: str) -> list[str]:
+        return re.findall(r"\w+|[^\w\s]", text.lower())
+
+    same = np.array([sorted(words(pair.good)) == sorted(words(pair.bad)) for pair in blimp])
+    names = np.array([pair.paradigm for pair in blimp])
+    permuted = [name for name in set(names) if same[names == name].all()]
+    assert len(permuted) == 12 and 100 * same.mean() == pytest.approx(18.4, abs=0.05)
+    longer = np.sign([len(words(pair.good)) - len(words(pair.bad)) for pair in blimp])
+    shares = {
+        sign: 100 * np.mean([(longer[names == name] == sign).mean() for name in set(names)]) for sign in (-1, 0, 1)
+    }
+    assert [shares[sign] for sign in (-1, 0, 1)] == pytest.approx([4.2, 93.8, 2.0], abs=0.06)
+
+
+@needs_blimp
+def test_parity_perfect_score_of_the_package(blimp: list[Pair]) -> None:
+    names = [pair.paradigm for pair in blimp]
+    requests = [sentence for pair in blimp for sentence in (pair.good, pair.bad)], [(0, "")] * (2 * len(blimp))
+    found = {name: perfect_score(names, *requests, rules, "mlm") for name, rules in PROTOCOLS.items()}
+    assert found.pop("babylm2024-released") == pytest.approx(80.3, abs=0.05) and set(found.values()) == {100}
+    swapped = perfect_score(names, *requests, PROTOCOLS["babylm2024-released"], "mlm", swapped_copies=True)
+    assert swapped == pytest.approx(50, abs=0.1)  # exactly 50 where no two pairs share a sentence
+    assert perfect_score(names, *requests, PROTOCOLS["babylm2024-released"], "clm", swapped_copies=True) == 100
 
 
 @needs_blimp
@@ -206,6 +255,12 @@ def test_random_ties_follow_their_seed_and_touch_ties_only() -> None:
     assert (first != credit(good, bad, "random", seed=4)).any()
     assert first[0] == 1 and first[1] == 0
     assert 0.45 < first.mean() < 0.55  # six standard deviations
+
+
+@pytest.mark.parametrize("ties", ["half", "first", "random"])
+def test_what_is_no_number_earns_nothing(ties: str) -> None:
+    nan = np.array([np.nan, 1.0, np.nan])
+    assert (credit(nan, np.array([0.0, np.nan, np.nan]), ties) == 0).all()  # type: ignore[arg-type]
 
 
 @given(st.lists(st.tuples(st.floats(-50, 0), st.floats(-50, 0)), min_size=1, max_size=20))

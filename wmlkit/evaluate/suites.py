@@ -111,16 +111,17 @@ def sample_pairs(pairs: list[Pair], per_paradigm: int | None, seed: int) -> list
 
 def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSONL file with their line numbers; UserError with file and line for anything else."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
             try:
+                line = raw.decode("utf-8")
+                if not line.strip():
+                    continue
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                why = f"JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else f"UTF-8 ({error.reason})"
                 raise UserError(
-                    f"{file.name} line {number} is not JSON ({error.msg}); expected one object a line; repair the "
-                    f"line in {file}"
+                    f"{file.name} line {number} is not {why}; expected one object a line; repair the line in {file}"
                 ) from None
             if not isinstance(row, dict):
                 raise UserError(

@@ -1,0 +1,164 @@
+"""Tables of what evaluations say beyond their scores: protocols, GLUE tasks, dev text, and results of one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import PARADIGMS, write_evaluation, write_study
+
+from wmlkit import evaluations, paths, results, score_tables, tables
+from wmlkit.readable import readable
+from wmlkit.runs import read_runs
+
+BOTH = ("babylm2025", "babylm2024-released")
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = (("independent", 2), ("wml", 2))
+    return write_study(tmp_path_factory.mktemp("out") / "nursery", study, seeds=(4,), protocols=("babylm2025",))
+
+
+def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> None:
+    rows = [
+        {
+            "paradigm": task, "phenomenon": task, "field": "glue", "accuracy": float(np.mean(scores)), "ties": 0.0,
+            "n": 50, "metric": "f1" if task == "mrpc" else "accuracy", "majority_class": 60.0,
+            "selected_by": "accuracy", "per_seed": scores,
+        }
+        for task, scores in values.items()
+    ]  # fmt: skip
+    members = [
+        {
+            "member": f"peer_{i}",
+            "score": np.mean([r["accuracy"] for r in rows]),
+            "ties": 0.0,
+            "n": 50,
+            "paradigms": rows,
+        }
+        for i in (1, 2)
+    ]
+    document = {
+        "suite": "glue", "protocol": "babylm2025", "settings": {"seeds": [42, 43, 44]}, "data_hash": "x",
+        "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
+    }  # fmt: skip
+    paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
+
+
+def test_protocols_with_a_perfect_scorer(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=BOTH)
+    tidy = evaluations.protocol_table(folder)
+    assert set(tidy["member"]) == {
+        "peer_1",
+        "peer_2",
+        "ensemble",
+        "uniform_ensemble",
+        "best_peer",
+        *score_tables.PERFECT,
+    }
+    table = score_tables.protocols(tidy).set_index(["protocol", "member"]).sort_index()
+    assert table.loc[("babylm2024-released", "perfect_swapped"), "mean"] == 50
+    assert table.loc[("babylm2025", "perfect_scorer"), "mean"] == 100
+    assert table.loc[("babylm2024-released", "best_peer"), "masked_score"] == "mean"
+    documents = [paths.read_json(paths.evaluation(run.folder, "nursery", BOTH[0])) for run in read_runs(folder)]
+    official = [document["members"][0]["official_score"] for document in documents]
+    own = tidy[(tidy["protocol"] == BOTH[0]) & (tidy["member"] == "peer_1")]["score"]
+    assert list(own) == official and table["n_seeds"].eq(2).all() and table["seeds"].eq("0 1").all()
+
+
+def test_the_main_table_holds_protocols_that_compare_all_runs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("dml", 2), ("wml", 2)), seeds=(0,), protocols=("babylm2025",))
+    wml = next(run for run in read_runs(folder) if run.arm == "wml")
+    write_evaluation(wml.folder, "wml", 2, 0, "nursery", "babylm2024-fixed", PARADIGMS)
+    assert set(results.scores_table(folder)["protocol"]) == {"babylm2025", "babylm2024-fixed"}
+    assert set(tables.all_scores(folder)["protocol"]) == {"babylm2025", ""}
+    several = evaluations.several_protocols(evaluations.protocol_table(folder))
+    assert set(several["run"]) == {wml.folder.name}
+    assert "T4_protocols" in [path.stem for path in tables.write_tables(folder)]
+
+
+def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None:
+    runs = read_runs(one_seed)
+    table = tables.main_result(tables.all_scores(one_seed), None, runs)
+    assert table["low"].isna().all() and (table["n_seeds"] == 1).all() and (table["seeds"] == "4").all()
+    scored = table[(table["suite"] == "nursery") & (table["peers"] == 2)]
+    assert (scored["interval"] == "items of seed 4 resampled; nothing about other seeds").all()
+    assert ((scored["item_low"] < scored["mean"]) & (scored["mean"] < scored["item_high"])).all()
+    losses = table[table["suite"] == "dev_ce"]
+    assert losses["item_low"].isna().all() and (losses["interval"] == score_tables.NONE).all()
+    # the interval of a single peer is that of the peer whose score it is
+    alone = table[(table["peers"] == 1) & (table["suite"] == "nursery")].iloc[0]
+    assert alone["item_low"] < alone["mean"] < alone["item_high"]
+    # width by hand: 13 paradigms of 40 items, standard error of a macro mean of Bernoulli items
+    row = scored[scored["member"] == "ensemble"].iloc[0]
+    run = next(run for run in runs if run.arm == row["arm"])
+    items = results.items_table(run, "nursery", "babylm2025")
+    assert items is not None
+    variances = items.groupby("paradigm")["ensemble"].var(ddof=0) / 40
+    error = 100 * np.sqrt(variances.sum()) / len(variances)
+    assert row["item_high"] - row["item_low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
+    (_, shown), *_ = readable("T4", table.assign(source="these runs"))
+    assert shown["nursery babylm2025 (%)"].str.contains("items only").all()
+
+
+def test_phenomena_of_one_seed_have_the_interval_of_their_items(one_seed: Path) -> None:
+    table = tables.by_phenomenon(results.paradigm_table(one_seed), read_runs(one_seed))
+    row = table[(table["phenomenon"] == "subject_verb_agreement") & (table["member"] == "ensemble")].iloc[0]
+    assert row["paradigms"] == 2 and row["item_low"] < row["mean"] < row["item_high"]
+    assert row["item_high"] - row["item_low"] > 8  # 80 items: wider than that of the suite
+
+
+def test_several_seeds_keep_the_interval_over_seeds(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=("babylm2025",))
+    table = tables.main_result(tables.all_scores(folder), None, read_runs(folder))
+    assert table["item_low"].isna().all() and set(table["interval"]) == {score_tables.OVER_SEEDS}
+
+
+def test_glue_by_task(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=())
+    assert evaluations.glue_table(folder).empty and score_tables.glue(pd.DataFrame()).empty
+    write_glue(read_runs(folder)[0].folder, {"rte": [50.0, 52.0, 54.0], "mrpc": [70.0, 70.0, 70.0]}, "sst2")
+    table = score_tables.glue(evaluations.glue_table(folder)).set_index("task")
+    assert list(table.index) == ["rte", "mrpc", "sst2"]
+    assert (table.loc["rte", "low"], table.loc["rte", "high"]) == pytest.approx((52 - 2 * 2.484138, 52 + 2 * 2.484138))
+    assert "fine-tuning seeds of one run" in table.loc["rte", "interval"]
+    assert table.loc["rte", "finetune_values"] == "50 52 54" and table.loc["rte", "finetune_seeds"] == "42 43 44"
+    assert table.loc["mrpc", "metric"] == "f1" and table.loc["mrpc", "mean"] == 70
+    assert table.loc["sst2", "skipped"] == "no sst2.train.jsonl" and np.isnan(table.loc["sst2", "mean"])
+    assert "T6" in [path.stem for path in tables.write_tables(folder)]
+    readable("T6", pd.read_csv(folder / "tables" / "T6.csv"))
+
+
+def test_glue_over_runs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=())
+    for run, value in zip(read_runs(folder), (1.0, 2.0, 3.0), strict=True):
+        write_glue(run.folder, {"rte": [value] * 3})
+    (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
+    assert (row["mean"], row["n_seeds"], row["values"]) == (2, 3, "1 2 3")
+    assert (row["low"], row["high"]) == pytest.approx(results.interval([1.0, 2.0, 3.0]))
+    assert row["interval"] == score_tables.OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
+
+
+def test_dev_text_by_domain(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=())
+    assert evaluations.text_table(folder).empty and score_tables.dev_text(pd.DataFrame()).empty
+    for run in read_runs(folder):
+        row = {"nats_per_token": 2.0, "perplexity": 7.4, "tokens": 10, "bytes": 40}
+        members = [
+            {"member": name, "bits_per_byte": 1.0 + run.seed + i, **row,
+             "domains": [{"domain": "childes", "bits_per_byte": 1.5 + run.seed + i, **row}]}
+            for i, name in enumerate(("peer_1", "peer_2", "ensemble", "uniform_ensemble"))
+        ]  # fmt: skip
+        floor = {"bits_per_byte": 0.9, "domains": [{"domain": "childes", "bits_per_byte": 0.8}]} if run.seed else None
+        document = {"objective": "mlm", "settings": {}, "members": members, "floor": floor}
+        paths.write_json(paths.language_modelling(run.folder), document)
+    table = score_tables.dev_text(evaluations.text_table(folder)).set_index(["member", "domain"])
+    assert set(table.index.get_level_values("member")) == {"best_peer", "ensemble", "uniform_ensemble"}
+    assert table.loc[("ensemble", "all"), "values"] == "3 4" and table.loc[("ensemble", "all"), "mean"] == 3.5
+    assert table.loc[("ensemble", "childes"), "mean"] == 4.0 and table.loc[("ensemble", "childes"), "floor"] == 0.8
+    best = [run.done["best_peer"] + run.seed for run in read_runs(folder)]
+    assert table.loc[("best_peer", "all"), "values"] == " ".join(str(value) for value in best)
+    assert "T4_text" in [path.stem for path in tables.write_tables(folder)]

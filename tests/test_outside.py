@@ -1,0 +1,170 @@
+"""Models and texts from outside: any local masked or causal model on every suite, without this package's classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    CamembertConfig,
+    CamembertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from wmlkit import paths
+from wmlkit.config import load_preset
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.evaluate import score_sentences
+from wmlkit.evaluate.outside import load_outside, logits_at, read_texts
+from wmlkit.evaluate.target import GlueOptions, evaluate_target, result_lines
+
+SENTENCES = ["The cat sleeps.", "The cats sleep near the barn.", "Water", "Nobody has ever seen it, she said."]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(SENTENCES * 3, 300)
+
+
+def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 40}
+    distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
+    opt = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24, "word_embed_proj_dim": 8}
+    gemma = {"head_dim": 8, "num_key_value_heads": 2, "final_logit_softcapping": 0.3}
+    makers = {
+        "bert": lambda: BertForMaskedLM(BertConfig(**shared, **SMALL)),
+        "camembert": lambda: CamembertForMaskedLM(CamembertConfig(**shared, **SMALL)),
+        "albert": lambda: AlbertForMaskedLM(AlbertConfig(**shared, **SMALL, embedding_size=8)),
+        "distilbert": lambda: DistilBertForMaskedLM(DistilBertConfig(**shared, **distil)),
+        "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**shared, **SMALL)),
+        "opt": lambda: OPTForCausalLM(OPTConfig(**shared, **opt)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**shared, **SMALL, **gemma)),
+    }
+    torch.manual_seed(0)
+    model = makers[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+MASKED = ("bert", "camembert", "albert", "distilbert")
+CAUSAL = ("gpt_neox", "opt", "gemma2")
+
+
+@torch.inference_mode()
+def naive(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sentence: str, masked: bool) -> float:
+    ids = tokenizer(sentence)["input_ids"]
+    total = 0.0
+    for i in range(1, len(ids) - 1):
+        row = [*ids[:i], tokenizer.mask_token_id, *ids[i + 1 :]] if masked else ids[:i]
+        logits = model(input_ids=torch.tensor([row])).logits[0, i if masked else i - 1]
+        total += logits.double().log_softmax(-1)[ids[i]].item()
+    return total
+
+
+@pytest.mark.parametrize("name", [*MASKED, *CAUSAL])
+def test_scores_are_those_of_the_whole_model(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build(name, tokenizer)
+    expected = [naive(model, tokenizer, sentence, name in MASKED) for sentence in SENTENCES]
+    np.testing.assert_allclose(score_sentences(model, tokenizer, SENTENCES), expected, atol=1e-5, rtol=0)
+
+
+def test_trunk_and_head_come_apart_only_where_that_gives_the_same_logits(tokenizer: PreTrainedTokenizerFast) -> None:
+    apart = {name: logits_at(build(name, tokenizer)).apart for name in (*MASKED, *CAUSAL)}
+    assert apart["bert"] and apart["camembert"] and not apart["gemma2"]  # whose logits are capped after the head
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    build("bert", tokenizer).save_pretrained(tmp_path / "model")
+    save_tokenizer(tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_a_plain_folder_is_evaluated_on_pairs_glue_and_text(
+    folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write_rows(tmp_path / "blimp" / "p.jsonl", [{"sentence_good": SENTENCES[0], "sentence_bad": "The cat sleep."}])
+    for split in ("train", "valid"):
+        rows = [{"sentence1": a, "sentence2": b, "label": i % 2} for i, (a, b) in enumerate([SENTENCES[:2]] * 4)]
+        write_rows(tmp_path / "glue" / f"rte.{split}.jsonl", rows)
+    config = load_preset("nursery", {"evaluate.pairs": str(tmp_path), "evaluate.text_words": 50})
+    pairs = evaluate_target(folder, "blimp", config, tmp_path)
+    assert pairs["members"][0]["member"] == "model" and pairs["members"][0]["n"] == 1
+    options = GlueOptions.of("rte,wsc", "3, 4", None, None, 1)
+    glue = evaluate_target(folder, "glue", config, tmp_path, glue=options)
+    assert glue["settings"]["seeds"] == [3, 4] and [one["task"] for one in glue["skipped"]] == ["wsc"]
+    lines = result_lines(glue)
+    assert lines[0].startswith("model: ") and "accuracy" in lines[1] and lines[-1].startswith("skipped wsc: no wsc.")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "talk.dev").write_text("\n".join(SENTENCES), encoding="utf-8")
+    text = evaluate_target(folder, "lm", config, tmp_path, corpus=tmp_path / "text")
+    (domain,) = text["members"][0]["domains"]
+    assert (domain["domain"], text["corpus"]) == ("talk", "text")
+    loaded, _, objective = load_outside(folder)
+    assert objective == "mlm"
+    assert domain["bytes"] == sum(len(sentence.encode()) for sentence in SENTENCES)
+    assert "bits a byte" in result_lines(text)[0]
+
+
+@pytest.mark.parametrize(
+    ("suite", "options", "message"),
+    [
+        ("lm", {}, "it has no dev text of its own; give a folder of .dev files: --corpus"),
+        ("lm", {"ensemble": True}, "--ensemble needs the peers of a run"),
+        ("blimp", {"corpus": Path("x")}, "--corpus came with suite 'blimp'"),
+        ("lm", {"corpus": Path("nowhere")}, "nowhere does not exist; expected <domain>.dev files"),
+    ],
+)
+def test_mistakes_are_named(folder: Path, suite: str, options: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate_target(folder, suite, load_preset("nursery"), tmp_path, **options)
+
+
+def test_only_language_models_are_taken(folder: Path) -> None:
+    settings = paths.read_json(folder / "config.json")
+    paths.write_json(folder / "config.json", settings | {"architectures": ["BertForSequenceClassification"]})
+    with pytest.raises(UserError, match="architecture 'BertForSequenceClassification'; expected a masked or causal"):
+        load_outside(folder)
+    with pytest.raises(UserError, match="has no config.json"):
+        load_outside(folder.parent)
+    with pytest.raises(UserError, match="--seeds got '1,x'"):
+        GlueOptions.of("", "1,x", None, None, None)
+
+
+def test_dev_text_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "b.dev").write_text("One.\nTwo.\n\n\nThree.\n", encoding="utf-8")
+    (tmp_path / "a.dev").write_text(" Four. \n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("not read", encoding="utf-8")
+    assert read_texts(tmp_path) == {"a": [["Four."]], "b": [["One.", "Two."], ["Three."]]}
+    (tmp_path / "a.dev").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="a.dev is not UTF-8"):
+        read_texts(tmp_path)
+    (tmp_path / "a.dev").write_text("\n \n")
+    with pytest.raises(UserError, match="a.dev holds no text"):
+        read_texts(tmp_path)
