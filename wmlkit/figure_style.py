@@ -107,7 +107,11 @@ def tokens_axis(ax: Axes) -> None:
 
 
 def short_number(value: float, position: int | None = None) -> str:
-    """1500000 -> "1.5M"."""
+    """A number for an axis.
+
+    >>> short_number(1_500_000), short_number(250)
+    ('1.5M', '250')
+    """
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
