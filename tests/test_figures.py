@@ -222,7 +222,7 @@ def test_the_same_data_gives_the_same_bytes(metrics: pd.DataFrame, paradigms: pd
         with mpl.rc_context({"font.size": 20, "axes.grid": False, "svg.hashsalt": "other", "pdf.fonttype": 3}):
             assert save_figure(draw().figure, tmp_path / "b", name) == tmp_path / "b" / f"{name}.png"
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == [f"{name}.{kind}" for name in ("F3", "F6") for kind in ("pdf", "png", "svg")]
+    assert files == [f"{name}.{kind}" for name in ("F3", "F6") for kind in ("csv", "pdf", "png", "svg")]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

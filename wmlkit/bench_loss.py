@@ -24,7 +24,9 @@ PEERS, VOCABULARIES, POSITIONS = (1, 2, 4, 8), (8192, 16384, 32768, 65536), (128
 class Case:
     """Hidden states of B rows of T random tokens under decoders of the given widths, and what is scored of them."""
 
-    def __init__(self, widths: tuple[int, ...], vocab_size: int, batch_size: int, block_size: int, share: float) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], vocab_size: int, batch_size: int, block_size: int, share: float
+    ) -> None:
         device = setup("fp32", torch.get_num_threads()).device
         count = batch_size * block_size
         with torch.random.fork_rng(devices=[]):

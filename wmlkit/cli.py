@@ -15,7 +15,7 @@ import typer
 from safetensors import SafetensorError
 
 from . import paths
-from .config import load_preset, preset_names
+from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
 
 app = typer.Typer(
@@ -322,17 +322,23 @@ def show_bench(document: dict[str, Any], as_json: bool) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """What this machine offers: versions, device, precision and the reason for them."""
-    from .device import setup
-    from .environment import document
+def doctor(out: Out = None, as_json: Json = False) -> None:
+    """Look for what may go wrong on this machine: versions, kernel, device, disk, numerics; and what to do about it."""
+    from .doctor import examine
 
-    facts = document(setup()) | {"presets": preset_names()}
+    facts = examine(paths.output(out))
     if as_json:
         emit(facts)
-        return
-    for key, value in facts.items():
-        print(f"{key}: {value}")
+    else:
+        for one in facts["findings"]:
+            print(f"{one['status']:7} {one['subject']}: {one['found']}")
+            if one["advice"]:
+                print(f"{'':7} -> {one['advice']}")
+        print(f"presets: {', '.join(facts['presets'])}")
+    broken = [one for one in facts["findings"] if one["status"] == "broken"]
+    if broken:
+        subjects = ", ".join(one["subject"] for one in broken)
+        raise UserError(f"broken: {subjects}; expected nothing broken; first {broken[0]['advice']}")
 
 
 def main() -> None:

@@ -340,6 +340,13 @@ def load_preset(name: str, overrides: Mapping[str, Any] | Iterable[str] = ()) ->
     """The preset `name` with overrides, a mapping or ``KEY=VALUE`` strings (VALUE as in TOML, else text).
 
     Raises UserError for an unknown preset, key or value.
+
+    >>> config = load_preset("nursery", ["train.steps=100", "mutual.num_peers=2"])
+    >>> config.train.steps, config.mutual.arm
+    (100, 'wml')
+    >>> load_preset("nursery", ["train.stepz=100"])
+    Traceback (most recent call last):
+    wmlkit.errors.UserError: unknown config key 'train.stepz'; the nearest valid key is 'train.steps'
     """
     path = paths.PRESETS / f"{name}.toml"
     if name not in preset_names():

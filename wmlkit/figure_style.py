@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from . import paths
+from .figure_data import figure_data
 
 COLUMN, TEXT = 3.3, 6.9  # inches: the width of a column and of the text in print
 COLOURS = sns.color_palette("colorblind").as_hex()
@@ -54,7 +55,8 @@ def panels(rows: int, columns: int, width: float = TEXT, height: float = 2.4, **
 def save_figure(figure: Any, folder: Path, name: str) -> Path:
     """Write ``<name>.png`` (200 dpi), ``.pdf`` (fonts embedded) and ``.svg``; returns the PNG's path.
 
-    The same data gives the same bytes: no dates, no versions, fixed ids.
+    What was plotted goes into ``<name>.csv`` (`wmlkit.figure_data`), unless nothing but shapes was drawn. The same data
+    gives the same bytes: no dates, no versions, fixed ids.
     """
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
@@ -67,6 +69,9 @@ def save_figure(figure: Any, folder: Path, name: str) -> Path:
             figure.savefig(temporary, format=kind, dpi=200, metadata=fixed)
 
         paths.write_atomic(folder / f"{name}.{kind}", save)
+    data = figure_data(figure)
+    if len(data):
+        paths.write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))
     return folder / f"{name}.png"
 
 
@@ -102,7 +107,11 @@ def tokens_axis(ax: Axes) -> None:
 
 
 def short_number(value: float, position: int | None = None) -> str:
-    """1500000 -> "1.5M"."""
+    """A number for an axis.
+
+    >>> short_number(1_500_000), short_number(250)
+    ('1.5M', '250')
+    """
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

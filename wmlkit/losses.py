@@ -63,6 +63,10 @@ def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | 
     """CE_i = mean over scored positions of -log p_i[y], in nats: P tensors (N, V) and targets (N,) -> (P,).
 
     scored: (N,) boolean, None for all. Raises UserError when nothing is scored: 0/0 is not a loss.
+
+    >>> blind = torch.zeros(1, 4)  # one token, four words, all as likely
+    >>> cross_entropies([blind, torch.tensor([[2.0, 0.0, 0.0, 0.0]])], torch.tensor([0]))  # ln 4 and less
+    tensor([1.3863, 0.3408])
     """
     if scored is not None:
         _check_scored(scored)
@@ -144,6 +148,13 @@ def mutual_loss(
     `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`).
 
     With one peer, or alpha = 0, it is the plain cross-entropy of each peer to the last bit.
+
+    >>> logits = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])]  # two peers, one token, two words
+    >>> loss = mutual_loss(logits, torch.tensor([0]), torch.tensor([0.5, 0.5]), MutualOptions(alpha=0.5))
+    >>> loss.ce, loss.kl  # peer 2 knows nothing; the KL terms come with their weights
+    (tensor([0.1269, 0.6931]), tensor([0.2169, 0.1639]))
+    >>> torch.allclose(0.5 * loss.ce.sum() + 0.5 * loss.kl.sum(), loss.total)
+    True
     """
     return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=False)
 

@@ -250,7 +250,11 @@ def _dev(peers: Peers, out: Path, cells: int) -> Reading:
 
 
 def normalised(parts: Sequence[float]) -> np.ndarray:
-    """Numbers that are not negative -> weights that sum to 1; all zero -> equal weights."""
+    """Numbers that are not negative -> weights that sum to 1; all zero -> equal weights.
+
+    >>> normalised([1, 3])
+    array([0.25, 0.75])
+    """
     values = np.asarray(parts, dtype=float)
     if len(values) == 0 or (values < 0).any() or not np.isfinite(values).all():
         raise UserError(f"the weights are {values.tolist()}; expected numbers that are not negative")
@@ -282,7 +286,11 @@ def edges(sample: Sample, weights: np.ndarray, points: int = 11) -> pd.DataFrame
 
 
 def with_weight(weights: np.ndarray, peer: int, share: float) -> np.ndarray:
-    """`weights` with that of `peer` (from 0) set to `share` and the others scaled to what is left."""
+    """`weights` with that of `peer` (from 0) set to `share` and the others scaled to what is left.
+
+    >>> with_weight(np.array([0.25, 0.25, 0.5]), peer=2, share=0.25).tolist()
+    [0.375, 0.375, 0.25]
+    """
     others = np.array(weights, dtype=float)
     others[peer] = 0
     if len(weights) == 1:

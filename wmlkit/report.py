@@ -19,6 +19,7 @@ from .readable import readable
 from .runs import Run, distinct, read_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
+WIDE = 12  # columns beyond which it is printed smaller
 _NAME = re.compile(r"[TF]\d+\w*")
 _PIXELS_A_POINT = 1.6  # figures are drawn for print; a screen is read from farther away
 
@@ -160,9 +161,17 @@ def _table(folder: Path, name: str, table: pd.DataFrame) -> str:
         _part(title, part, folded=name == "T5" and place > 0)
         for place, (title, part) in enumerate(readable(name, table))
     )
-    data = base64.b64encode((folder / f"{name}.csv").read_bytes()).decode()
-    link = f'<a class="download" download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
-    return f'{_heading(name)}<p class="caption">{_text(caption)}</p>\n{parts}{_made(folder, name, link)}'
+    made = _made(folder, name, _download(folder / name))
+    return f'{_heading(name)}<p class="caption">{_text(caption)}</p>\n{parts}{made}'
+
+
+def _download(file: Path) -> str:
+    """A link that holds the CSV beside `file`; nothing where there is none."""
+    file = file.with_suffix(".csv")
+    if not file.is_file():
+        return ""
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<a class="download" download="{file.name}" href="data:text/csv;base64,{data}">{file.name}</a>'
 
 
 def _heading(name: str) -> str:
@@ -185,10 +194,10 @@ def _html_table(table: pd.DataFrame) -> str:
     for record in table.itertuples(index=False):
         cells = "".join(f"<td{_class(kind)}>{_cell(value)}</td>" for value, kind in zip(record, kinds, strict=True))
         rows.append(f"<tr>{cells}</tr>\n")
-    tall = " tall" if len(table) > TALL else ""
+    shape = (" tall" if len(table) > TALL else "") + (" wide" if len(table.columns) > WIDE else "")
     # Focusable, so that a keyboard can scroll it.
     return (
-        f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="table"><table>\n'
+        f'<div class="scroll{shape}" tabindex="0" role="region" aria-label="table"><table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>\n"
     )
 
@@ -219,7 +228,7 @@ def _figure(file: Path) -> str:
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
     return (
         f'{_heading(name)}<figure><span class="sheet"{width}>{image}</span>\n'
-        f'<figcaption class="caption">{caption}</figcaption></figure>\n{_made(file.parent, name)}'
+        f'<figcaption class="caption">{caption}</figcaption></figure>\n{_made(file.parent, name, _download(file))}'
     )
 
 
@@ -236,10 +245,11 @@ def _made(folder: Path, name: str, link: str = "") -> str:
     if not noted:
         return f'<p class="made">Nothing is noted about what made {_text(name)}.</p>\n{data}'
     seeds = ", ".join(str(seed) for seed in noted["seeds"]) or "none"
-    facts = {name: noted[name] for name in ("command", "commit", "device", "created_by")}
+    facts = {name: noted[name] for name in ("commit", "device", "created_by")}
     listed = "".join(f"<dt>{key.replace('_', ' ')}</dt><dd><code>{_text(facts[key])}</code></dd>" for key in facts)
     return (
-        f'<details class="made"><summary>commit {_text(str(noted["commit"])[:12])}, seeds {_text(seeds)}</summary>'
+        f'<details class="made"><summary><code>{_text(noted["command"])}</code>, '
+        f"commit {_text(str(noted['commit'])[:12])}, seeds {_text(seeds)}</summary>"
         f"<dl>{listed}</dl></details>\n{data}"
     )
 

@@ -61,6 +61,11 @@ def count_parameters(student: Student, family: str, vocab_size: int, block_size:
     count="nonzero" counts a freshly initialised model as the released code does (`p != 0`): biases and
     most padding rows start at zero and are left out.
     Raises UserError for an unknown family.
+
+    >>> count_parameters(Student(2, 4, 64, 256), "roberta", vocab_size=1312, block_size=32)
+    191904
+    >>> count_parameters(Student(12, 12, 768, 3072), "gpt2", vocab_size=50257, block_size=1024)  # GPT-2 small
+    124439808
     """
     if family not in _SIZES:
         raise UserError(f"there is no family {family!r}; expected one of {', '.join(_SIZES)}; change model.family")

@@ -121,7 +121,11 @@ def diversity(chosen: Sequence[Student | Found]) -> float:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points no other point beats, less being better in both coordinates; equal points stand or fall together."""
+    """Which points no other point beats, less being better in both coordinates; equal points stand or fall together.
+
+    >>> pareto_front([(1, 3), (2, 2), (2, 3), (3, 1)])
+    [True, True, False, True]
+    """
     order = sorted(range(len(points)), key=lambda n: points[n])
     on_front = [False] * len(points)
     lowest = math.inf  # second coordinate of the points so far

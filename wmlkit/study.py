@@ -90,7 +90,11 @@ def dev_lines(show: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """``"2/8"`` -> (2, 8)."""
+    """A slice of a study, and of how many.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+    """
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match:
         raise UserError(f"--shard got {text!r}; expected I/N with 1 <= I <= N, for example 1/2")
