@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import losses
-from .losses import MutualOptions
+from .losses import WHOLE, MutualOptions, Share
 from .updates import Parameters, Update
 
+Sum = Callable[[Sequence[Tensor]], list[Tensor]]  # of each tensor over all processes that hold parts of a batch
 Forward = Callable[[Parameters], Tensor]  # parameters of one peer -> its logits (N, V) on a fixed batch
 
 
@@ -31,6 +33,7 @@ class InnerBatch:
     """L1 on one batch. forward: one function a peer; targets, scored, batch_size: as in `losses.mutual_loss`.
 
     frozen: logits (N, V) of a frozen teacher, which come behind the peers' (`MutualOptions.frozen` of them).
+    share: of the batch, where this is a part of it (`losses.Share`).
     """
 
     forward: Sequence[Forward]
@@ -38,15 +41,18 @@ class InnerBatch:
     scored: Tensor | None = None
     batch_size: int = 1
     frozen: Sequence[Tensor] = ()
+    share: Share = WHOLE
 
 
 @dataclass(frozen=True)
 class OuterBatch:
-    """L2 on one held-out batch. forward: one function a peer; targets: (N,) token ids; frozen: as in `InnerBatch`."""
+    """L2 on one held-out batch. forward: one function a peer; targets: (N,) token ids; frozen: as in `InnerBatch`;
+    share: of the batch's tokens, where this is a part of it."""
 
     forward: Sequence[Forward]
     targets: Tensor
     frozen: Sequence[Tensor] = ()
+    share: float = 1.0
 
 
 def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, objective: str) -> Tensor:
@@ -79,29 +85,32 @@ def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, 
 def hypergradient(
     parameters: Sequence[Parameters],
     peer_weights: Tensor,
-    inner: InnerBatch,
-    outer: OuterBatch,
+    inner: InnerBatch | Sequence[InnerBatch],
+    outer: OuterBatch | Sequence[OuterBatch],
     options: MutualOptions,
     *,
     updates: Sequence[Update] | None,
     objective: str = "logit_ensemble",
     gradients: Sequence[Parameters] | None = None,
+    total: Sum = list,
 ) -> tuple[Tensor, Tensor]:
     """(dL2/dw, L2): gradient (P,), a frozen teacher included, and value of L2, in nats per scored token.
 
     parameters: each peer's theta. updates: each peer's step as a function of its gradient, theta' = step(g)
     (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term only, at theta (`direct`).
-    gradients: grad_theta L1 where the training step has it already; computed here if None. First-order
-    gradients and one directional derivative a peer; the models are not changed. Dropout must be off.
+    gradients: grad_theta L1 of the whole batch where the training step has it already; computed here if None.
+    inner, outer: a batch, or the parts of it that this process holds; total: sums tensors over the processes.
+    First-order gradients and one directional derivative a peer; the models are not changed. Dropout must be off.
     """
     parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
     weights = peer_weights.detach()
     if updates is None:
-        direct, _, value = outer_gradients(parameters, weights, outer, objective, respond=False)
+        direct, _, value = outer_gradients(parameters, weights, outer, objective, respond=False, total=total)
         return direct, value
-    gradients = gradients or inner_gradients(parameters, weights, inner, options)
+    gradients = gradients or inner_gradients(parameters, weights, inner, options, total)
     steps = [vjp(update, dict(gradient)) for update, gradient in zip(updates, gradients, strict=True)]
-    direct, slopes, value = outer_gradients([step[0] for step in steps], weights, outer, objective, respond=True)
+    stepped = [step[0] for step in steps]
+    direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=True, total=total)
     # d theta'/dw_m = (d theta'/dg) grad A_m, so the slope of L2 is pulled back through the step first
     directions = [step[1](slope)[0] for step, slope in zip(steps, slopes, strict=True)]
     if _own_gradient_tells(options) and bool((weights > 0).all()):
@@ -111,7 +120,7 @@ def hypergradient(
         ]
         indirect = F.pad(torch.stack(moved), (0, options.frozen)) / weights
     else:
-        indirect = directional_weight_losses(parameters, directions, inner, options)
+        indirect = directional_weight_losses(parameters, directions, inner, options, total)
     return direct + indirect.to(direct.dtype), value
 
 
@@ -121,58 +130,96 @@ def _own_gradient_tells(options: MutualOptions) -> bool:
 
 
 def inner_gradients(
-    parameters: Sequence[Parameters], peer_weights: Tensor, inner: InnerBatch, options: MutualOptions
+    parameters: Sequence[Parameters],
+    peer_weights: Tensor,
+    inner: InnerBatch | Sequence[InnerBatch],
+    options: MutualOptions,
+    total: Sum = list,
 ) -> list[dict[str, Tensor]]:
     """grad_theta L1(theta; w), one mapping a peer."""
-    leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
-    logits = [*(forward(peer) for forward, peer in zip(inner.forward, leaves, strict=True)), *inner.frozen]
-    loss = losses.mutual_loss(logits, inner.targets, peer_weights, options, inner.batch_size, inner.scored)
-    return _gradients(loss.total, leaves)
+    leaves = _leaves(parameters)
+    sums: list[Tensor] = []
+    for part in _parts(inner):
+        logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen]
+        loss = losses.mutual_loss(logits, part.targets, peer_weights, options, part.batch_size, part.scored, part.share)
+        sums = _added(sums, loss.total, leaves)
+    return _by_name(total(sums or _zeros(leaves)), leaves)
 
 
 def outer_gradients(
-    parameters: Sequence[Parameters], peer_weights: Tensor, outer: OuterBatch, objective: str, respond: bool
+    parameters: Sequence[Parameters],
+    peer_weights: Tensor,
+    outer: OuterBatch | Sequence[OuterBatch],
+    objective: str,
+    respond: bool,
+    total: Sum = list,
 ) -> tuple[Tensor, list[dict[str, Tensor]], Tensor]:
     """(dL2/dw at fixed theta, grad_theta L2 one mapping a peer, L2); the second empty unless `respond`."""
     weights = peer_weights.detach().requires_grad_()
-    if not respond:
-        with torch.no_grad():
-            logits = [*(forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)), *outer.frozen]
-        value = outer_loss(logits, outer.targets, weights, objective)
-        return torch.autograd.grad(value, weights)[0], [], value.detach()
-    leaves = [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
-    logits = [*(forward(peer) for forward, peer in zip(outer.forward, leaves, strict=True)), *outer.frozen]
-    value = outer_loss(logits, outer.targets, weights, objective)
-    (direct,) = torch.autograd.grad(value, weights, retain_graph=True)
-    return direct, _gradients(value, leaves), value.detach()
+    leaves = _leaves(parameters)
+    direct, value = torch.zeros_like(weights), torch.zeros_like(weights[0])
+    sums: list[Tensor] = []
+    for part in _parts(outer):
+        with torch.set_grad_enabled(respond):
+            logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen]
+        own = part.share * outer_loss(logits, part.targets, weights, objective)
+        direct = direct + torch.autograd.grad(own, weights, retain_graph=respond)[0]
+        value = value + own.detach()
+        if respond:
+            sums = _added(sums, own, leaves)
+    sums = sums if sums or not respond else _zeros(leaves)
+    direct, value, *sums = total([direct.detach(), value.detach(), *sums])
+    return direct, _by_name(sums, leaves) if respond else [], value
 
 
-def _gradients(value: Tensor, leaves: Sequence[Parameters]) -> list[dict[str, Tensor]]:
+def _parts(batch: Any) -> Sequence[Any]:
+    return [batch] if isinstance(batch, (InnerBatch, OuterBatch)) else batch
+
+
+def _leaves(parameters: Sequence[Parameters]) -> list[dict[str, Tensor]]:
+    return [{k: v.detach().requires_grad_() for k, v in peer.items()} for peer in parameters]
+
+
+def _added(sums: Sequence[Tensor], value: Tensor, leaves: Sequence[Parameters]) -> list[Tensor]:
     flat = [leaf for peer in leaves for leaf in peer.values()]
-    gradients = iter(torch.autograd.grad(value, flat, allow_unused=True))
-    return [
-        {name: torch.zeros_like(leaf) if (g := next(gradients)) is None else g for name, leaf in peer.items()}
-        for peer in leaves
-    ]
+    found = torch.autograd.grad(value, flat, allow_unused=True)
+    new = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, flat, strict=True)]
+    return [s + g for s, g in zip(sums, new, strict=True)] if sums else new
+
+
+def _zeros(leaves: Sequence[Parameters]) -> list[Tensor]:
+    return [torch.zeros_like(leaf) for peer in leaves for leaf in peer.values()]
+
+
+def _by_name(flat: Sequence[Tensor], leaves: Sequence[Parameters]) -> list[dict[str, Tensor]]:
+    values = iter(flat)
+    return [{name: next(values) for name in peer} for peer in leaves]
 
 
 def directional_weight_losses(
-    parameters: Sequence[Parameters], directions: Sequence[Parameters], inner: InnerBatch, options: MutualOptions
+    parameters: Sequence[Parameters],
+    directions: Sequence[Parameters],
+    inner: InnerBatch | Sequence[InnerBatch],
+    options: MutualOptions,
+    total: Sum = list,
 ) -> Tensor:
     """< v, grad_theta A_m(theta) > for every m at once: one forward-mode derivative a peer, (P,).
 
     With `target` weights A_m depends on all peers, so reverse mode would take P backward passes through each
     of P peers. Forward mode needs attention written out: the fused kernels have none.
     """
-    logits, tangents = [], []
-    for forward, peer, direction in zip(inner.forward, parameters, directions, strict=True):
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-            z = forward_ad.unpack_dual(forward({k: forward_ad.make_dual(v, direction[k]) for k, v in peer.items()}))
-        logits.append(z.primal)
-        tangents.append(z.tangent)
-    return losses.weight_loss_slopes(
-        [*logits, *inner.frozen], tangents, inner.targets, options, inner.batch_size, inner.scored
-    )
+    value = next(iter(parameters[0].values())).new_zeros(len(parameters) + options.frozen)
+    for part in _parts(inner):
+        logits, tangents = [], []
+        for forward, peer, direction in zip(part.forward, parameters, directions, strict=True):
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+                z = forward_ad.unpack_dual(forward({k: forward_ad.make_dual(v, direction[k]) for k, v in peer.items()}))
+            logits.append(z.primal)
+            tangents.append(z.tangent)
+        value = value + losses.weight_loss_slopes(
+            [*logits, *part.frozen], tangents, part.targets, options, part.batch_size, part.scored, part.share
+        )
+    return total([value])[0]
 
 
 def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_weight: float = 0.0) -> Tensor:

@@ -152,7 +152,8 @@ class OuterConfig(Section):
 class TrainConfig(Section):
     seed: int = Field(0, ge=0)
     steps: int = Field(1000, ge=1)
-    batch_size: int = Field(64, ge=1)  # rows a step
+    batch_size: int = Field(64, ge=1)  # rows a step, over all processes
+    accumulate: int = Field(1, ge=1)  # parts in which a process takes its rows, to save memory; the sums stay the same
     mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM only
     mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
     mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead

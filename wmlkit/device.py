@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -25,6 +26,32 @@ class Device:
     device: torch.device
     precision: str  # "fp32" or "bf16": of the forward pass; weights and softmax stay in float32
     reason: str
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files and talks."""
+        return self.accelerator.is_main_process
+
+    def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Each tensor summed over the processes, in one exchange a data type."""
+        found = list(tensors)
+        if self.processes == 1:
+            return found
+        for kind in dict.fromkeys(tensor.dtype for tensor in found):
+            places = [i for i, tensor in enumerate(found) if tensor.dtype == kind]
+            flat = self.accelerator.reduce(torch.cat([found[i].flatten() for i in places]), "sum")
+            for i, piece in zip(places, flat.split([found[i].numel() for i in places]), strict=True):
+                found[i] = piece.view_as(found[i])
+        return found
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        self.accelerator.wait_for_everyone()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision where `precision` asks for it."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .bilevel import Forward, InnerBatch, OuterBatch, Parameters
 from .closed_form import Head
 from .data.batches import Batch
+from .losses import WHOLE, MutualOptions, Share
 from .models import decoder, head_transform, hidden_at
 
 
@@ -64,6 +65,14 @@ def kl_positions(batch: Batch, positions: str) -> tuple[Tensor, Tensor | None]:
     return batch.real, is_scored[batch.real]
 
 
+def share_of(part: Batch, whole: Batch, positions: str, options: MutualOptions) -> Share:
+    """The part's share of a batch's CE and KL; that of the whole is 1 and 1."""
+    ce = len(part.scored) / len(whole.scored)
+    if options.kl_reduction == "batchmean":  # over the whole batch's rows, so a part's own mean counts by its rows
+        return Share(ce, len(part.input_ids) / len(whole.input_ids))
+    return Share(ce, ce if positions == "scored" else len(part.real) / len(whole.real))
+
+
 def _functional(module: AtPositions, batch: Batch, index: Tensor) -> Forward:
     def forward(parameters: Parameters) -> Tensor:
         return functional_call(module, dict(parameters), (batch, index))
@@ -72,16 +81,22 @@ def _functional(module: AtPositions, batch: Batch, index: Tensor) -> Forward:
 
 
 def inner_batch(
-    peers: Sequence[AtPositions], batch: Batch, positions: str, teacher: AtPositions | None = None
+    peers: Sequence[AtPositions],
+    batch: Batch,
+    positions: str,
+    teacher: AtPositions | None = None,
+    share: Share = WHOLE,
 ) -> InnerBatch:
-    """L1 on `batch` as functions of the peers' parameters."""
+    """L1 on `batch`, which may be a `share` of one, as functions of the peers' parameters."""
     index, scored = kl_positions(batch, positions)
     forward = [_functional(peer, batch, index) for peer in peers]
     frozen = frozen_logits(teacher, batch, index)
-    return InnerBatch(forward, batch.targets[index], scored, len(batch.input_ids), frozen)
+    return InnerBatch(forward, batch.targets[index], scored, len(batch.input_ids), frozen, share)
 
 
-def outer_batch(peers: Sequence[AtPositions], batch: Batch, teacher: AtPositions | None = None) -> OuterBatch:
-    """L2 on `batch`, at its scored positions, as functions of the peers' parameters."""
+def outer_batch(
+    peers: Sequence[AtPositions], batch: Batch, teacher: AtPositions | None = None, share: float = 1.0
+) -> OuterBatch:
+    """L2 on `batch`, which may be a `share` of one, at its scored positions, as functions of the peers' parameters."""
     forward = [_functional(peer, batch, batch.scored) for peer in peers]
-    return OuterBatch(forward, batch.targets[batch.scored], frozen_logits(teacher, batch, batch.scored))
+    return OuterBatch(forward, batch.targets[batch.scored], frozen_logits(teacher, batch, batch.scored), share)

@@ -37,6 +37,21 @@ class MutualOptions:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What part of a batch's scored positions (ce) and of its KL's positions or rows (kl) is at hand.
+
+    All means below are over what is at hand, times its share: so L1 of a batch is the sum over its parts, however it
+    was split among processes or in time.
+    """
+
+    ce: float = 1.0
+    kl: float = 1.0
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class MutualLoss:
     """total: L1, a scalar with gradient. Without gradient, for the log and the outer problem (all nats):
 
@@ -50,16 +65,19 @@ class MutualLoss:
     weight_gradient: Tensor
 
 
-def _check_scored(scored: Tensor) -> None:
-    # on CPU only: asking a GPU would make it wait, and there the loss turns NaN, which stops the run
-    if scored.device.type == "cpu" and not scored.any():
+def _check_scored(scored: Tensor, share: Share) -> None:
+    # of a part of a batch others may hold the scored positions; on CPU only: asking a GPU would make it wait, and there
+    # the loss turns NaN, which stops the run
+    if share == WHOLE and scored.device.type == "cpu" and not scored.any():
         raise UserError(
             "no position of the batch is scored, so its loss is undefined; "
             "raise train.mask_ratio, train.batch_size or data.block_size"
         )
 
 
-def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | None = None) -> Tensor:
+def cross_entropies(
+    logits: Sequence[Tensor], targets: Tensor, scored: Tensor | None = None, share: Share = WHOLE
+) -> Tensor:
     """CE_i = mean over scored positions of -log p_i[y], in nats: P tensors (N, V) and targets (N,) -> (P,).
 
     scored: (N,) boolean, None for all. Raises UserError when nothing is scored: 0/0 is not a loss.
@@ -69,19 +87,21 @@ def cross_entropies(logits: Sequence[Tensor], targets: Tensor, scored: Tensor | 
     tensor([1.3863, 0.3408])
     """
     if scored is not None:
-        _check_scored(scored)
+        _check_scored(scored, share)
         logits, targets = [z[scored] for z in logits], targets[scored]
-    return torch.stack([F.cross_entropy(at_least_fp32(z), targets) for z in logits])
+    if not len(targets):
+        return torch.stack([at_least_fp32(z).sum() for z in logits])  # 0, with its gradient
+    return torch.stack([share.ce * F.cross_entropy(at_least_fp32(z), targets) for z in logits])
 
 
-def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int) -> Tensor:
+def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int, share: Share = WHOLE) -> Tensor:
     """KL[j, i] = tau^2 KL(p_j || p_i), in nats, reduced over positions: P + F tensors (N, V) -> (P + F, P).
 
     The diagonal is 0. Targets p_j carry no gradient when `options.detach_targets`.
     """
     tau = options.temperature
     log_p = [F.log_softmax(at_least_fp32(z) / tau, dim=-1) for z in logits]
-    divisor = len(logits[0]) if options.kl_reduction == "token_mean" else batch_size
+    scale = share.kl * tau**2 / (max(1, len(logits[0])) if options.kl_reduction == "token_mean" else batch_size)
     students = log_p[: len(log_p) - options.frozen]
     zero = log_p[0].new_zeros(())
     rows = []
@@ -90,7 +110,7 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int)
         rows.append(
             torch.stack(
                 [
-                    zero if i == j else tau**2 * (target.exp() * (target - student)).sum() / divisor
+                    zero if i == j else scale * (target.exp() * (target - student)).sum()
                     for i, student in enumerate(students)
                 ]
             )
@@ -115,20 +135,21 @@ def mutual_loss_reference(
     options: MutualOptions,
     batch_size: int = 1,
     scored: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> MutualLoss:
     """L1 as the equation is written.
 
     logits: P + F tensors (N, V), one row for each position of the KL. targets: (N,) token ids.
     peer_weights: (P + F,) on the simplex. batch_size: sequences in the batch, for `batchmean`.
-    scored: (N,) boolean, the positions of the CE; None: all N.
+    scored: (N,) boolean, the positions of the CE; None: all N. share: of the batch, where this is a part of it.
     With one peer, or alpha = 0, the KL is 0 and is not computed.
     """
     students = len(logits) - options.frozen
-    ce = cross_entropies(logits[:students], targets, scored)
+    ce = cross_entropies(logits[:students], targets, scored, share)
     if len(logits) == 1 or options.alpha == 0:
         kl = ce.new_zeros(len(logits), students)
     else:
-        kl = kl_matrix(logits, options, batch_size)
+        kl = kl_matrix(logits, options, batch_size, share)
     weights = peer_weights.to(ce.dtype)
     a = weights[:students] if options.ce_weight == "peer" else torch.ones_like(ce)
     b = weights[:, None] if options.kl_weight == "target" else weights[None, :students]  # [j, i]
@@ -143,6 +164,7 @@ def mutual_loss(
     options: MutualOptions,
     batch_size: int = 1,
     scored: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> MutualLoss:
     """L1 in the form that is linear in the number of peers: same arguments, value and gradients as
     `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`).
@@ -156,7 +178,7 @@ def mutual_loss(
     >>> torch.allclose(0.5 * loss.ce.sum() + 0.5 * loss.kl.sum(), loss.total)
     True
     """
-    return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=False)
+    return _of_logits(logits, targets, peer_weights, options, batch_size, scored, share, owned=False)
 
 
 def mutual_loss_of_heads(
@@ -166,6 +188,7 @@ def mutual_loss_of_heads(
     options: MutualOptions,
     batch_size: int = 1,
     scored: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> MutualLoss:
     """`mutual_loss` of logits that are not made yet: P + F heads, hidden (N, H_i) with decoder (V, H_i).
 
@@ -177,12 +200,13 @@ def mutual_loss_of_heads(
     first = next(heads)
     if len(chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
         logits = [first.logits(), *(head.logits() for head in heads)]
-        return _of_logits(logits, targets, peer_weights, options, batch_size, scored, owned=True)
+        return _of_logits(logits, targets, peer_weights, options, batch_size, scored, share, owned=True)
     flat = [tensor for head in (first, *heads) for tensor in head]
     kind = first.hidden.dtype
     if torch.is_autocast_enabled(targets.device.type):
         kind = torch.get_autocast_dtype(targets.device.type)
-    c = coefficients(peer_weights, options, len(targets), batch_size, scored, at_least_fp32(first.hidden[:0]).dtype)
+    kept = at_least_fp32(first.hidden[:0]).dtype
+    c = coefficients(peer_weights, options, len(targets), batch_size, scored, share, kept)
     total, sums = OfHeads.apply(c, targets, kind, *flat)
     return _mutual_loss(c, total, sums)
 
@@ -194,10 +218,11 @@ def weight_loss_slopes(
     options: MutualOptions,
     batch_size: int = 1,
     scored: Tensor | None = None,
+    share: Share = WHOLE,
 ) -> Tensor:
     """How A_m = dL1/dw_m changes where the P students' logits (N, V) move along `tangents` (N, V): (P + F,)."""
     kind = at_least_fp32(logits[0][:0])
-    c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, kind.dtype)
+    c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, share, kind.dtype)
     change = torch.zeros_like(c.a)
     for part in chunks(*logits[0].shape, CHUNK, kind.device):
         z, dz = ([t[part].to(kind.dtype) for t in tensors] for tensors in (logits, tangents))
@@ -212,18 +237,25 @@ def _of_logits(
     options: MutualOptions,
     batch_size: int,
     scored: Tensor | None,
+    share: Share,
     owned: bool,
 ) -> MutualLoss:
     if len(logits) == 1 or options.alpha == 0:
-        return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored)
+        return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored, share)
     kind = at_least_fp32(logits[0][:0]).dtype
-    c = coefficients(peer_weights, options, len(targets), batch_size, scored, kind)
+    c = coefficients(peer_weights, options, len(targets), batch_size, scored, share, kind)
     total, sums = OfLogits.apply(c, targets, owned, *logits)
     return _mutual_loss(c, total, sums)
 
 
 def coefficients(
-    peer_weights: Tensor, options: MutualOptions, count: int, batch_size: int, scored: Tensor | None, kind: torch.dtype
+    peer_weights: Tensor,
+    options: MutualOptions,
+    count: int,
+    batch_size: int,
+    scored: Tensor | None,
+    share: Share,
+    kind: torch.dtype,
 ) -> Coefficients:
     """L1's coefficients for `count` positions, as `mutual_loss` takes its arguments."""
     weights = peer_weights.detach().to(kind)
@@ -231,11 +263,11 @@ def coefficients(
     ones = torch.ones_like(weights)
     learns = torch.cat([ones[:students], 0 * ones[students:]])  # a frozen peer is a target only
     if scored is None:
-        ce_scale = torch.full((count,), 1 / count, dtype=kind, device=weights.device)
+        ce_scale = torch.full((count,), share.ce / max(1, count), dtype=kind, device=weights.device)
     else:
-        _check_scored(scored)
-        ce_scale = scored.to(kind) / scored.sum()
-    divisor = count if options.kl_reduction == "token_mean" else batch_size
+        _check_scored(scored, share)
+        ce_scale = scored.to(kind) * (share.ce / scored.sum().clamp(min=1))
+    divisor = max(1, count) if options.kl_reduction == "token_mean" else batch_size
     return Coefficients(
         alpha=options.alpha,
         temperature=options.temperature,
@@ -247,7 +279,7 @@ def coefficients(
         s=learns if options.kl_weight == "target" else learns * weights,
         learns=learns,
         students=students,
-        kl_scale=options.temperature**2 / divisor,
+        kl_scale=share.kl * options.temperature**2 / divisor,
         ce_scale=ce_scale,
     )
 

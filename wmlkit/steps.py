@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
 from .device import Device
-from .forward import AtPositions, frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of
+from .forward import AtPositions, frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of, share_of
 from .losses import MutualOptions
 from .models import Student, build_model
 from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
@@ -104,8 +105,18 @@ def mutual_options(config: Config, step: int) -> MutualOptions:
     )
 
 
-def inner_loss(state: State, batch: Batch, config: Config, options: MutualOptions, device: Device) -> losses.MutualLoss:
-    """L1 of all peers on one batch: one forward pass a peer, and one of the teacher where there is one."""
+def inner_loss(
+    state: State,
+    batch: Batch,
+    config: Config,
+    options: MutualOptions,
+    device: Device,
+    whole: Batch | None = None,
+) -> losses.MutualLoss:
+    """L1 of all peers on one batch: one forward pass a peer, and one of the teacher where there is one.
+
+    whole: the batch that this is a part of; None: it is all of it.
+    """
     mutual, teacher = config.mutual, state.teacher
     weights = state.peer_weights.to(torch.float32)
     if mutual.arm == "distill":  # L1 with all weight on the teacher as a target
@@ -125,6 +136,7 @@ def inner_loss(state: State, batch: Batch, config: Config, options: MutualOption
             options,
             len(batch.input_ids),
             scored,
+            share_of(batch, whole or batch, positions, options),
         )
 
 
@@ -139,42 +151,98 @@ def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update]
 
 
 def outer_step(
-    state: State, batch: Batch, held_out: Batch, config: Config, options: MutualOptions, inner_lr: float
+    state: State,
+    parts: Sequence[Batch],
+    whole: Batch,
+    held_out: Batch,
+    config: Config,
+    options: MutualOptions,
+    inner_lr: float,
+    device: Device,
 ) -> None:
-    """Mirror descent on the peers' weights; the step's own gradients of L1 are in the parameters' `.grad`."""
-    outer = config.outer
+    """Mirror descent on the peers' weights; the step's own gradients of L1 are in the parameters' `.grad`.
+
+    parts: those of the training batch `whole` that this process holds. Of `held_out`, a whole batch, it takes its own.
+    """
+    outer, positions, teacher = config.outer, config.mutual.kl_positions, state.teacher
     parameters = [parameters_of(peer) for peer in state.peers]
     gradients = [{k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in own.items()} for own in parameters]
+    inner = [
+        inner_batch(state.peers, part, positions, teacher, share_of(part, whole, positions, options)) for part in parts
+    ]
+    own = [part for part in own_parts(held_out, config, device) if len(part.scored)]
     gradient, _ = bilevel.hypergradient(
         parameters,
-        state.peer_weights.to(held_out.input_ids.device, torch.float32),
-        inner_batch(state.peers, batch, config.mutual.kl_positions, state.teacher),
-        outer_batch(state.peers, held_out, state.teacher),
+        state.peer_weights.to(device.device, torch.float32),
+        inner,
+        [outer_batch(state.peers, part, teacher, len(part.scored) / len(held_out.scored)) for part in own],
         options,
         updates=inner_updates(state, config, inner_lr),
         objective=outer.objective,
         gradients=gradients,
+        total=device.total,
     )
     eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
     state.hypergradient = gradient.tolist()
     state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient.cpu(), eta, outer.min_weight)
 
 
+def own_parts(batch: Batch, config: Config, device: Device) -> list[Batch]:
+    """The parts of a batch that this process computes, one after the other, on its device.
+
+    Row r goes to process r modulo their number, and there to `train.accumulate` parts in the same way, so that the
+    sum over all parts and processes is that of the whole batch in one piece.
+    """
+    each = config.train.accumulate
+    count = device.processes * each
+    if count == 1:
+        return [batch.to(device.device)]
+    first = device.accelerator.process_index
+    parts = (batch.part(first + device.processes * i, count) for i in range(each))
+    return [part.to(device.device) for part in parts if len(part.input_ids)]
+
+
+def _sum(parts: Sequence[losses.MutualLoss], state: State, device: Device) -> losses.MutualLoss:
+    """The loss of a batch from those of the parts at hand, summed over the processes too."""
+    students, targets = len(state.peers), len(state.peer_weights)
+    zero = torch.zeros((), device=device.device)
+    sums = [zero, zero.expand(students), zero.expand(students), zero.expand(targets)]
+    for part in parts:
+        slope = part.weight_gradient[:targets]  # alone, or of a teacher that is no peer, it has another length
+        own = (part.total.detach(), part.ce, part.kl, F.pad(slope, (0, targets - len(slope))))
+        sums = [s + value for s, value in zip(sums, own, strict=True)]
+    return losses.MutualLoss(*device.total(sums))
+
+
+def _exchange_gradients(state: State, device: Device) -> None:
+    """Each parameter's gradient summed over the processes."""
+    parameters = [p for peer in state.peers for p in peer.parameters()]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter, gradient in zip(parameters, device.total(gradients), strict=True):
+        parameter.grad = gradient
+
+
 def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
     """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
     train, step = config.train, state.step
     ratio = mask_ratio(train, step)
-    batch = texts.train(step, ratio).to(device.device)
+    batch = texts.train(step, ratio)
     options = mutual_options(config, step)
     lr = 0.0
     for optimizers in state.optimizers:
         lr = set_learning_rate(optimizers, train, step)
-    loss = inner_loss(state, batch, config, options, device)
-    loss.total.backward()
+    parts = own_parts(batch, config, device)
+    found = []
+    for part in parts:
+        loss = inner_loss(state, part, config, options, device, batch)
+        loss.total.backward()
+        found.append(loss)
+    if device.processes > 1:
+        _exchange_gradients(state, device)
     due = step >= config.outer.start and step % config.outer.every == 0
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
-        held_out = texts.held_out(step // config.outer.every, ratio).to(device.device)
-        outer_step(state, batch, held_out, config, options, lr)
+        held_out = texts.held_out(step // config.outer.every, ratio)
+        outer_step(state, parts, batch, held_out, config, options, lr, device)
     for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
         if train.grad_clip:
             torch.nn.utils.clip_grad_norm_(peer.parameters(), train.grad_clip)
@@ -185,4 +253,4 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     state.step += 1
     state.tokens += batch.tokens
     state.words += batch.words
-    return loss, lr
+    return found[0] if len(parts) == device.processes == 1 else _sum(found, state, device), lr

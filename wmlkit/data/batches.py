@@ -49,6 +49,26 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def part(self, index: int, count: int) -> Batch:
+        """Rows `index`, `index` + `count`, ... of the batch; `tokens` and `words` stay those of the whole batch."""
+        rows, length = self.input_ids.shape
+        own = torch.arange(index, rows, count, device=self.input_ids.device)
+
+        def kept(places: Tensor) -> Tensor:
+            found = torch.zeros(rows * length, dtype=torch.bool, device=places.device)
+            found[places] = True
+            return found.view(rows, length)[own].flatten().nonzero().squeeze(1)
+
+        return replace(
+            self,
+            input_ids=self.input_ids[own],
+            attention_mask=None if self.attention_mask is None else self.attention_mask[own],
+            position_ids=self.position_ids[own],
+            targets=self.targets.view(rows, length)[own].flatten(),
+            scored=kept(self.scored),
+            real=kept(self.real),
+        )
+
 
 def segments(
     tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int, by_line: bool = False
