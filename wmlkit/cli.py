@@ -106,13 +106,16 @@ def train(
     set_: Set = None,
 ) -> None:
     """Train one run, go on with it, or return it if it is done; prints its folder."""
+    from accelerate import PartialState
+
     from .study import progress_line
     from .train import run
 
     given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
     config = load_preset(preset, set_ or []).updated({key: value for key, value in given.items() if value is not None})
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
-    print(folder)
+    if PartialState().is_main_process:
+        print(folder)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -26,16 +26,32 @@ class Device:
     device: torch.device
     precision: str  # "fp32" or "bf16": of the forward pass; weights and softmax stay in float32
     reason: str
+    together: bool = True  # False: this process works for itself, whatever others there are
 
     @property
     def processes(self) -> int:
         """How many processes train together."""
-        return self.accelerator.num_processes
+        return self.accelerator.num_processes if self.together else 1
+
+    @property
+    def index(self) -> int:
+        """Which of them this is, from 0; number 0 writes the files and talks."""
+        return self.accelerator.process_index if self.together else 0
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
-        return self.accelerator.is_main_process
+        """Whether this is process 0."""
+        return self.index == 0
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Process 0 goes through the block before the others."""
+        return self.accelerator.main_process_first() if self.together else nullcontext()
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.processes == 1:
+            return number
+        return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
 
     def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor summed over the processes, in one exchange a data type."""
@@ -51,18 +67,20 @@ class Device:
 
     def wait(self) -> None:
         """Go on when all processes are here."""
-        self.accelerator.wait_for_everyone()
+        if self.processes > 1:
+            self.accelerator.wait_for_everyone()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision where `precision` asks for it."""
         return self.accelerator.autocast()
 
 
-def setup(precision: str = "auto", threads: int | None = None) -> Device:
+def setup(precision: str = "auto", threads: int | None = None, together: bool = True) -> Device:
     """Choose device and precision: CUDA, else Apple's MPS, else CPU.
 
     bf16 only on CUDA cards that have it: on MPS and CPU it is slow or wrong in places, so `auto` is fp32
-    there. Deterministic algorithms are asked for, so the same seed gives the same bytes on a CPU.
+    there. Deterministic algorithms are asked for, so the same seed gives the same bytes on a CPU. Processes that
+    ``accelerate launch`` started find one another here, unless not `together`.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -70,7 +88,9 @@ def setup(precision: str = "auto", threads: int | None = None) -> Device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find reads of it
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     chosen = ("bf16" if bf16 else "fp32") if precision == "auto" else precision
-    accelerator = Accelerator(mixed_precision="bf16" if chosen == "bf16" else "no")
+    # told of a machine without a card, several processes on it find one another
+    alone_with_cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=alone_with_cpu, mixed_precision="bf16" if chosen == "bf16" else "no")
     device = accelerator.device
     why = f"{device.type} is the best device found"
     if precision != "auto":
@@ -79,7 +99,7 @@ def setup(precision: str = "auto", threads: int | None = None) -> Device:
         why += ", bf16 because the card supports it"
     else:
         why += ", fp32 because bf16 is only used on CUDA cards that support it"
-    return Device(accelerator, device, chosen, why)
+    return Device(accelerator, device, chosen, why, together)
 
 
 def peak_memory(device: torch.device) -> float:

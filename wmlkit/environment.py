@@ -49,6 +49,7 @@ def document(device: Device) -> dict[str, Any]:
         "command": command(),
         "device": str(device.device),
         "device_reason": device.reason,
+        "processes": device.processes,
         "precision": device.precision,
     }
 

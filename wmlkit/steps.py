@@ -197,8 +197,7 @@ def own_parts(batch: Batch, config: Config, device: Device) -> list[Batch]:
     count = device.processes * each
     if count == 1:
         return [batch.to(device.device)]
-    first = device.accelerator.process_index
-    parts = (batch.part(first + device.processes * i, count) for i in range(each))
+    parts = (batch.part(device.index + device.processes * i, count) for i in range(each))
     return [part.to(device.device) for part in parts if len(part.input_ids)]
 
 

@@ -103,7 +103,7 @@ def proxy_losses(
 
 
 def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> float:
-    device = setup(config.train.precision, config.train.threads)
+    device = setup(config.train.precision, config.train.threads, together=False)  # the others wait for the value
     texts = open_texts(config, prepared, tokenizer)
     state = build_state(config, [student], tokenizer, device)
     ce = [train_step(state, texts, config, device)[0].ce for _ in range(config.train.steps)]

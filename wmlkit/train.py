@@ -6,10 +6,12 @@ run, which is an ordinary one.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ def measure(state: State, source: Source, config: Config, device: Device) -> tup
     count = 0
     for model in state.models:
         model.eval()
-    for number in range(math.ceil(config.train.eval_rows / config.outer.batch_size)):
+    # Processes take turns; the sums are in double precision where there is one, so they hardly feel the order.
+    for number in range(device.index, math.ceil(config.train.eval_rows / config.outer.batch_size), device.processes):
         batch = source(number, config.train.mask_ratio).to(device.device)
         targets = batch.targets[batch.scored]
         with device.autocast():
@@ -60,6 +63,9 @@ def measure(state: State, source: Source, config: Config, device: Device) -> tup
         count += len(targets)
     for model in state.models:
         model.train()
+    if device.processes > 1:
+        total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
+        count = int(counted)
     *peers, ensemble_ce = (total / count).tolist()
     return peers, ensemble_ce
 
@@ -105,36 +111,39 @@ def run(
     Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside).
     """
     out, config = paths.output(out), _settled(config)
-    prepared = prepare(config.data, out)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
-    students = students_of(config, out, prepared, tokenizer)
+    device = setup(config.train.precision, config.train.threads)
+    with device.main_first():
+        prepared = prepare(config.data, out)
+        tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
+        students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)
     if (folder / "done.json").is_file() and not force:
         return folder
     check_tracker(config)
-    device = setup(config.train.precision, config.train.threads)
     texts = open_texts(config, prepared, tokenizer)
-    curve = curve_recorder(config, out, tokenizer, folder)
+    curve = curve_recorder(config, out, tokenizer, folder) if device.is_main else None
     teacher = None
     if config.mutual.uses_teacher:
         teacher = _teacher(config, out, prepared, tokenizer, device, progress)
     state = build_state(config, students, tokenizer, device, teacher.module if teacher else None)
-    with exclusive(folder):
-        if force:
-            paths.remove(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths.remove_leftovers(folder)
-        paths.write_json(
-            folder / "config.json",
-            {
-                "config": config.resolved(),
-                "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
-                "hash": identity,
-                "students": [found.document() for found in students],
-            },
-        )
-        paths.write_json(folder / "environment.json", environment.document(device))
+    with exclusive(folder) if device.is_main else nullcontext():
+        if device.is_main:
+            if force:
+                paths.remove(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            paths.remove_leftovers(folder)
+            paths.write_json(
+                folder / "config.json",
+                {
+                    "config": config.resolved(),
+                    "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
+                    "hash": identity,
+                    "students": [found.document() for found in students],
+                },
+            )
+            paths.write_json(folder / "environment.json", environment.document(device))
+        device.wait()
         try:
             set_seed(config.train.seed)  # dropout, and whatever a library draws; batches and masks have their own
             with open_tracker(config, folder) as mirror, stop_signals() as stop_asked:
@@ -148,6 +157,7 @@ def run(
                 f"there is no room left to write {folder} ({error}); expected free disk space; make room and run "
                 f"again: training goes on from {saved[-1].name if saved else 'its beginning'}"
             ) from None
+    device.wait()
     return folder
 
 
@@ -165,8 +175,9 @@ def _teacher(
     own = teacher_config(config)
     folder = run_folder(own, out, prepared)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Runs side by side share a teacher: one trains it, the others wait here.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    # Runs side by side share a teacher: one trains it, the others wait here. Processes of one run enter together.
+    with FileLock(folder.with_name(f".{folder.name}.lock")) if device.is_main else nullcontext():
+        device.wait()
         run(own, out, progress=None if progress is None else lambda row: progress(row | {"teacher": True}))
     return trained_teacher(folder, config, tokenizer, device)
 
@@ -197,7 +208,7 @@ def _train(
         state.hypergradient = record["hypergradient"]
         state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
         metrics_bytes = record["metrics_bytes"]
-    with (folder / "metrics.jsonl").open("a+b") as metrics:
+    with (folder / "metrics.jsonl").open("a+b") if device.is_main else io.BytesIO() as metrics:
         metrics.truncate(metrics_bytes)  # rows after the checkpoint will be written again
         metrics.seek(metrics_bytes)
         began, before = time.perf_counter(), (state.seconds, state.tokens)
@@ -215,12 +226,15 @@ def _train(
                 metrics.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 metrics.flush()
                 mirror(row)
-                if progress:
+                if progress and device.is_main:
                     progress(row)
             if curve:  # before the checkpoint: what a checkpoint covers has been scored
                 began += curve(state, words, last)
-            stopped = stop_asked()
-            if state.step % train.checkpoint_every == 0 or last or stopped:
+            # Several processes must agree on the step, which they do where they meet anyway.
+            stopped = stop_asked() if device.processes == 1 else 0
+            if device.processes > 1 and state.step % train.log_every == 0:
+                stopped = device.largest(stop_asked())
+            if device.is_main and (state.step % train.checkpoint_every == 0 or last or stopped):
                 checkpoint.save(
                     folder / "checkpoints",
                     state.step,
@@ -230,6 +244,7 @@ def _train(
                     train.keep_checkpoints,
                 )
             if stopped and not last:
+                device.wait()
                 raise Stopped(
                     f"{folder.name} was stopped by {signal_name(stopped)} at step {state.step} of {train.steps}, with "
                     "a checkpoint; run the same command again to go on",
@@ -279,6 +294,8 @@ def _finish(
 ) -> None:
     """Export the peers and write done.json, last."""
     final = evaluation_row(state, texts, config, device)
+    if not device.is_main:
+        return
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
     for i, model in enumerate(state.models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
