@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_imitation_by_hand():
     student.requires_grad_()
     loss = replay_steps.imitation_loss([student], teacher, alpha=0.5)
     by_hand = 0.75 * math.log(4) + 0.25 * math.log(2)
-    assert float(loss.ce[0]) == pytest.approx(by_hand) and float(loss.total) == pytest.approx(by_hand / 2)
+    assert loss.ce.tolist() == pytest.approx([by_hand]) and loss.total.item() == pytest.approx(by_hand / 2)
     (gradient,) = torch.autograd.grad(loss.total, student)
     assert torch.allclose(gradient, 0.5 * torch.tensor([[-0.25, 0.0, 0.25]]), atol=1e-6)
 
@@ -345,7 +346,7 @@ def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
     assert copy.read_text(encoding="utf-8") == text
     marked = {key for _, key in MARK.findall(text)}
     assert marked == set(measured(paths.REFERENCE_FIGURES)) - {"none"}  # every case has its place
-    numbers = [int(line.partition(".")[0]) for line in text.splitlines() if line[:1].isdigit()]
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -363,7 +364,7 @@ def test_effects_follow_the_tables(tmp_path):
     document = tmp_path / "text.md"
     document.write_text("a\n  <!-- measured: digit_pairs -->\n  old\n  <!-- end -->\nb\n")
     write_deviations(document, tmp_path)
-    assert "dev loss 77.00 nats" in document.read_text() and "old" not in document.read_text()
+    assert "\n  *Measured:* dev loss 77.00 nats" in document.read_text() and "old" not in document.read_text()
     document.write_text("<!-- measured: digit_pears --><!-- end -->")
     with pytest.raises(UserError, match="asks for the effect of 'digit_pears'"):
         write_deviations(document, tmp_path)

@@ -84,6 +84,7 @@ def measured(folder: Path) -> dict[str, str]:
     sentences = {str(case): _effect(str(case), row, replay) for case, row in replay.iterrows()}
     sentences |= {f"scoring:{key}": text for key, text in _scoring(pd.read_csv(tables / "T9_scoring.csv")).items()}
     sentences |= {f"search:{key}": text for key, text in _search(pd.read_csv(tables / "T9_search.csv")).items()}
+    sentences = {key: f"*Measured:* {text}" for key, text in sentences.items()}
     note = paths.read_json(tables / "provenance.json")["T9"]
     none, seeds = replay.loc["none"], ", ".join(str(seed) for seed in note["seeds"])
     sentences["T9"] = (
@@ -105,7 +106,7 @@ def _effect(case: str, row: pd.Series, replay: pd.DataFrame) -> str:
     control = CONTROLS[row["mode"]]
     parts = [f"dev loss {_mean(row, 'dev_ce')} nats"]
     if case != control:
-        parts.append(f"{_mean(row, 'change', '{:+.2f}')} against `{control}`")
+        parts.append(f"{_mean(row, 'change', '{:+z.2f}')} against `{control}`")
     parts.append(f"{_mean(row, 'accuracy', '{:.0f}')} % of the pairs right")
     if case != control:
         parts[-1] += f" (`{control}`: {replay.loc[control, 'accuracy']:.0f})"
@@ -136,8 +137,7 @@ def _scoring(table: pd.DataFrame) -> dict[str, str]:
                 for _, row in own.iterrows()
             ]
             parts.append(f"{names[str(kind)](own)}, percent right: {', '.join(scores)}")
-        text = "; ".join(parts) + "."
-        sentences[str(case)] = text[0].upper() + text[1:]
+        sentences[str(case)] = "; ".join(parts) + "."
     return sentences
 
 
