@@ -58,10 +58,14 @@ def test_a_curve_must_rise(curve):
         config(evaluate__curve=curve)
 
 
-def test_training_does_not_notice_the_curve(curved, tmp_path):
-    plain = train.run(config(evaluate__curve=[]), tmp_path)
+@pytest.mark.parametrize(("arm", "dropout"), [("wml", 0.0), ("dml", 0.2)])
+def test_training_does_not_notice_the_curve(out, tmp_path, arm, dropout):
+    """Dropout would show a random number drawn, or a peer left in evaluation mode."""
+    settings = config(mutual__arm=arm, model__dropout=dropout)
+    without = settings.updated({"evaluate.curve": []})
+    curved, plain = train.run(settings, out), train.run(without, tmp_path)
     assert plain.name == curved.name and not paths.curve(plain).exists()
-    assert run_hash(config(), "x") == run_hash(config(evaluate__curve=[]), "x")
+    assert run_hash(settings, "x") == run_hash(without, "x")
     metrics, points, exported = everything(curved)
     assert list(points) == ["end.json", "words-0000000300.json", "words-0000000900.json"]
     assert everything(plain) == (metrics, {}, exported) and len(exported) > 4
@@ -79,6 +83,7 @@ def test_the_last_point_scores_what_was_exported(curved, out):
     )
     assert point["evaluations"] == [document] and document["members"][0]["n"] == 17 * 2
     table = evaluations.curve_table(out / "smoke")
+    table = table[table["run"] == curved.name]
     assert list(table["target_words"].dropna().unique()) == [300, 900]
     assert list(table["step"].unique()) == sorted(table["step"].unique()) and table["step"].max() == 8
     best = table[table["member"] == "best_peer"].set_index("step")["score"]
@@ -106,6 +111,25 @@ def test_resumed_equals_uninterrupted(out):
     assert (paths.curve(folder) / "words-0000000900.json").is_file()
     train.run(settings, out)
     assert everything(folder) == expected
+
+
+def test_what_a_checkpoint_covers_has_been_scored(curved, out, monkeypatch):
+    """Killed right after the checkpoint of the very step that passes a point."""
+    step = paths.read_json(paths.curve(curved) / "words-0000000900.json")["step"]
+    settings = config(train__seed=7, train__checkpoint_every=step)
+    save = checkpoint.save
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.checkpoint, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(settings, out)
+    monkeypatch.undo()
+    folder = train.run(settings, out)
+    due = paths.read_json(paths.curve(folder) / "words-0000000900.json")
+    assert due["step"] <= step and len(list(paths.curve(folder).glob("*.json"))) == 3
 
 
 def test_peers_of_a_point_can_be_kept(out):

@@ -92,6 +92,13 @@ def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None
     # the interval of a single peer is that of the peer whose score it is
     alone = table[(table["peers"] == 1) & (table["suite"] == "nursery")].iloc[0]
     assert alone["item_low"] < alone["mean"] < alone["item_high"]
+    of_it = next(run for run in runs if run.arm == "independent")
+    assert of_it.best_member == "peer_2"
+    first = results.items_table(of_it, "nursery", "babylm2025")
+    assert first is not None
+    credit = first[["paradigm"]].assign(seed=0, difference=first["peer_1"])
+    bounds = results.item_bootstrap(credit, np.random.default_rng(1), 4000)
+    assert (alone["item_low"], alone["item_high"]) == pytest.approx(bounds, abs=0.5)
     # width by hand: 13 paradigms of 40 items, standard error of a macro mean of Bernoulli items
     row = scored[scored["member"] == "ensemble"].iloc[0]
     run = next(run for run in runs if run.arm == row["arm"])

@@ -13,6 +13,7 @@ import pytest
 
 from wmlkit import paths
 from wmlkit.config import load_preset
+from wmlkit.evaluate.protocols import PROTOCOLS
 from wmlkit.notebooks import notebook_problems
 from wmlkit.reproduce import notebook_sources
 
@@ -49,8 +50,8 @@ def test_every_run_is_finished_and_evaluated(folder):
 def test_what_the_notebooks_leave(folder):
     tables = {path.stem for path in (folder / "tables").glob("T*.csv")}
     figures = {path.name for path in (folder / "figures").glob("F*.*")}
-    assert {"T1", "T2", "T3", "T4", "T4_differences", "T5", "T7"} <= tables
-    assert {f"F{i}.{kind}" for i in range(1, 7) for kind in ("png", "pdf", "svg")} <= figures
+    assert {"T1", "T2", "T3", "T4", "T4_differences", "T4_protocols", "T4_text", "T5", "T7"} <= tables
+    assert {f"F{i}.{kind}" for i in range(1, 9) for kind in ("png", "pdf", "svg")} <= figures
     for kind in ("tables", "figures"):
         notes = paths.read_json(folder / kind / "provenance.json")
         assert all(note["command"] and note["created_by"] and "commit" in note for note in notes.values())
@@ -86,9 +87,19 @@ def test_main_table_has_every_arm_and_the_single_student(folder):
     assert (measured["corpus"] == "nursery").all()
 
 
+def test_one_model_is_shown_under_every_protocol(folder):
+    table = pd.read_csv(folder / "tables" / "T4_protocols.csv").set_index(["protocol", "member"])["mean"]
+    assert set(table.index.get_level_values("protocol")) == set(PROTOCOLS)
+    for protocol in PROTOCOLS:
+        assert table[protocol, "perfect_scorer"] == 100  # no sentence of the nursery's pairs repeats
+        assert table[protocol, "perfect_swapped"] == (50 if protocol == "babylm2024-released" else 100)
+    main = pd.read_csv(folder / "tables" / "T4.csv")
+    assert set(main[main["kind"] == "measured"]["protocol"].dropna()) == {"babylm2025"}
+
+
 def test_report_is_self_contained(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in page for name in ("t1", "t4", "f2", "f6"))
+    assert all(f'id="{name}"' in page for name in ("t1", "t4", "t4_text", "f2", "f6", "f7", "f8"))
     for outside in ("<script src", "<link", "@import", 'src="http', "url(http"):
         assert outside not in page
 

@@ -248,11 +248,11 @@ def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | N
         offset = -0.7 * (number - (len(arms) - 1) / 2) / max(len(arms), 2)
         of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["protocol"].map(protocols.index) + 0.0)
         _mean_and_seeds(ax, of_arm, "place", arm, offset, horizontal=True)
-    looks = {"perfect_scorer": ("*", "perfect scorer"), "perfect_swapped": ("x", "perfect, swapped copies")}
+    looks = {"perfect_scorer": ("*", "perfect scorer", 0.45), "perfect_swapped": ("x", "perfect, swapped copies", 0.25)}
     for name, rows in perfect.items():
         means = rows.groupby("protocol")["score"].mean()
         if len(means):
-            at = [protocols.index(protocol) + 0.4 for protocol in means.index]
+            at = [protocols.index(protocol) + looks[name][2] for protocol in means.index]
             ax.plot(means, at, looks[name][0], color="black", markersize=5, linestyle="", label=looks[name][1])
     ax.axvline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
     ax.set_yticks(range(len(protocols)), protocols)
