@@ -159,6 +159,15 @@ def outer_step(
     state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient.cpu(), eta, outer.min_weight)
 
 
+def clip_and_update(state: State, config: Config) -> None:
+    """Each peer's gradient clipped, and the step of its optimizers."""
+    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
+        if config.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), config.train.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
 def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
     """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
     train, step = config.train, state.step
@@ -174,13 +183,9 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
         held_out = texts.held_out(step // config.outer.every, ratio).to(device.device)
         outer_step(state, batch, held_out, config, options, lr)
-    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
-        if train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), train.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+    clip_and_update(state, config)
+    for model in state.models:
+        model.zero_grad()
     state.step += 1
     state.tokens += batch.tokens
     state.words += batch.words
