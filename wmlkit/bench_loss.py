@@ -19,7 +19,7 @@ from .closed_form import Head
 from .device import setup
 from .losses import MutualOptions
 
-WIDTH = 256  # of the peers that the loss is scaled with
+WIDTH, VOCABULARY, COUNT = 256, 8192, 128  # of the peers, words and positions that one size is varied of
 PEERS, VOCABULARIES, POSITIONS = (1, 2, 4, 8), (8192, 16384, 32768, 65536), (128, 256, 512, 1024)
 
 
@@ -102,9 +102,9 @@ def _case(name: str) -> tuple[Case, dict[str, Run]]:
 
 def _scaled() -> dict[str, Case]:
     """Cases that differ in one size: every position is one of the KL."""
-    peers = {f"fast, {count} peers": Case((WIDTH,) * count, 8192, 1, 256, 1.0) for count in PEERS}
-    words = {f"fast, vocabulary {size}": Case((WIDTH,) * 2, size, 1, 128, 1.0) for size in VOCABULARIES}
-    places = {f"fast, {count} positions": Case((WIDTH,) * 2, 8192, 1, count, 1.0) for count in POSITIONS}
+    peers = {f"fast, {n} peers": Case((WIDTH,) * n, VOCABULARY, 1, 2 * COUNT, 1.0) for n in PEERS}
+    words = {f"fast, vocabulary {size}": Case((WIDTH,) * 2, size, 1, COUNT, 1.0) for size in VOCABULARIES}
+    places = {f"fast, {count} positions": Case((WIDTH,) * 2, VOCABULARY, 1, count, 1.0) for count in POSITIONS}
     return peers | words | places
 
 

@@ -82,7 +82,7 @@ def build_state(
         seed = 1000 * config.train.seed + i
         model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
         model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
-        peers.append(AtPositions(model))
+        peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
     return State(peers, optimizers, torch.full((count,), 1 / count, dtype=torch.float64), teacher)
