@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from wmlkit import bench
+from wmlkit.bench_measure import describe
 from wmlkit.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_the_data_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cor
     if corpus == "folder":
         corpus = str(tmp_path / "folder")
         bench.nursery.write_corpus(tmp_path / "folder", 40_000, 8000, seed=0)
-    document = bench.describe(bench.bench_data(corpus, words=1000, vocab_size=400, repeats=1))
+    document = describe("data", bench.bench_data(corpus, words=1000, vocab_size=400, repeats=1))
     assert list(document)[:3] == ["setting", "machine", "commit"] and document["setting"] == Path(corpus).name
     assert [variant["name"] for variant in document["variants"]] == ["1x", "4x", "10x"]
     words = [variant["words"] for variant in document["variants"]]

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from wmlkit import closed_form, losses
+from wmlkit import closed_form
 from wmlkit.errors import UserError
 from wmlkit.losses import MutualOptions, kl_matrix, mutual_loss, mutual_loss_reference
 

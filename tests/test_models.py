@@ -9,7 +9,16 @@ from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
 from wmlkit.config import ModelConfig
 from wmlkit.errors import UserError
 from wmlkit.forward import kl_positions
-from wmlkit.models import Student, body_parameters, build_model, hidden_states, lm_logits, load_model, max_length
+from wmlkit.models import (
+    Student,
+    body_parameters,
+    build_model,
+    hidden_at,
+    hidden_states,
+    lm_logits,
+    load_model,
+    max_length,
+)
 
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
 
@@ -74,6 +83,38 @@ def test_head_at_positions_equals_head_everywhere(family):
         torch.testing.assert_close(peer(batch, batch.scored), everywhere[batch.scored])
         index, scored = kl_positions(batch, "all")
         assert len(index) == batch.tokens and int(scored.sum()) == len(batch.scored)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("masked", [True, False])
+def test_hidden_states_at_positions_are_those_of_the_whole_model(family, masked):
+    """Also their gradients: the short way through the last layer leaves nothing out."""
+    model = build(family).double()
+    batch = make_batch(family, seed=1)
+    mask = batch.attention_mask if masked else None
+    index = batch.scored[::2]
+    whole = hidden_states(model, batch.input_ids, mask, batch.position_ids).flatten(0, 1)[index]
+    short = hidden_at(model, batch.input_ids, mask, batch.position_ids, index)
+    torch.testing.assert_close(short, whole, rtol=1e-10, atol=1e-10)
+    trunk = list(model.base_model.parameters())
+    expected = torch.autograd.grad(whole.square().sum(), trunk, allow_unused=True)
+    found = torch.autograd.grad(short.square().sum(), trunk, allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_modernbert_attends_to_the_whole_row_with_and_without_a_mask():
+    """Its layers with windows must not cut a row: a mask of ones and none at all are the same."""
+    model = build_model(
+        Student(3, 2, 16, 32), ModelConfig(family="modernbert", objective="mlm"), make_tokenizer(), 160, 0
+    ).eval()
+    ids = torch.arange(160)[None] % 16 + 5
+    everything = torch.ones(1, 1, 160, 160, dtype=torch.bool)
+    positions = torch.arange(160)[None]
+    with torch.no_grad():
+        one, other = (hidden_states(model, ids, mask, positions) for mask in (everything, None))
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(hidden_at(model, ids, None, positions, torch.tensor([3])), one[0, 3:4])
 
 
 def test_a_width_that_heads_do_not_divide_is_refused():

@@ -30,13 +30,14 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 MALLOC_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 
 
-def describe(result: dict[str, Any]) -> dict[str, Any]:
-    """The document of a benchmark's `result`: machine, load and commit beside what was measured."""
+def describe(benchmark: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The document of a benchmark's `result`: its name, machine, load and commit beside what was measured."""
     cores, load = os.cpu_count(), os.getloadavg()[0]
     machine = f"{platform.machine()}, {platform.system()}, {cores} cores, load {load:.1f}, torch {torch.__version__}"
     if torch.cuda.is_available():
         machine += f", {torch.cuda.get_device_name()}"
-    return {"setting": result["setting"], "machine": machine, "commit": environment.commit(), **result}
+    known = {"setting": result["setting"], "machine": machine, "commit": environment.commit(), "benchmark": benchmark}
+    return known | result
 
 
 def check_repeats(repeats: int) -> None:
@@ -85,8 +86,14 @@ def peaks(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[st
     There the allocator hands every larger block to the system as soon as it is free, so that memory that one variant
     left behind does not hide what the next one needs; it would slow down the clock, so nothing is timed there.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=return_memory_at_once) as pool:
+    context, threads = get_context("spawn"), (torch.get_num_threads(),)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=threads) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    return_memory_at_once()
 
 
 def return_memory_at_once() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
-from .bench_measure import check_repeats, highest_memory, interleaved
+from .bench_measure import Run, check_repeats, interleaved, peak_above, peaks, rows
 from .config import load_preset
 from .models import Student, base_student
 from .search import count_parameters, search_students, students
 
+SPACE: dict[str, Any] = {}  # the paper's, as its preset has it
 LARGE = {  # a space of many thousand shapes around the paper's
     "search.num_layers": list(range(1, 49)),
     "search.num_heads": [1, 2, 4, 8, 16, 32],
@@ -17,39 +20,48 @@ LARGE = {  # a space of many thousand shapes around the paper's
 }
 
 
-def bench_search(repeats: int = 5) -> dict[str, object]:
+def bench_search(repeats: int = 5) -> dict[str, Any]:
     """Sizes of the paper's 75 shapes in closed form and by building each model on torch's meta device, which agree or
     an error is raised; and the exact search of the paper's space and of a large one."""
     check_repeats(repeats)
-    paper = load_preset("paper-10m", {"search.count": "all"})
-    large = paper.updated(LARGE)
-    base, vocabulary, block = base_student(paper.model), paper.data.vocab_size, paper.data.block_size
-    shapes = students(base, paper.search, paper.model)
-
-    def closed_form() -> list[int]:
-        return [count_parameters(shape, "roberta", vocabulary, block) for shape in shapes]
-
-    def building() -> list[int]:
-        return [sum(p.numel() for p in _on_meta(shape, vocabulary, block).parameters()) for shape in shapes]
-
-    if closed_form() != building():
+    runs, shapes, large_shapes = _runs()
+    if runs["closed form"]() != runs["models on the meta device"]():
         raise RuntimeError("the closed form does not count what the models have")
-    runs = {
-        "closed form, 75 shapes": closed_form,
-        "models on the meta device, 75 shapes": building,
-        "exact search, paper": lambda: search_students(base, 4, paper.search, paper.model, vocabulary, block),
-        "exact search, large": lambda: search_students(base, 4, large.search, large.model, vocabulary, block),
-    }
     times = interleaved(runs, repeats, torch.device("cpu"))
     closed, built, _, searched = (times[name]["median_ms"] for name in runs)
     return {
         "setting": "paper",
-        "shapes": len(shapes),
-        "large_shapes": len(students(base, large.search, large.model)),
+        "shapes": shapes,
+        "large_shapes": large_shapes,
         "repeats": repeats,
-        "variants": [{"name": name, **times[name], "peak_mib": highest_memory()} for name in runs],
+        "variants": rows(times, peaks(search_peaks)),
         "ratios": {"speedup_vs_building": built / closed, "large_search_ms": searched},
     }
+
+
+def search_peaks() -> dict[str, float]:
+    """Peak memory of each way in this process."""
+    runs, _, _ = _runs()
+    for run in runs.values():
+        run()
+    return {name: peak_above(run, torch.device("cpu")) for name, run in runs.items()}
+
+
+def _runs() -> tuple[dict[str, Run], int, int]:
+    """(the ways, shapes of the paper's space, shapes of the large one)"""
+    paper = load_preset("paper-10m", {"search.count": "all", **SPACE})
+    large = paper.updated(LARGE)
+    base, vocabulary, block = base_student(paper.model), paper.data.vocab_size, paper.data.block_size
+    shapes = students(base, paper.search, paper.model)
+    runs: dict[str, Run] = {
+        "closed form": lambda: [count_parameters(s, "roberta", vocabulary, block) for s in shapes],
+        "models on the meta device": lambda: [
+            sum(p.numel() for p in _on_meta(s, vocabulary, block).parameters()) for s in shapes
+        ],
+        "exact search, paper": lambda: search_students(base, 4, paper.search, paper.model, vocabulary, block),
+        "exact search, large": lambda: search_students(base, 4, large.search, large.model, vocabulary, block),
+    }
+    return runs, len(shapes), len(students(base, large.search, large.model))
 
 
 def _on_meta(shape: Student, vocab_size: int, block_size: int) -> PreTrainedModel:

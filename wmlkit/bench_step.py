@@ -1,13 +1,14 @@
 """What a training step of four peers costs: time, memory, arithmetic, against the released form of it.
 
-A step here is forward, loss and backward; the optimizer's part, the same for all forms, is measured beside it. Memory is
-counted above the peers' weights and gradients, which are there before.
+A step here is forward, loss and backward; the optimizer's part, the same for all forms, is measured beside it.
+Memory is counted above the peers' weights and gradients, which are there before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -183,7 +184,7 @@ def step_variants(work: Work) -> dict[str, Run]:
     }
 
 
-def bench_step(name: str = "small", repeats: int = 7) -> dict[str, object]:
+def bench_step(name: str = "small", repeats: int = 7) -> dict[str, Any]:
     """A step of four peers in each form: medians of interleaved repeats, memory, tokens a second, FLOP.
 
     In the setting `all-positions` released, reference and fast compute the same number, or an error is raised.

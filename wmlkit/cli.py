@@ -6,15 +6,16 @@ Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no t
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from safetensors import SafetensorError
 
 from . import paths
+from .cli_bench import bench_app
+from .cli_output import Json, emit, say
 from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
 
@@ -29,24 +30,12 @@ data_app = typer.Typer(help="Corpora: list, fetch, prepare.", no_args_is_help=Tr
 study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
-bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
 Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
 Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
-
-
-def say(text: str) -> None:
-    """A line for people: on standard error, so that standard output stays clean."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(document: Any) -> None:
-    """The one JSON document of `--json`."""
-    print(json.dumps(document, indent=1, allow_nan=False))
 
 
 @app.command()
@@ -285,43 +274,6 @@ def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
 
     for path in write_tables(paths.preset(paths.output(out), preset), f"wmlkit study collect --preset {preset}"):
         print(path)
-
-
-@bench_app.command("data")
-def bench_data(
-    corpus: Annotated[str, typer.Option(help="nursery, or a folder or zip of text files.")] = "nursery",
-    words: Annotated[int, typer.Option(help="Words of 1x, for the nursery.")] = 600_000,
-    repeats: Annotated[int, typer.Option(help="Measurements of each size; the median counts.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Cleaning and encoding: words a second and memory for 1x, 4x and 10x of a text."""
-    from . import bench
-
-    show_bench(bench.describe(bench.bench_data(corpus, words, repeats=repeats)), as_json)
-
-
-@bench_app.command("scoring")
-def bench_scoring(
-    setting: Annotated[str, typer.Option(help="small or paper: the size of the vocabulary.")] = "paper",
-    repeats: Annotated[int, typer.Option(help="Measurements of each scorer; the median counts.")] = 5,
-    as_json: Json = False,
-) -> None:
-    """Scoring of minimal pairs, against two plain scorers."""
-    from .bench import describe
-    from .evaluate import bench
-
-    show_bench(describe(bench.bench_scoring(setting, repeats)), as_json)
-
-
-def show_bench(document: dict[str, Any], as_json: bool) -> None:
-    """The document of a benchmark as JSON, or its numbers one a line."""
-    if as_json:
-        emit(document)
-        return
-    for variant in document["variants"]:
-        print(", ".join(f"{key} {value:,.0f}" if key != "name" else value for key, value in variant.items()))
-    for name, value in document["ratios"].items():
-        print(f"{name}: {value:.3g}")
 
 
 @app.command()

@@ -149,10 +149,10 @@ def slopes(
     t = [dz / c.temperature for dz in tangents]
     p, log_p = [pair[0] for pair in soft], [pair[1] for pair in soft]
     q = [(p_i * t_i).sum(dim=-1, keepdim=True) for p_i, t_i in zip(p, t, strict=False)]
-    kl = torch.zeros_like(c.a)
+    kl, ones = torch.zeros_like(c.a), torch.ones_like(c.a[: c.students])
     if c.kl_weight == "target":
         moved = sum(q_i.sum() for q_i in q)
-        all_t, all_log = sum(t), combined(c.s, log_p)
+        all_t, all_log = combined(ones, t), combined(c.s, log_p)
         for j in range(len(logits)):
             kl[j] = moved - dot(p[j], all_t)
             if not c.detach_targets and j < c.students:
@@ -164,7 +164,7 @@ def slopes(
             kl[i] = c.u.sum() * q[i].sum() - dot(mixture, t[i])
         if not c.detach_targets:
             together = sum(dot(dp_j, log_j) for dp_j, log_j in zip(dp, log_p, strict=False))
-            all_dp = sum(dp)
+            all_dp = combined(ones, dp)
             for i in range(c.students):
                 kl[i] += together - dot(all_dp, log_p[i])
     return change + c.alpha * c.kl_scale * kl
@@ -177,8 +177,13 @@ def total(c: Coefficients, sums: Tensor) -> Tensor:
     return (1 - c.alpha) * (c.a * ce).sum() + c.alpha * (c.s * kl).sum()
 
 
-def chunks(count: int, vocabulary: int, limit: int, device: torch.device) -> list[slice]:
-    """Positions in slices of at most `limit` logits (more on a GPU), at least one position each."""
+def chunks(logits: Tensor, limit: int) -> list[slice]:
+    """The positions of (N, V) logits in slices of at most `limit` logits, more on a GPU; one position at least."""
+    return position_chunks(len(logits), logits.shape[1], limit, logits.device)
+
+
+def position_chunks(count: int, vocabulary: int, limit: int, device: torch.device) -> list[slice]:
+    """`chunks` of logits that are not made yet."""
     size = max(1, limit * (1 if device.type == "cpu" else CHUNKS_ON_GPU) // vocabulary)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -194,7 +199,7 @@ class OfLogits(torch.autograd.Function):
         kind = at_least_fp32(logits[0][:0])
         made = [z.detach().to(kind.dtype, copy=not owned) for z in logits]
         sums = kind.new_zeros(4, len(logits))
-        for part in chunks(*logits[0].shape, CHUNK, kind.device):
+        for part in chunks(logits[0], CHUNK):
             sums += losses_and_gradients(c, [z[part] for z in made], targets[part], c.ce_scale[part])
         ctx.save_for_backward(*(g.to(z.dtype) for g, z in zip(made[: c.students], logits, strict=False)))
         ctx.mark_non_differentiable(sums)
@@ -226,9 +231,9 @@ class OfHeads(torch.autograd.Function):
         bias = [
             None if head.bias is None else torch.zeros_like(head.bias, dtype=soft_kind) for head in low[: c.students]
         ]
-        for part in chunks(len(targets), vocabulary, HEAD_CHUNK, device):
+        for part in position_chunks(len(targets), vocabulary, HEAD_CHUNK, device):
             logits = [head._replace(hidden=head.hidden[part]).logits().to(soft_kind) for head in low]
-            for inside in chunks(len(logits[0]), vocabulary, CHUNK, device):
+            for inside in chunks(logits[0], CHUNK):
                 pieces = [z[inside] for z in logits]
                 sums += losses_and_gradients(c, pieces, targets[part][inside], c.ce_scale[part][inside])
             for i in range(c.students):
@@ -242,10 +247,11 @@ class OfHeads(torch.autograd.Function):
                     sum_ += logits[i].sum(dim=0)
         made: list[Tensor | None] = []
         for i, head in enumerate(heads[: c.students]):
-            for gradient, like in zip((hidden[i], weight[i], bias[i]), head, strict=True):
-                made.append(None if gradient is None or like is None else gradient.to(like.dtype))
-        ctx.missing = [x is None for x in made] + [True] * (len(flat) - len(made))
-        ctx.save_for_backward(*(x for x in made if x is not None))
+            made += [hidden[i].to(head.hidden.dtype), weight[i].to(head.weight.dtype)]
+            made.append(None if (of_bias := bias[i]) is None else of_bias.to(head.weight.dtype))
+        made += [None] * (len(flat) - len(made))  # frozen
+        ctx.missing = [gradient is None for gradient in made]
+        ctx.save_for_backward(*(gradient for gradient in made if gradient is not None))
         ctx.mark_non_differentiable(sums)
         return total(c, sums), sums
 

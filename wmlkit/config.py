@@ -170,6 +170,7 @@ class TrainConfig(Section):
     grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = Field(1, ge=1)  # CPU threads of one run
+    compile: bool = False  # torch.compile of the peers in the inner step: minutes at the start, other rounding
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(100, ge=1)  # steps between two measurements of the dev loss
     eval_rows: int = Field(256, ge=1)  # rows of dev and of held-out text in such a measurement
@@ -399,6 +400,8 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_ha
     mutual = document["mutual"]
     dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
+    if not document["train"]["compile"]:  # as before there was this setting
+        document["train"] = {k: v for k, v in document["train"].items() if k != "compile"}
     if document["mutual"].get("teacher") is not None:
         document["mutual"]["teacher"] = teacher_hash
     return digest({"config": document, "data": data_hash})

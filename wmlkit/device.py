@@ -85,7 +85,8 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find reads of it
+    # on by default with the line above: a pass over every new tensor, to catch reads of what was never written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     chosen = ("bf16" if bf16 else "fp32") if precision == "auto" else precision
     # told of a machine without a card, several processes on it find one another

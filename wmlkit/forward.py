@@ -19,9 +19,11 @@ from .models import decoder, head_transform, hidden_at
 class AtPositions(nn.Module):
     """A model read at given flat positions only: its last layer's feed-forward part and its head run on those alone."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, compiled: bool = False) -> None:
+        """compiled: `head` runs through torch.compile; the model and its parameters' names stay as they are."""
         super().__init__()
         self.model = model
+        self._features = torch.compile(self.features, dynamic=True) if compiled else self.features
 
     def features(self, batch: Batch, index: Tensor) -> Tensor:
         """(N, H) at flat positions `index` (N,): what the decoder maps to logits."""
@@ -31,11 +33,11 @@ class AtPositions(nn.Module):
     def head(self, batch: Batch, index: Tensor) -> Head:
         """The logits at flat positions `index` (N,), not made yet."""
         last = decoder(self.model)
-        return Head(self.features(batch, index), last.weight, last.bias)
+        return Head(self._features(batch, index), last.weight, last.bias)
 
     def forward(self, batch: Batch, index: Tensor) -> Tensor:
-        """(N, V) logits at flat positions `index` (N,)."""
-        return self.head(batch, index).logits()
+        """(N, V) logits at flat positions `index` (N,); never compiled, as the outer problem differentiates it."""
+        return decoder(self.model)(self.features(batch, index))
 
 
 def parameters_of(module: AtPositions) -> dict[str, Tensor]:

@@ -19,7 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .closed_form import CHUNK, HEAD_CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, slopes
+from .closed_form import (
+    CHUNK,
+    HEAD_CHUNK,
+    Coefficients,
+    Head,
+    OfHeads,
+    OfLogits,
+    at_least_fp32,
+    chunks,
+    position_chunks,
+    slopes,
+)
 from .errors import UserError
 
 
@@ -198,7 +209,7 @@ def mutual_loss_of_heads(
     """
     heads = iter(heads)
     first = next(heads)
-    if len(chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
+    if len(position_chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
         logits = [first.logits(), *(head.logits() for head in heads)]
         return _of_logits(logits, targets, peer_weights, options, batch_size, scored, share, owned=True)
     flat = [tensor for head in (first, *heads) for tensor in head]
@@ -224,7 +235,7 @@ def weight_loss_slopes(
     kind = at_least_fp32(logits[0][:0])
     c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, share, kind.dtype)
     change = torch.zeros_like(c.a)
-    for part in chunks(*logits[0].shape, CHUNK, kind.device):
+    for part in chunks(logits[0], CHUNK):
         z, dz = ([t[part].to(kind.dtype) for t in tensors] for tensors in (logits, tangents))
         change += slopes(c, z, dz, targets[part], c.ce_scale[part])
     return change

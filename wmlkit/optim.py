@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +36,10 @@ class Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """One step; `closure` is not supported."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; there is no closure."""
         for group in self.param_groups:
-            parameters: list[nn.Parameter] = []
+            parameters: list[Tensor] = []
             gradients: list[Tensor] = []
             buffers: list[Tensor] = []
             self._init_group(group, parameters, gradients, buffers)

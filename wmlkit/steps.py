@@ -84,7 +84,7 @@ def build_state(
         seed = 1000 * config.train.seed + i
         model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
         model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
-        peers.append(AtPositions(model))
+        peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
     return State(peers, optimizers, torch.full((count,), 1 / count, dtype=torch.float64), teacher)
@@ -221,6 +221,15 @@ def _exchange_gradients(state: State, device: Device) -> None:
         parameter.grad = gradient
 
 
+def clip_and_update(state: State, config: Config) -> None:
+    """Each peer's gradient clipped, and the step of its optimizers."""
+    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
+        if config.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), config.train.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
 def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
     """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
     train, step = config.train, state.step
@@ -242,13 +251,9 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
         held_out = texts.held_out(step // config.outer.every, ratio)
         outer_step(state, parts, batch, held_out, config, options, lr, device)
-    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
-        if train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), train.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+    clip_and_update(state, config)
+    for model in state.models:
+        model.zero_grad()
     state.step += 1
     state.tokens += batch.tokens
     state.words += batch.words

@@ -200,7 +200,6 @@ def _train(
     The seconds and speed of a run are without its learning curve.
     """
     train = config.train
-    torch.manual_seed(train.seed)  # of dropout; a checkpoint brings its own state
     saved = checkpoint.checkpoints(folder / "checkpoints")
     metrics_bytes = 0
     if saved:

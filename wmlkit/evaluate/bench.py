@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
+from ..bench_measure import peak_above
 from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
@@ -67,7 +68,10 @@ def bench_scoring(setting: str = "paper", repeats: int = 5, pairs: int | None = 
         "max_difference": difference,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
-        "variants": [{"name": name, "median_ms": 1000 * seconds} for name, seconds in medians.items()],
+        "variants": [
+            {"name": name, "median_ms": 1000 * medians[name], "peak_mib": peak_above(score, torch.device("cpu"))}
+            for name, score in variants.items()
+        ],
         "ratios": {
             "speedup_vs_naive": medians["naive"] / medians["wmlkit"],
             "speedup_vs_batched": medians["batched"] / medians["wmlkit"],

@@ -1,0 +1,236 @@
+"""Benchmarks of step, loss, search and a run's parts in toy sizes, their arithmetic by hand, the page made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from wmlkit import bench_loss, bench_measure, bench_report, bench_search, bench_step, bench_train, losses, paths
+from wmlkit.bench_measure import describe, interleaved, peak_above, peaks
+from wmlkit.bench_step import RELEASED, Setting, find_setting, make_work, released_loss, step_variants
+from wmlkit.cli import app
+from wmlkit.errors import UserError
+from wmlkit.losses import mutual_loss_reference
+from wmlkit.models import Student
+
+TOY = Setting(50, 2, 8, (Student(1, 2, 8, 16), Student(2, 2, 16, 32)))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Settings of a toy size, and memory measured in this process."""
+    settings = {"small": TOY, "all-positions": Setting(50, 2, 8, TOY.shapes, "all", RELEASED)}
+
+    def here(function, *arguments):
+        return {name: 1 + peak for name, peak in function(*arguments).items()}  # a toy may need nothing
+
+    for module in (bench_step, bench_loss):
+        monkeypatch.setattr(module, "find_setting", lambda name: settings[name])
+        monkeypatch.setattr(module, "peaks", here)
+    monkeypatch.setattr(bench_loss, "VOCABULARIES", (20, 40))
+    monkeypatch.setattr(bench_loss, "POSITIONS", (4, 8))
+    for name, value in (("WIDTH", 4), ("VOCABULARY", 20), ("COUNT", 4)):
+        monkeypatch.setattr(bench_loss, name, value)
+
+
+@pytest.mark.parametrize("setting", ["small", "all-positions"])
+def test_step(toy, setting):
+    document = describe("step", bench_step.bench_step(setting, repeats=2))
+    assert list(document)[:3] == ["setting", "machine", "commit"]
+    variants = {variant["name"]: variant for variant in document["variants"]}
+    assert list(variants) == ["released", "reference", "fast", "ce-only", "trunks", "optimizer"]
+    assert all(variant["median_ms"] > 0 for variant in variants.values())
+    ratios = document["ratios"]
+    fast = variants["fast"]["median_ms"]
+    assert ratios["speedup_vs_released"] == pytest.approx(variants["released"]["median_ms"] / fast)
+    assert ratios["overhead_vs_ce_only"] == pytest.approx(fast / variants["ce-only"]["median_ms"])
+    assert ratios["tokens_per_second"] == pytest.approx(16 / fast * 1000)
+    assert ratios["model_flop_utilisation"] == pytest.approx(
+        ratios["step_flop"] / fast * 1000 / ratios["matrix_product_flop_per_second"]
+    )
+    json.dumps(document["variants"])
+
+
+def test_ratios_by_hand():
+    times = {
+        name: {"median_ms": ms} for name, ms in (("released", 60), ("reference", 20), ("fast", 10), ("ce-only", 8))
+    }
+    memory = {"released": 800.0, "fast": 100.0}
+    assert bench_step.ratios(times, memory) == {
+        "speedup_vs_released": 6.0,
+        "speedup_vs_reference": 2.0,
+        "memory_vs_released": 0.125,
+        "overhead_vs_ce_only": 1.25,
+    }
+
+
+@pytest.mark.parametrize("setting", ["small", "all-positions"])
+def test_loss(toy, setting, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    document = describe("loss", bench_loss.bench_loss(setting, repeats=1))
+    names = [variant["name"] for variant in document["variants"]]
+    assert names[:5] == ["released", "reference", "fast", "ce-only", "fast, 1 peers"]
+    assert names[-4:] == ["fast, vocabulary 20", "fast, vocabulary 40", "fast, 4 positions", "fast, 8 positions"]
+    two, eight = (next(v for v in document["variants"] if v["name"] == f"fast, {n} peers") for n in (2, 8))
+    assert document["ratios"]["time_8_peers_to_2"] == pytest.approx(eight["median_ms"] / two["median_ms"])
+    assert all(math.isfinite(variant["peak_mib"]) for variant in document["variants"])
+
+
+def test_the_released_form_is_the_reference_with_the_released_options():
+    """Value and gradients, on the peers' logits at all positions."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 4, 9, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    targets, scored = torch.arange(8), torch.tensor([1, 2, 6])
+    weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    released = released_loss(logits, targets, scored, weights)
+    is_scored = torch.zeros(8, dtype=torch.bool).index_fill(0, scored, True)
+    flat = [z.flatten(0, 1) for z in logits]
+    reference = mutual_loss_reference(flat, targets, weights, RELEASED, 2, is_scored).total
+    torch.testing.assert_close(released, reference)
+    pairs = zip(torch.autograd.grad(released, logits), torch.autograd.grad(reference, logits), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+
+
+def test_forms_that_disagree_are_an_error(toy, monkeypatch):
+    wrong = losses.mutual_loss_of_heads
+
+    def doubled(*arguments):
+        loss = wrong(*arguments)
+        return losses.MutualLoss(2 * loss.total, loss.ce, loss.kl, loss.weight_gradient)
+
+    monkeypatch.setattr(losses, "mutual_loss_of_heads", doubled)
+    with pytest.raises(RuntimeError, match="fast gives a loss of"):
+        bench_step.bench_step("all-positions", repeats=1)
+    with pytest.raises(RuntimeError, match="fast gives a loss of"):
+        bench_loss.bench_loss("small", repeats=1)
+
+
+def test_every_form_of_a_step_reaches_every_parameter(toy):
+    work = make_work("small")
+    for name, run in step_variants(work).items():
+        work.clear()
+        run()
+        idle = [p for p in work.leaves if p.grad is None]
+        assert bool(idle) == (name == "trunks"), name  # the head's own parameters
+
+
+def test_settings_are_those_of_the_targets():
+    small, paper = find_setting("small"), find_setting("paper")
+    assert [s.hidden_size for s in small.shapes] == [128, 192, 256, 256]
+    assert [s.num_layers for s in small.shapes] == [2, 3, 4, 4] and small.vocab_size == 8192
+    assert paper.vocab_size == 50265 and paper.batch_size * paper.block_size == 128
+    assert sorted((s.num_layers, s.hidden_size) for s in paper.shapes) == [(6, 256), (8, 256), (8, 512), (16, 256)]
+    with pytest.raises(UserError, match="no setting 'huge'"):
+        find_setting("huge")
+    with pytest.raises(UserError, match="repeats is 0"):
+        bench_step.bench_step("small", 0)
+
+
+def test_variants_take_turns_and_the_first_turn_does_not_count():
+    seen = []
+    times = interleaved(
+        {name: lambda name=name: seen.append(name) for name in "ab"}, 2, CPU, lambda name: seen.append(f"before {name}")
+    )
+    assert seen == ["before a", "a", "before b", "b"] * 3
+    assert set(times) == {"a", "b"} and times["a"]["median_ms"] >= 0
+
+
+def known_peaks() -> dict[str, float]:
+    """Work of known memory: nothing; 64 MiB; 64 MiB twice one after the other; at one time; and after a larger one."""
+
+    def block() -> torch.Tensor:
+        return torch.ones(16 << 20)  # float32: 64 MiB
+
+    def two_in_turn() -> None:
+        block()
+        block()
+
+    def two_at_once() -> float:
+        a, b = block(), block()
+        return float(a[0] + b[0])
+
+    def many_small() -> int:
+        return len([torch.ones(1 << 15) for _ in range(512)])  # 512 x 128 KiB
+
+    runs = {"nothing": lambda: None, "one": block, "in turn": two_in_turn, "at once": two_at_once}
+    runs |= {"one again": block, "small": many_small}
+    return {name: peak_above(run, CPU) for name, run in runs.items()}
+
+
+@pytest.mark.skipif(not bench_measure.CLEAR_REFS.exists(), reason="only Linux clears its record of the highest memory")
+def test_peak_memory_is_right():
+    found = peaks(known_peaks)
+    expected = {"nothing": 0, "one": 64, "in turn": 64, "at once": 128, "one again": 64, "small": 64}
+    assert found == pytest.approx(expected, abs=3)
+
+
+def test_search(monkeypatch):
+    monkeypatch.setattr(bench_search, "peaks", lambda function: function())
+    monkeypatch.setattr(bench_search, "LARGE", {"search.num_layers": [1, 2]})
+    monkeypatch.setattr(bench_search, "SPACE", {"search.num_layers": [6], "search.hidden_size": [256, 512]})
+    document = bench_search.bench_search(repeats=1)
+    closed, built, *_ = (variant["median_ms"] for variant in document["variants"])
+    assert document["ratios"]["speedup_vs_building"] == pytest.approx(built / closed)
+    monkeypatch.setattr(bench_search, "count_parameters", lambda *_: 1)
+    with pytest.raises(RuntimeError, match="closed form does not count"):
+        bench_search.bench_search(repeats=1)
+
+
+def test_train(monkeypatch):
+    monkeypatch.setattr(bench_train, "peaks", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(bench_train, "WORDS", 4000)
+    document = bench_train.bench_train("smoke", repeats=1)
+    times = {variant["name"]: variant["median_ms"] for variant in document["variants"]}
+    assert tuple(times) == bench_train.PARTS
+    own = times[f"outer, {document['hypergradient']}"]
+    step = times["batch"] + times["inner"] + times["optimizer"] + own / document["every"]
+    assert document["ratios"] == pytest.approx({"step_ms": step, "outer_to_inner": own / times["inner"]})
+
+
+def test_the_page_is_what_its_documents_make():
+    """docs/benchmarks.md is never typed by hand."""
+    files = sorted(bench_report.FOLDER.glob("*.json"))
+    documents = [paths.read_json(file) for file in files]
+    assert {d["benchmark"] for d in documents} == set(bench_report.SECTIONS)
+    assert bench_report.page_of(documents) == bench_report.PAGE.read_text(encoding="utf-8")
+
+
+def test_a_page_by_hand(tmp_path):
+    document = {
+        "setting": "small", "machine": "a machine", "commit": "0123456789abcdef", "benchmark": "step", "tokens": 1024,
+        "variants": [
+            {"name": "fast", "median_ms": 1234.5, "peak_mib": 0.1234},
+            {"name": "optimizer", "median_ms": 2.0},
+        ],
+        "ratios": {"memory_vs_released": 0.15},
+    }  # fmt: skip
+    file = tmp_path / "step.json"
+    file.write_text(json.dumps(document))
+    result = CliRunner().invoke(app, ["bench", "report", str(file), "--to", str(tmp_path / "page.md")])
+    assert result.exit_code == 0 and result.stdout.strip() == str(tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert (
+        "### small\n\n`wmlkit bench step --setting small`; tokens 1,024. Machine: a machine. Commit 0123456789ab."
+        in page
+    )
+    assert "| variant | median ms | peak MiB |\n|---|---|---|\n| fast | 1,234 | 0.123 |\n| optimizer | 2 |  |" in page
+    assert "- memory against released: 0.15" in page
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"benchmark": "step"}', '{"benchmark": "nonsense", "setting": "small"}']
+)
+def test_files_that_are_no_documents(tmp_path, content):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match="is not the document of a benchmark"):
+        bench_report.write_page([file], tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+    with pytest.raises(UserError, match="there is no file"):
+        bench_report.write_page([tmp_path / "missing.json"], tmp_path / "page.md")

@@ -1,0 +1,96 @@
+"""What the parts of a run's training step cost: batch, inner step, optimizer, outer step."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .bench_measure import Run, check_repeats, interleaved, peak_above, peaks, rows
+from .config import load_preset
+from .data.prepare import prepare
+from .data.texts import open_texts
+from .data.tokenizer import load_tokenizer
+from .device import setup
+from .optim import set_learning_rate
+from .steps import build_state, clip_and_update, inner_loss, mutual_options, outer_step
+from .students import find_students
+
+WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
+PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam")
+
+
+def bench_train(preset: str = "nursery", repeats: int = 7) -> dict[str, Any]:
+    """The parts of a step of arm `wml` in a preset's sizes, on nursery text.
+
+    inner: forward, loss, backward of all peers. outer: one outer step, of which a run takes one every `outer.every`
+    steps; `step_ms` is the whole step with that share of it.
+    """
+    check_repeats(repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        facts, variants, device = _parts(preset, Path(folder))
+        times = interleaved(variants, repeats, device)
+    memory = peaks(train_peaks, preset)
+    own = f"outer, {facts['hypergradient']}"
+    inner = times["inner"]["median_ms"]
+    step = sum(times[name]["median_ms"] for name in PARTS[:3]) + times[own]["median_ms"] / facts["every"]
+    return {
+        "setting": preset,
+        **facts,
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+        "variants": rows(times, memory),
+        "ratios": {"step_ms": step, "outer_to_inner": times[own]["median_ms"] / inner},
+    }
+
+
+def train_peaks(preset: str) -> dict[str, float]:
+    """Peak memory of each part in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, variants, device = _parts(preset, Path(folder))
+        for run in variants.values():
+            run()
+        return {name: peak_above(run, device) for name, run in variants.items()}
+
+
+def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], torch.device]:
+    given = {"data.corpus": "nursery", "data.words": WORDS, "data.dev_words": 5000, "mutual.arm": "wml"}
+    config = load_preset(preset, given)
+    config = config.updated({"data.max_passes": None})
+    prepared = prepare(config.data, folder)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
+    device = setup(config.train.precision, torch.get_num_threads())
+    state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
+    texts = open_texts(config, prepared, tokenizer)
+    ratio = config.train.mask_ratio
+    batch = texts.train(0, ratio).to(device.device)
+    held_out = texts.held_out(0, ratio).to(device.device)
+    options = mutual_options(config, 0)
+    lr = [set_learning_rate(own, config.train, 0) for own in state.optimizers][0]
+
+    def inner() -> None:
+        for model in state.models:
+            model.zero_grad()
+        inner_loss(state, batch, config, options, device).total.backward()
+
+    def outer(kind: str) -> Run:
+        settings = config.updated({"outer.hypergradient": kind})
+        return lambda: outer_step(state, [batch], batch, held_out, settings, options, lr, device)
+
+    facts = {
+        "tokens": batch.tokens,
+        "scored": len(batch.scored),
+        "vocab_size": len(tokenizer),
+        "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
+        "hypergradient": config.outer.hypergradient,
+        "every": config.outer.every,
+    }
+    runs: dict[str, Run] = {
+        "batch": lambda: texts.train(0, ratio),
+        "inner": inner,
+        "optimizer": lambda: clip_and_update(state, config),
+        **{f"outer, {kind}": outer(kind) for kind in ("direct", "sgd", "adam")},
+    }
+    return facts, runs, device.device
