@@ -46,10 +46,11 @@ def test_two_processes_equal_one(changes, tmp_path):
         for name in ("tokens", "words", "lr", "alpha"):
             assert a[name] == b[name]
         # The first step differs by rounding alone; Adam then divides small gradients by their size, rounding included.
-        close = {"rel": 1e-6, "abs": 1e-7} if a["step"] == 1 else {"rel": 1e-3, "abs": 1e-5}
-        for name in ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce"):
+        relative = 1e-6 if a["step"] == 1 else 1e-3
+        for name in ("ce", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce"):
             if a.get(name):
-                assert b[name] == pytest.approx(a[name], **close), (a["step"], name)
+                assert b[name] == pytest.approx(a[name], rel=relative, abs=1e-6), (a["step"], name)
+        assert b["kl"] == pytest.approx(a["kl"], rel=relative, abs=1e-5), a["step"]  # a small difference of sums near 6
     if config.mutual.arm == "wml":
         assert rows[0][-1]["peer_weights"][0] != pytest.approx(0.5, abs=1e-3)  # they moved, so agreeing means something
     done = [paths.read_json(folder / "done.json") for folder in (one, two)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from safetensors import SafetensorError
@@ -265,6 +265,32 @@ def study_run(
         config, paths.output(out), index, count, stage, say, part="ablations" if ablations else "runs"
     ):
         print(folder)
+
+
+@study_app.command("submit")
+def study_submit(
+    shards: Annotated[int, typer.Option(help="Number of jobs.")],
+    preset: Preset = "nursery",
+    cluster: Annotated[str, typer.Option(help="slurm, or local: processes of this machine.")] = "slurm",
+    minutes: Annotated[int, typer.Option(help="Time limit of a job.")] = 60,
+    gpus: Annotated[int, typer.Option(help="Cards of a job.")] = 1,
+    partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
+    stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
+    ablations: Ablations = False,
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Submit the slices of a study as jobs; prints their numbers."""
+    from .submit import Cluster, Part, submit
+
+    if cluster not in ("slurm", "local"):
+        raise UserError(f"--cluster got {cluster!r}; expected slurm or local; change it")
+    more: dict[str, Any] = {"slurm_partition": partition} if partition else {}
+    more |= {"gpus_per_node": gpus} if cluster == "slurm" else {}
+    part: Part = "ablations" if ablations else "runs"
+    where: Cluster = "local" if cluster == "local" else "slurm"
+    for job in submit(preset, set_ or [], paths.output(out), shards, where, stage, part, minutes, **more):
+        print(job.job_id)
 
 
 @study_app.command("collect")
