@@ -35,8 +35,13 @@ def notebooks() -> Path:
 
 
 def output(out: str | Path | None = None) -> Path:
-    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory."""
-    return Path(out or os.environ.get("WMLKIT_OUT") or "runs").resolve()
+    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory.
+
+    JupyterLab's working directory is the notebook's own: there ``runs`` lies beside the folder ``notebooks``, so that a
+    notebook opened by hand finds what `wmlkit reproduce` left.
+    """
+    default = REPOSITORY / "runs" if Path.cwd() == REPOSITORY / "notebooks" else "runs"
+    return Path(out or os.environ.get("WMLKIT_OUT") or default).resolve()
 
 
 def prepared(out: Path, name: str, data_hash: str) -> Path:

@@ -67,6 +67,8 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     def write(temporary: Path) -> None:
         for name in ("tables", "figures"):
             shutil.copytree(folder / name, temporary / name)
+        if (target / "screenshots").is_dir():  # of notebooks: no run makes them anew
+            shutil.copytree(target / "screenshots", temporary / "screenshots")
         shutil.copy(folder / "summary.json", temporary)
 
     paths.write_folder(target, write)
