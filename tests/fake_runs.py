@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from wmlkit import paths
-from wmlkit.config import Config, digest
+from wmlkit.config import Config
+from wmlkit.identity import digest
 
 ITEMS = 40  # items a paradigm
 PARADIGMS = (  # paradigm, phenomenon, field

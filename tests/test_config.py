@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmlkit.config import load_preset, parse_assignment, preset_names, run_hash
+from wmlkit.config import load_preset, parse_assignment, preset_names
 from wmlkit.errors import UserError
+from wmlkit.identity import run_hash
 
 
 @pytest.mark.parametrize("name", preset_names())

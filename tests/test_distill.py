@@ -17,12 +17,13 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM
 
 from wmlkit import bilevel, checkpoint, paths, results, study, tables, teacher, train
-from wmlkit.config import load_preset, run_hash
+from wmlkit.config import load_preset
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, tokenizer_hash
 from wmlkit.device import setup
 from wmlkit.errors import UserError
 from wmlkit.forward import frozen_logits, inner_batch, outer_batch, parameters_of
+from wmlkit.identity import run_hash
 from wmlkit.losses import MutualOptions, distillation_loss, mutual_loss, mutual_loss_reference
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs

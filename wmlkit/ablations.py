@@ -12,7 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from . import results
-from .config import SHAPING, Config
+from .config import Config
+from .identity import SHAPING
 from .runs import Run, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")

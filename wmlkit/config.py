@@ -7,8 +7,6 @@ depend on other sections: what a run does is what `Config.resolved` prints.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -18,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import paths
 from .errors import UserError
 
-SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 
 
@@ -370,38 +367,3 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value
-
-
-def digest(document: Any) -> str:
-    """SHA-256 of a JSON document in canonical form, as hexadecimal digits."""
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
-    """Settings of the teacher that say nothing about a run, because its arm has none. `mutual` as JSON types."""
-    can_have = mutual["arm"] in ("dml", "wml")
-    has = mutual["arm"] == "distill" or (can_have and mutual.get("frozen_teacher", False))
-    idle = [] if can_have else ["frozen_teacher"]
-    return idle if has else [*idle, "teacher", "teacher_within_budget"]
-
-
-def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_hash: str = "") -> str:
-    """Identity of a run: the settings that shape its result and the content hashes of its data, of a given teacher and
-    of a saved search.
-
-    Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
-    where the corpus and the teacher lie: their content counts.
-    """
-    document = {section: values for section, values in config.resolved().items() if section in SHAPING}
-    document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
-    if document["search"]["saved"] is not None:
-        document["search"] = {"saved": students_hash}
-    mutual = document["mutual"]
-    dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
-    document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
-    if not document["train"]["compile"]:  # as before there was this setting
-        document["train"] = {k: v for k, v in document["train"].items() if k != "compile"}
-    if document["mutual"].get("teacher") is not None:
-        document["mutual"]["teacher"] = teacher_hash
-    return digest({"config": document, "data": data_hash})

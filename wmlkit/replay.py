@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from . import environment, paths
-from .config import Config, DataConfig, digest
+from .config import Config, DataConfig
 from .data.batches import Rows, batch_source
 from .data.prepare import Prepared, prepare
 from .data.texts import Source
@@ -27,6 +27,7 @@ from .device import Device, setup, side_by_side
 from .errors import UserError
 from .evaluate import evaluate_pairs
 from .evaluate.suites import pairs_folder
+from .identity import digest
 from .released import Case, Defects, cases
 from .released_data import text_rows, widened, without_capitals
 from .replay_scoring import scoring

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
-from .config import Config, digest, load_preset
+from .config import Config, load_preset
 from .device import side_by_side
+from .identity import digest
 from .models import base_student
 from .search import search_students
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from . import checkpoint, paths
-from .config import Config, digest
+from .config import Config
 from .data.batches import Rows, batch_source
 from .data.encode import encode_documents, open_documents, open_tokens
 from .data.prepare import Prepared
@@ -30,6 +30,7 @@ from .data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
 from .device import Device
 from .errors import UserError
 from .forward import AtPositions
+from .identity import digest
 from .released import Case
 from .released_data import possible_pairs, widened
 from .replay_steps import Setting, epochs

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
-from .config import SHAPING, idle_teacher_keys, load_preset, preset_names
+from .config import load_preset, preset_names
 from .errors import UserError
+from .identity import SHAPING, idle_teacher_keys
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 

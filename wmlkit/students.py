@@ -12,11 +12,12 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from . import paths
-from .config import Config, digest
+from .config import Config
 from .data.prepare import Prepared
 from .data.texts import open_texts
 from .device import setup
 from .errors import UserError
+from .identity import digest
 from .models import Student, base_student
 from .search import Found, Preference, count_parameters, search_students, targets
 from .search_cost import Workload, diversity, within

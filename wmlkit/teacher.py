@@ -17,11 +17,12 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .config import Config, MutualConfig, digest
+from .config import Config, MutualConfig
 from .data.tokenizer import load_tokenizer, tokenizer_hash
 from .device import Device
 from .errors import UserError
 from .forward import AtPositions
+from .identity import digest
 from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, losses, paths
-from .config import Config, run_hash
+from .config import Config
 from .data.prepare import Prepared, prepare
 from .data.texts import Source, Texts, open_texts
 from .data.tokenizer import load_tokenizer
@@ -30,6 +30,7 @@ from .device import Device, peak_memory, setup
 from .errors import Stopped, UserError, disk_is_full, signal_name
 from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
+from .identity import run_hash
 from .models import body_parameters
 from .search import Found
 from .steps import State, build_state, mutual_options, train_step
