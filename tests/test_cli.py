@@ -78,7 +78,9 @@ def test_data_prepare_and_study_plan(tmp_path):
 
 
 def test_bench_json():
-    document = json.loads(wmlkit("bench", "scoring", "--setting", "small", "--repeats", 1, "--json").stdout)
+    document = json.loads(
+        wmlkit("bench", "scoring", "--setting", "small", "--repeats", 1, "--pairs", 4, "--json").stdout
+    )
     assert {"setting", "machine", "commit", "variants", "ratios"} <= set(document) and document["setting"] == "small"
 
 

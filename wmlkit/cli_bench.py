@@ -73,12 +73,13 @@ def data(
 def scoring(
     setting: Annotated[str, typer.Option(help="small or paper: the size of the vocabulary.")] = "paper",
     repeats: Repeats = 5,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to score; default: the setting's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Scoring of minimal pairs, against two plain scorers."""
     from .evaluate.bench import bench_scoring
 
-    _show("scoring", bench_scoring(setting, repeats), as_json)
+    _show("scoring", bench_scoring(setting, repeats, pairs), as_json)
 
 
 @bench_app.command("report")
