@@ -46,6 +46,13 @@ def leaves(heads: list[Head]) -> list[torch.Tensor]:
     return [tensor for head in heads for tensor in head if tensor is not None and tensor.requires_grad]
 
 
+def chunk_heads(monkeypatch, limit: int) -> None:
+    """Logits of a peer that exist at one time."""
+    monkeypatch.setattr(losses, "AT_ONCE", limit)
+    monkeypatch.setattr(closed_form, "HEAD_CHUNK", limit)
+    monkeypatch.setattr(closed_form, "HEAD_ROWS", 1)
+
+
 TARGETS = torch.randint(0, VOCABULARY, (POSITIONS,), generator=torch.Generator().manual_seed(1))
 PEER_WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
@@ -56,8 +63,7 @@ PEER_WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 def test_fused_form_equals_the_reference(options, scored, limits, monkeypatch):
     """In one chunk; in chunks of five positions that are handled three at a time; of two, one at a time."""
     monkeypatch.setattr(closed_form, "CHUNK", limits[0])
-    for module in (closed_form, losses):
-        monkeypatch.setattr(module, "HEAD_CHUNK", limits[1])
+    chunk_heads(monkeypatch, limits[1])
     heads = random_heads(frozen=options.frozen)
     weights = PEER_WEIGHTS.clone().requires_grad_()
     slow = mutual_loss_reference([head.logits() for head in heads], TARGETS, weights, options, 2, scored)
@@ -74,8 +80,7 @@ def test_fused_form_equals_the_reference(options, scored, limits, monkeypatch):
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_chunks_do_not_depend_on_the_other_peers(alpha, monkeypatch):
     """With alpha = 0 a peer of three has the gradients that it has alone, to the bit."""
-    for module in (closed_form, losses):
-        monkeypatch.setattr(module, "HEAD_CHUNK", 22)
+    chunk_heads(monkeypatch, 22)
     heads = random_heads(torch.float32)
     together = mutual_loss_of_heads(heads, TARGETS, PEER_WEIGHTS, MutualOptions(alpha))
     alone = mutual_loss_of_heads(heads[:1], TARGETS, torch.ones(1), MutualOptions(0.0))
@@ -100,8 +105,7 @@ def test_gradients_of_whole_models_with_tied_weights(family, positions, monkeypa
         mutual_loss_reference([peer(batch, index) for peer in peers], *arguments).total, everything, allow_unused=True
     )
     for limit in (1 << 22, 100):
-        monkeypatch.setattr(losses, "HEAD_CHUNK", limit)
-        monkeypatch.setattr(closed_form, "HEAD_CHUNK", limit)
+        chunk_heads(monkeypatch, limit)
         loss = mutual_loss_of_heads((peer.head(batch, index) for peer in peers), *arguments)
         found = torch.autograd.grad(loss.total, everything, allow_unused=True)
         for a, b in zip(found, expected, strict=True):
@@ -133,8 +137,7 @@ def test_slopes_of_the_weight_losses_equal_forward_mode(options, chunk, monkeypa
 
 def test_half_precision_heads_are_scored_in_float32(monkeypatch):
     """bf16 hidden states: logits to bf16, softmax and the sums of weight gradients in float32."""
-    for module in (closed_form, losses):
-        monkeypatch.setattr(module, "HEAD_CHUNK", 22)
+    chunk_heads(monkeypatch, 22)
     heads, exact = random_heads(torch.bfloat16), random_heads()
     loss = mutual_loss_of_heads(heads, TARGETS, PEER_WEIGHTS, MutualOptions())
     expected = mutual_loss_reference([h.logits() for h in exact], TARGETS, PEER_WEIGHTS, MutualOptions())
@@ -151,8 +154,7 @@ def test_autocast_keeps_master_weights(monkeypatch):
     """Under autocast, float32 hidden states and weights get float32 gradients of bf16 products, in chunks or not."""
     gradients = []
     for limit in (1 << 22, 22):
-        for module in (closed_form, losses):
-            monkeypatch.setattr(module, "HEAD_CHUNK", limit)
+        chunk_heads(monkeypatch, limit)
         heads = random_heads(torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
             loss = mutual_loss_of_heads(heads, TARGETS, PEER_WEIGHTS, MutualOptions())
@@ -184,8 +186,7 @@ def test_large_logits_with_a_common_offset():
 
 @pytest.mark.parametrize("limit", [1 << 22, 22])
 def test_a_batch_without_scored_positions_is_refused(limit, monkeypatch):
-    for module in (closed_form, losses):
-        monkeypatch.setattr(module, "HEAD_CHUNK", limit)
+    chunk_heads(monkeypatch, limit)
     nothing = torch.zeros(POSITIONS, dtype=torch.bool)
     with pytest.raises(UserError, match="no position of the batch is scored"):
         mutual_loss_of_heads(random_heads(), TARGETS, PEER_WEIGHTS, MutualOptions(), 1, nothing)

@@ -74,7 +74,13 @@ def test_any_text_as_an_override_is_taken_or_refused_with_a_sentence(text):
 def test_hash_covers_what_shapes_a_run_and_nothing_else():
     config = load_preset("smoke")
     base = run_hash(config, "data")
-    for changes in ({"train.lr": 0.5}, {"mutual.alpha": 0.1}, {"data.packing": "windows"}, {"outer.every": 3}):
+    for changes in (
+        {"train.lr": 0.5},
+        {"mutual.alpha": 0.1},
+        {"data.packing": "windows"},
+        {"outer.every": 3},
+        {"train.compile": True},
+    ):
         assert run_hash(config.updated(changes), "data") != base
     for changes in ({"evaluate.ties": "first"}, {"study.seeds": [7]}, {"data.corpus": "elsewhere"}):
         assert run_hash(config.updated(changes), "data") == base

@@ -9,12 +9,14 @@ import sys
 
 import pytest
 import torch
+from small import make_batch, make_peers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import checkpoint, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.errors import UserError
+from wmlkit.forward import AtPositions
 from wmlkit.students import find_students
 
 TINY = {
@@ -312,3 +314,39 @@ def test_all_arms_of_a_seed_see_the_same_batches(out, monkeypatch):
     other = orders.pop(("dml", 2, 8))
     (shared,) = set(orders.values())
     assert len(orders) == 9 and len(set(shared)) == 3 and not set(shared) & set(other)
+
+
+def test_compiled_peers_train_the_same_and_keep_their_names(monkeypatch):
+    """The setting reaches the step; that the compiler itself is right is torch's business (and takes minutes)."""
+    calls = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **given: calls.append(given) or real(f, backend="eager", **given))
+    plain, compiled = (make_peers_of("roberta", flag) for flag in (False, True))
+    assert calls == [{"dynamic": True}]
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    batch = make_batch("roberta", seed=1)
+    for peer in (plain, compiled):
+        peer.head(batch, batch.scored).logits().square().sum().backward()
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def make_peers_of(family: str, compiled: bool) -> AtPositions:
+    return AtPositions(make_peers(family)[0].model, compiled)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+def test_a_step_does_not_wait_for_the_card(out):
+    """Between two logged rows nothing asks the device for a value; an outer step does, once."""
+    settings = config(mutual__arm="dml")
+    prepared = train.prepare(settings.data, out)
+    tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
+    device = train.setup("auto", 1)
+    state = train.build_state(settings, train.find_students(settings, len(tokenizer)), tokenizer, device)
+    texts = train.open_texts(settings, prepared, tokenizer)
+    steps.train_step(state, texts, settings, device)  # what is made once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps.train_step(state, texts, settings, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

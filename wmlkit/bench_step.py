@@ -127,9 +127,10 @@ def random_batch(vocab_size: int, batch_size: int, block_size: int) -> Batch:
 
 
 def released_loss(logits: Sequence[Tensor], targets: Tensor, scored: Tensor, peer_weights: Tensor) -> Tensor:
-    """The loss as the released code has it: P tensors (B, T, V), targets and scored (B*T,) -> L1.
+    """The loss as the released code has it: P tensors (B, T, V), targets (B*T,), scored (K,) flat positions -> L1.
 
-    Every pair of peers takes two softmaxes at all positions, no target is detached, the sum is divided by B.
+    Every pair of peers takes two softmaxes at all positions, no target is detached, the sum is divided by B. The CE
+    is that of the scored positions.
     """
     total = logits[0].new_zeros(())
     for i, student in enumerate(logits):

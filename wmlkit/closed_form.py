@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 CHUNK = 1 << 17  # logits of a peer in one go: all peers' stay in a CPU's cache
-HEAD_CHUNK = 1 << 22  # logits of a peer that exist at one time: positions enough for fast matrix products
+HEAD_CHUNK, HEAD_ROWS = 1 << 19, 64  # logits of a peer that `OfHeads` makes at one time, and positions at least
 CHUNKS_ON_GPU = 1 << 5  # times as many of both, to fill a GPU
 
 
@@ -177,15 +177,15 @@ def total(c: Coefficients, sums: Tensor) -> Tensor:
     return (1 - c.alpha) * (c.a * ce).sum() + c.alpha * (c.s * kl).sum()
 
 
-def chunks(logits: Tensor, limit: int) -> list[slice]:
-    """The positions of (N, V) logits in slices of at most `limit` logits, more on a GPU; one position at least."""
-    return position_chunks(len(logits), logits.shape[1], limit, logits.device)
-
-
-def position_chunks(count: int, vocabulary: int, limit: int, device: torch.device) -> list[slice]:
-    """`chunks` of logits that are not made yet."""
-    size = max(1, limit * (1 if device.type == "cpu" else CHUNKS_ON_GPU) // vocabulary)
+def chunks(count: int, vocabulary: int, limit: int, device: torch.device, least: int = 1) -> list[slice]:
+    """N positions in slices of at most `limit` logits (of a vocabulary of V words), but `least` positions."""
+    size = max(least, limit * scale(device) // vocabulary)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def scale(device: torch.device) -> int:
+    """How many times larger a chunk is there."""
+    return 1 if device.type == "cpu" else CHUNKS_ON_GPU
 
 
 class OfLogits(torch.autograd.Function):
@@ -199,7 +199,7 @@ class OfLogits(torch.autograd.Function):
         kind = at_least_fp32(logits[0][:0])
         made = [z.detach().to(kind.dtype, copy=not owned) for z in logits]
         sums = kind.new_zeros(4, len(logits))
-        for part in chunks(logits[0], CHUNK):
+        for part in chunks(len(targets), logits[0].shape[1], CHUNK, kind.device):
             sums += losses_and_gradients(c, [z[part] for z in made], targets[part], c.ce_scale[part])
         ctx.save_for_backward(*(g.to(z.dtype) for g, z in zip(made[: c.students], logits, strict=False)))
         ctx.mark_non_differentiable(sums)
@@ -231,9 +231,9 @@ class OfHeads(torch.autograd.Function):
         bias = [
             None if head.bias is None else torch.zeros_like(head.bias, dtype=soft_kind) for head in low[: c.students]
         ]
-        for part in position_chunks(len(targets), vocabulary, HEAD_CHUNK, device):
+        for part in chunks(len(targets), vocabulary, HEAD_CHUNK, device, HEAD_ROWS):
             logits = [head._replace(hidden=head.hidden[part]).logits().to(soft_kind) for head in low]
-            for inside in chunks(logits[0], CHUNK):
+            for inside in chunks(len(logits[0]), vocabulary, CHUNK, device):
                 pieces = [z[inside] for z in logits]
                 sums += losses_and_gradients(c, pieces, targets[part][inside], c.ce_scale[part][inside])
             for i in range(c.students):
@@ -245,6 +245,7 @@ class OfHeads(torch.autograd.Function):
                     weight[i] += gradient.T @ low[i].hidden[part]
                 if (sum_ := bias[i]) is not None:
                     sum_ += logits[i].sum(dim=0)
+            del logits, gradient  # before the next chunk's are made
         made: list[Tensor | None] = []
         for i, head in enumerate(heads[: c.students]):
             made += [hidden[i].to(head.hidden.dtype), weight[i].to(head.weight.dtype)]

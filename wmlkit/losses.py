@@ -19,19 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .closed_form import (
-    CHUNK,
-    HEAD_CHUNK,
-    Coefficients,
-    Head,
-    OfHeads,
-    OfLogits,
-    at_least_fp32,
-    chunks,
-    position_chunks,
-    slopes,
-)
+from .closed_form import CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, scale, slopes
 from .errors import UserError
+
+AT_ONCE = 1 << 22  # logits of a peer (16 MiB) that are cheaper to keep than the decoders' gradients
 
 
 @dataclass(frozen=True)
@@ -204,12 +195,12 @@ def mutual_loss_of_heads(
     """`mutual_loss` of logits that are not made yet: P + F heads, hidden (N, H_i) with decoder (V, H_i).
 
     Logits, and all else of size V, exist for a chunk of positions at a time; gradients go to hidden states, decoder
-    weights and biases. Where all positions fit into one chunk, this is `mutual_loss` of the heads' logits. An
+    weights and biases. Up to `AT_ONCE` logits a peer, this is `mutual_loss` of the heads' logits. An
     iterator is taken peer by peer, so that the backward pass is done with one peer before it begins the next.
     """
     heads = iter(heads)
     first = next(heads)
-    if len(position_chunks(len(targets), len(first.weight), HEAD_CHUNK, targets.device)) == 1:
+    if len(targets) * len(first.weight) <= AT_ONCE * scale(targets.device):
         logits = [first.logits(), *(head.logits() for head in heads)]
         return _of_logits(logits, targets, peer_weights, options, batch_size, scored, share, owned=True)
     flat = [tensor for head in (first, *heads) for tensor in head]
@@ -235,7 +226,7 @@ def weight_loss_slopes(
     kind = at_least_fp32(logits[0][:0])
     c = coefficients(kind.new_ones(len(logits)), options, len(targets), batch_size, scored, share, kind.dtype)
     change = torch.zeros_like(c.a)
-    for part in chunks(logits[0], CHUNK):
+    for part in chunks(len(logits[0]), logits[0].shape[1], CHUNK, kind.device):
         z, dz = ([t[part].to(kind.dtype) for t in tensors] for tensors in (logits, tangents))
         change += slopes(c, z, dz, targets[part], c.ce_scale[part])
     return change

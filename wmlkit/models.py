@@ -193,7 +193,7 @@ def hidden_states(
 def hidden_at(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor, index: Tensor
 ) -> Tensor:
-    """Last hidden states at flat positions `index` (N,) of (B, T) ids -> (N, H). Masks: None or (B, 1, T, T).
+    """Last hidden states at ascending flat positions `index` (N,): (B, T) ids -> (N, H). Masks: None or (B, 1, T, T).
 
     The last layer of a masked model is computed at those positions alone from where its attention has mixed them: its
     output projection and feed-forward part are most of its work, and nobody reads them elsewhere.
@@ -205,7 +205,7 @@ def hidden_at(
             hidden = layer(hidden, attention_mask)
         last = trunk.encoder.layer[-1]
         mixed = last.attention.self(hidden, attention_mask)[0]
-        attended = last.attention.output(mixed.flatten(0, 1)[index], hidden.flatten(0, 1)[index])
+        attended = last.attention.output(_at(mixed, index), _at(hidden, index))
         return last.feed_forward_chunk(attended)  # type: ignore[no-any-return]
     if model.config.model_type == "modernbert" and input_ids.shape[1] <= model.config.sliding_window:
         hidden = trunk.embeddings(input_ids=input_ids)
@@ -215,9 +215,15 @@ def hidden_at(
             hidden = layer(hidden, attention_mask, rotations[layer.attention_type])
         last = trunk.layers[-1]
         mixed = last.attn(last.attn_norm(hidden), rotations[last.attention_type], attention_mask)[0]
-        attended = (hidden + mixed).flatten(0, 1)[index]
+        attended = _at(hidden + mixed, index)
         return trunk.final_norm(attended + last.mlp(last.mlp_norm(attended)))  # type: ignore[no-any-return]
-    return hidden_states(model, input_ids, attention_mask, position_ids).flatten(0, 1)[index]
+    return _at(hidden_states(model, input_ids, attention_mask, position_ids), index)
+
+
+def _at(states: Tensor, index: Tensor) -> Tensor:
+    """(B, T, H) at ascending flat positions: (N, H); all of them need no copy."""
+    flat = states.flatten(0, 1)
+    return flat if len(index) == len(flat) else flat[index]
 
 
 def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
