@@ -42,7 +42,8 @@ def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> 
         for i in (1, 2)
     ]
     document = {
-        "suite": "glue", "protocol": "babylm2025", "settings": {"seeds": [42, 43, 44]}, "data_hash": "x",
+        "suite": "glue", "protocol": "babylm2025", "data_hash": "x",
+        "settings": {"seeds": [42, 43, 44], "max_train": 10},
         "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
     }  # fmt: skip
     paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
@@ -133,6 +134,10 @@ def test_glue_by_task(tmp_path: Path) -> None:
     assert (table.loc["rte", "low"], table.loc["rte", "high"]) == pytest.approx((52 - 2 * 2.484138, 52 + 2 * 2.484138))
     assert "fine-tuning seeds of one run" in table.loc["rte", "interval"]
     assert table.loc["rte", "finetune_values"] == "50 52 54" and table.loc["rte", "finetune_seeds"] == "42 43 44"
+    assert table.loc["mrpc", "interval"].startswith("none: all fine-tuning seeds") and np.isnan(
+        table.loc["mrpc", "low"]
+    )
+    assert table.loc["rte", "limits"] == "max_train 10"
     assert table.loc["mrpc", "metric"] == "f1" and table.loc["mrpc", "mean"] == 70
     assert table.loc["sst2", "skipped"] == "no sst2.train.jsonl" and np.isnan(table.loc["sst2", "mean"])
     assert "T6" in [path.stem for path in tables.write_tables(folder)]

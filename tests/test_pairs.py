@@ -11,13 +11,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
-from wmlkit.config import EvaluateConfig, ModelConfig
+from wmlkit.config import EvaluateConfig, ModelConfig, load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
 from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS
-from wmlkit.evaluate.suites import read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
+from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
 from wmlkit.models import Student, build_model
 
 NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]
@@ -253,6 +253,15 @@ def test_missing_suites_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "ewok").mkdir()
     with pytest.raises(UserError, match="no .jsonl file.* EWoK is gated: ask for access"):
         read_suite(tmp_path / "ewok", PROTOCOLS["babylm2025"])
+
+
+def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
+    for given in (None, str(tmp_path)):
+        with pytest.raises(UserError, match="EWoK is gated: ask for access.*write_ewok"):
+            pairs_folder(load_preset("nursery", {"evaluate.pairs": given}), "ewok", tmp_path)
+    write_rows(tmp_path / "ewok_filtered" / "social-relations.jsonl", [EWOK])
+    there = load_preset("nursery", {"evaluate.pairs": str(tmp_path)})
+    assert pairs_folder(there, "ewok", tmp_path) == tmp_path / "ewok_filtered"
 
 
 def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:

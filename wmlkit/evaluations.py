@@ -16,19 +16,24 @@ from .runs import curve_points, evaluations, read_object, read_runs
 
 def glue_table(folder: Path) -> pd.DataFrame:
     """One row a member and a (Super)GLUE task: metric, score, n, majority_class, selected_by, and what each
-    fine-tuning gave (finetune_seeds, finetune_values). A skipped task is a row with an empty member and a `reason`."""
+    fine-tuning gave (finetune_seeds, finetune_values); `limits`: fewer rows or epochs than the protocol has, which only
+    a trial has. A skipped task is a row with an empty member and a `reason`."""
     rows = []
     for run in read_runs(folder):
         for document in (one for one in evaluations(run) if one["suite"] == "glue"):
             shared = {**run.shared, "protocol": document["protocol"]}
-            seeds = " ".join(str(seed) for seed in document["settings"]["seeds"])
+            settings = document["settings"]
+            seeds = " ".join(str(seed) for seed in settings["seeds"])
+            changed = [
+                f"{name} {settings[name]}" for name in ("max_train", "max_valid", "epochs") if settings.get(name)
+            ]
             for member in document["members"]:
                 for row in member["paradigms"]:
                     rows.append(
                         {
                             **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
                             **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
-                            "finetune_seeds": seeds, "reason": "",
+                            "finetune_seeds": seeds, "reason": "", "limits": ", ".join(changed),
                             "finetune_values": " ".join(f"{value:.4g}" for value in row["per_seed"]),
                         }
                     )  # fmt: skip

@@ -12,6 +12,7 @@ from .readable import MEMBERS
 from .runs import Run
 
 PERFECT = ("perfect_scorer", "perfect_swapped")
+OVER_FINE_TUNING = "t-interval over fine-tuning seeds of one run; nothing about other runs"
 OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the same", "none: one value"
 
 
@@ -116,8 +117,9 @@ def glue(table: pd.DataFrame) -> pd.DataFrame:
         values = [float(value) for value in group["finetune_values"].iloc[0].split()]
         if described["n_seeds"] == 1 and len(values) > 1:
             described["low"], described["high"] = results.interval(values)
-            described["interval"] = "t-interval over fine-tuning seeds of one run; nothing about other runs"
-        kept = ("metric", "n", "majority_class", "selected_by", "finetune_seeds", "note")
+            spread = pd.notna(described["low"])
+            described["interval"] = OVER_FINE_TUNING if spread else "none: all fine-tuning seeds gave the same"
+        kept = ("metric", "n", "majority_class", "selected_by", "finetune_seeds", "limits", "note")
         more: Mapping[str, object] = {name: group[name].iloc[0] for name in kept}
         rows.append({**described, **more, "finetune_values": "; ".join(group["finetune_values"]), "skipped": ""})
     skipped = table[table["member"] == ""].drop_duplicates(["protocol", "task", "reason"])

@@ -62,13 +62,17 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
             nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
             paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})
         return folder
+    hint = f"; {EWOK_HELP}" if suite == "ewok" else ""
     if config.evaluate.pairs is None:
         raise UserError(
             f"suite {suite!r} needs its JSONL files, and evaluate.pairs is not set; "
-            "give their folder with --set evaluate.pairs=FOLDER"
+            f"give their folder with --set evaluate.pairs=FOLDER (wmlkit evaluate: --pairs FOLDER){hint}"
         )
     base = Path(config.evaluate.pairs)
-    return next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
+    found = next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
+    if found == base and hint and not list(base.glob("*.jsonl")):
+        raise UserError(f"{base} holds no folder ewok_filtered or ewok and no .jsonl file{hint}")
+    return found
 
 
 def suite_files(folder: str | Path) -> list[Path]:
