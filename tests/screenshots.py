@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from wmlkit import paths
 
-SIZE = {"width": 1100, "height": 640}
+SIZE = {"width": 1100, "height": 760}
 
 
 def main(folder: Path) -> None:

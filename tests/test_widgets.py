@@ -97,8 +97,8 @@ def test_a_mistake_is_a_sentence_and_the_next_value_works_again():
     box = explorer.widget()
     box.children[0].value = ""
     assert "type one" in box.children[1].value
-    box.children[0].value = "good"
-    assert box.children[1].value == "<p>good</p>"
+    box.children[0].value = "good <b>"
+    assert box.children[1].value == "<p>good &lt;b&gt;</p>"
 
 
 def test_faults_are_not_hidden():
