@@ -342,7 +342,7 @@ def test_a_step_does_not_wait_for_the_card(out):
     prepared = train.prepare(settings.data, out)
     tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
     device = train.setup("auto", 1)
-    state = train.build_state(settings, train.find_students(settings, len(tokenizer)), tokenizer, device)
+    state = train.build_state(settings, find_students(settings, len(tokenizer)), tokenizer, device)
     texts = train.open_texts(settings, prepared, tokenizer)
     steps.train_step(state, texts, settings, device)  # what is made once may wait
     torch.cuda.set_sync_debug_mode("error")
