@@ -268,7 +268,7 @@ def coefficients(
         ce_scale = torch.full((count,), share.ce / max(1, count), dtype=kind, device=weights.device)
     else:
         _check_scored(scored, share)
-        ce_scale = scored.to(kind) * (share.ce / scored.sum().clamp(min=1))
+        ce_scale = scored.to(kind) * (share.ce / scored.sum().clamp(min=1).to(kind))
     divisor = max(1, count) if options.kl_reduction == "token_mean" else batch_size
     return Coefficients(
         alpha=options.alpha,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from . import bilevel, paths, study, train
+from . import bilevel, paths, train
 from .config import Config, load_preset
 from .data.prepare import prepare
 from .data.texts import open_texts
@@ -28,7 +28,7 @@ from .evaluate.pairs import load_peers, run_facts
 from .evaluate.protocols import get_protocol, is_tie
 from .evaluate.scoring import evaluation_mode
 from .evaluate.spans import Encoded, Objective, encode_spans
-from .evaluate.suites import read_suite, sample_pairs
+from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import hidden_states, lm_logits
 from .runs import read_runs
 
@@ -215,7 +215,7 @@ def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
     dev = _dev(peers, out, cells // 2)
     protocol = get_protocol("babylm2025")
     suite = config.evaluate.suites[0] if config.evaluate.pairs or config.evaluate.suites[0] == "nursery" else "nursery"
-    pairs = sample_pairs(read_suite(study.pairs_folder(config, suite, out), protocol), 24, seed=0)
+    pairs = sample_pairs(read_suite(pairs_folder(config, suite, out), protocol), 24, seed=0)
     order = np.random.default_rng(0).permutation(len(pairs))
     texts = [text for n in order for text in (pairs[n].good, pairs[n].bad)]
     contexts = [text for n in order for text in (pairs[n].good_context, pairs[n].bad_context)]

@@ -143,7 +143,9 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault(name, {"ablation": name, "n_seeds": record["n_seeds"], "weights": record["peer_weights"]})
         row[column] = _with_interval(record, digits)
         change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
-        row[f"{column}: difference [95 %]"] = _with_interval({**change, "values": record["differences"]}, digits, "+")
+        row[f"{column}: difference [95 %]"] = _with_interval(
+            {**record, **change, "values": record["differences"]}, digits, "+"
+        )
         row[f"{column}: p, adjusted"] = "" if pd.isna(record["p_adjusted"]) else f"{record['p_adjusted']:.2g}"
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
