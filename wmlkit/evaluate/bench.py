@@ -23,7 +23,7 @@ from .minimal_pairs import score_sentences
 
 # Vocabulary of the model (50,265 is that of RoBERTa, which the paper uses) and pairs; the model has 4 layers of
 # width 256.
-SETTINGS: dict[str, tuple[int, int]] = {"small": (8192, 120), "paper": (50265, 60)}
+SETTINGS: dict[str, tuple[int, int]] = {"small": (8192, 24), "paper": (50265, 60)}
 Copy = tuple[list[int], int, int, int]  # masked ids, position, target, number of the sentence
 BATCH_SIZES = (1, 8, 32, 128)  # masked copies a forward pass; the batched scorer gets the best of these
 
