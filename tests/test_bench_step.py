@@ -132,13 +132,17 @@ def test_settings_are_those_of_the_targets():
         bench_step.bench_step("small", 0)
 
 
-def test_variants_take_turns_and_the_first_turn_does_not_count():
-    seen = []
-    times = interleaved(
-        {name: lambda name=name: seen.append(name) for name in "ab"}, 2, CPU, lambda name: seen.append(f"before {name}")
-    )
-    assert seen == ["before a", "a", "before b", "b"] * 3
-    assert set(times) == {"a", "b"} and times["a"]["median_ms"] >= 0
+def test_variants_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+    seen, clock = [], [0.0]
+    monkeypatch.setattr(bench_measure.time, "perf_counter", lambda: clock[0])
+
+    def run(name: str) -> None:
+        clock[0] += 9.0 if name not in seen else 0.5  # seconds: the first time is slow
+        seen.append(name)
+
+    times = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, 2, CPU, lambda name: seen.append(f"for {name}"))
+    assert seen == ["for a", "a", "for b", "b"] * 3
+    assert {name: measured["median_ms"] for name, measured in times.items()} == {"a": 500.0, "b": 500.0}
 
 
 def known_peaks() -> dict[str, float]:
