@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import results
 from .errors import UserError
@@ -283,6 +283,8 @@ def plot_accuracy_by_words(table: pd.DataFrame, member: str = "best_peer", ax: A
         _mean_and_seeds(ax, shown.assign(place=point)[shown["arm"] == arm], "place", arm, 0.0, line=True)
     if wide:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
     if ax.get_ylim()[0] <= 55:
         ax.axhline(50, color="black", linewidth=0.8, linestyle=":", label="chance")
