@@ -73,7 +73,8 @@ def test_the_reference_keeps_the_screenshots(tmp_path):
     (tmp_path / "old" / "screenshots").mkdir()
     (tmp_path / "old" / "screenshots" / "a.png").write_bytes(b"picture")
     shutil.copy(README, tmp_path)
-    write_reference(tmp_path / "new", tmp_path / "old", tmp_path / "README.md")
+    shutil.copy(paths.REPOSITORY / "docs" / "deviations.md", tmp_path)
+    write_reference(tmp_path / "new", tmp_path / "old", tmp_path / "README.md", tmp_path / "deviations.md")
     assert (tmp_path / "old" / "screenshots" / "a.png").read_bytes() == b"picture"
 
 

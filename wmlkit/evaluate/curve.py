@@ -36,13 +36,16 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
 
     It writes ``curve/<point>.json`` into the run folder and returns the seconds that this took. A point that is
     passed again after an interruption is written again, the same. The pairs are read here once, so that a mistake
-    in them is found before training. The teacher of `distill` is no arm and gets no curve.
+    in them is found before training. The teacher of `distill` is no arm and gets no
+    curve, and the nursery's pairs are scored for the nursery's text only.
     """
     chosen = config.evaluate
-    if not chosen.curve or config.mutual.arm == "teacher":
+    # The nursery's pairs ask nothing of models of other text, whose tokenizer may not even fit them into a row.
+    wanted = [suite for suite in chosen.suites if suite != "nursery" or config.data.corpus == "nursery"]
+    if not chosen.curve or not wanted or config.mutual.arm == "teacher":
         return None
     try:
-        suites = {suite: pairs_folder(config, suite, out) for suite in chosen.suites}
+        suites = {suite: pairs_folder(config, suite, out) for suite in wanted}
         for pairs in suites.values():
             read_suite(pairs, get_protocol(chosen.protocol))
     except UserError as error:
