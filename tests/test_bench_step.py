@@ -140,8 +140,8 @@ def test_variants_take_turns_and_the_first_turn_does_not_count(monkeypatch):
         clock[0] += 9.0 if name not in seen else 0.5  # seconds: the first time is slow
         seen.append(name)
 
-    times = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, 2, CPU, lambda name: seen.append(f"for {name}"))
-    assert seen == ["for a", "a", "for b", "b"] * 3
+    times = interleaved({"a": lambda: run("a"), "b": lambda: run("b")}, 1, CPU, lambda name: seen.append(f"for {name}"))
+    assert seen == ["for a", "a", "for b", "b"] * 2
     assert {name: measured["median_ms"] for name, measured in times.items()} == {"a": 500.0, "b": 500.0}
 
 
