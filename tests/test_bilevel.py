@@ -49,6 +49,15 @@ def outer_value(parameters, updates, weights: Tensor, inner, outer, options, obj
     return outer_loss(logits, outer.targets, weights, objective)
 
 
+def assert_is_the_slope(gradient, parameters, updates, weights: Tensor, *arguments, step: float = 1e-5) -> None:
+    """`gradient` equals central finite differences of `outer_value` in every weight."""
+    for m in range(len(weights)):
+        shift = torch.zeros_like(weights)
+        shift[m] = step
+        high, low = (outer_value(parameters, updates, weights + sign * shift, *arguments) for sign in (1, -1))
+        assert ((high - low) / (2 * step)).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("objective", ["logit_ensemble", "probability_mixture", "weighted_ce"])
@@ -64,13 +73,7 @@ def test_hypergradient_equals_finite_differences(family, kind, objective, kl_wei
     gradient, value = hypergradient(parameters, weights, inner, outer, options, updates=updates, objective=objective)
     arguments = (inner, outer, options, objective)
     assert value.item() == pytest.approx(outer_value(parameters, updates, weights, *arguments).item(), abs=1e-12)
-    step = 1e-5
-    for m in range(3):
-        shift = torch.zeros(3, dtype=torch.float64)
-        shift[m] = step
-        high = outer_value(parameters, updates, weights + shift, *arguments)
-        low = outer_value(parameters, updates, weights - shift, *arguments)
-        assert ((high - low) / (2 * step)).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+    assert_is_the_slope(gradient, parameters, updates, weights, *arguments)
     # The correction is there: leaving it out, as the released code does, is seen by this test.
     gradients = inner_gradients(parameters, weights, inner, options)
     stepped = [update(g) for update, g in zip(updates, gradients, strict=True)]
@@ -91,14 +94,7 @@ def test_hypergradient_of_two_and_four_peers(family, kind, shapes):
     options = MutualOptions(0.5)
     weights = torch.full((len(peers),), 1 / len(peers), dtype=torch.float64)
     gradient, _ = hypergradient(parameters, weights, inner, outer, options, updates=updates)
-    for m in range(len(peers)):
-        shift = torch.zeros_like(weights)
-        shift[m] = 1e-5
-        high, low = (
-            outer_value(parameters, updates, weights + s * shift, inner, outer, options, "logit_ensemble")
-            for s in (1, -1)
-        )
-        assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+    assert_is_the_slope(gradient, parameters, updates, weights, inner, outer, options, "logit_ensemble")
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])  # the others compute parts in float32 whatever they get
@@ -115,14 +111,7 @@ def test_hypergradient_of_other_positions_and_reductions(family, positions, redu
     options = MutualOptions(0.3, detach_targets=detach, kl_reduction=reduction)
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     gradient, _ = hypergradient(parameters, weights, inner, outer, options, updates=updates)
-    for m in range(3):
-        shift = torch.zeros_like(weights)
-        shift[m] = 1e-5
-        high, low = (
-            outer_value(parameters, updates, weights + s * shift, inner, outer, options, "logit_ensemble")
-            for s in (1, -1)
-        )
-        assert ((high - low) / 2e-5).item() == pytest.approx(gradient[m].item(), abs=1e-6)
+    assert_is_the_slope(gradient, parameters, updates, weights, inner, outer, options, "logit_ensemble")
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
