@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
+import psutil
 import pytest
 
-from wmlkit import paths, train
+from wmlkit import guard, paths, train
 from wmlkit.config import load_preset
 from wmlkit.errors import Stopped, UserError, disk_is_full
 from wmlkit.guard import exclusive, stop_signals
@@ -74,7 +76,8 @@ def test_other_threads_have_no_signals():
     assert seen == [0]
 
 
-def test_a_run_folder_in_use_names_its_process(tmp_path):
+def test_a_run_folder_in_use_names_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.0)
     folder = tmp_path / "run"
     program = (
         "import sys; from pathlib import Path; from wmlkit.guard import exclusive\n"
@@ -92,7 +95,8 @@ def test_a_run_folder_in_use_names_its_process(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] in ([], [".run.run.lock"])
 
 
-def test_a_run_in_use_is_refused_and_left_alone(tmp_path):
+def test_a_run_in_use_is_refused_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.0)
     config = load_preset("smoke")
     folder = train.run_folder(config, tmp_path)
     with exclusive(folder), pytest.raises(UserError, match="is in use by process"):
@@ -123,3 +127,39 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(undistu
 def test_which_errors_mean_a_full_disk():
     assert disk_is_full(OSError(28, "No space left on device"))
     assert not disk_is_full(OSError(13, "Permission denied")) and not disk_is_full(ValueError("(os error 28)"))
+
+
+PARENT = """
+import os, subprocess, sys
+from wmlkit.guard import WATCHED
+program = (
+    "import time; from wmlkit.guard import end_with_parent; end_with_parent(); print('up', flush=True); time.sleep(60)"
+)
+child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, env=os.environ | {WATCHED: "1"})
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_the_children_of_a_killed_study_do_not_live_on():
+    """They would hold their run folders, and the study that is started again would be refused."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "up\n"
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not alive(child):
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("the child lives on")
+
+
+def alive(pid):
+    """A child whose parent is gone may stay as a zombie where nobody collects it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -209,7 +209,7 @@ def test_export_peer(finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_peer(out):
     settings = config(train__lr=1e30, train__muon_lr=1e30, train__seed=9, train__log_every=1)
-    with pytest.raises(UserError, match=r"step \d+: the (ce|hypergradient) of peer \d is nan"):
+    with pytest.raises(UserError, match=r"step \d+: the (ce|gradient|hypergradient) of peer \d is not finite"):
         train.run(settings, out)
     assert not (train.run_folder(settings, out) / "done.json").exists()
 

@@ -15,7 +15,7 @@ from .data.texts import open_texts
 from .data.tokenizer import load_tokenizer
 from .device import setup
 from .optim import set_learning_rate
-from .steps import build_state, clip_and_update, inner_loss, mutual_options, outer_step
+from .steps import build_state, clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
 from .students import find_students
 
 WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
@@ -77,7 +77,7 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
 
     def outer(kind: str) -> Run:
         settings = config.updated({"outer.hypergradient": kind})
-        return lambda: outer_step(state, [batch], batch, held_out, settings, options, lr, device)
+        return lambda: outer_gradient(state, [batch], batch, held_out, settings, options, lr, device)
 
     facts = {
         "tokens": batch.tokens,
@@ -90,7 +90,7 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
     runs: dict[str, Run] = {
         "batch": lambda: texts.train(0, ratio),
         "inner": inner,
-        "optimizer": lambda: clip_and_update(state, config),
+        "optimizer": lambda: clip_and_update(state, config, gradient_norms(state)),
         **{f"outer, {kind}": outer(kind) for kind in ("direct", "sgd", "adam")},
     }
     return facts, runs, device.device

@@ -18,6 +18,7 @@ from .cli_bench import bench_app
 from .cli_output import Json, emit, say
 from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
+from .guard import end_with_parent
 
 app = typer.Typer(
     help="Weighted mutual learning of small language models: a reproduction of 'When Babies Teach Babies'.",
@@ -324,6 +325,7 @@ def doctor(out: Out = None, as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point of ``wmlkit`` and ``python -m wmlkit``."""
+    end_with_parent()
     try:
         app()
     except UserError as error:

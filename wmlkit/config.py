@@ -165,6 +165,7 @@ class TrainConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
+    skip_not_finite: int = Field(0, ge=0)  # steps of a run that may be left out because a number was not finite
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = Field(1, ge=1)  # CPU threads of one run
     compile: bool = False  # torch.compile of the peers in the inner step: minutes at the start, other rounding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,16 +17,35 @@ from filelock import FileLock, Timeout
 from . import paths
 from .errors import UserError
 
+PATIENCE = 5.0  # seconds: a child of a killed process, a notebook's kernel above all, notices within a second or two
+WATCHED = "WMLKIT_ENDS_WITH_STDIN"  # variable of a child process: it ends when its standard input does
+
+
+def end_with_parent() -> None:
+    """In a child process that was started with `WATCHED`: end it when its parent does, even if that was killed.
+
+    The parent holds the other end of standard input and writes nothing: it ends when the parent ends, in any way. The
+    child may be killed at any moment, so it is not asked first. A child that lived on would hold its run folder.
+    """
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    if os.environ.pop(WATCHED, None):  # not for the child's own children
+        threading.Thread(target=watch, daemon=True).start()
+
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder`, which need not exist, for this process. The kernel lets go of it when the process ends, killed or
-    not. Raises UserError with the holder's process number and host where another process holds it."""
+    not. Raises UserError with the holder's process number and host where another process holds it for `PATIENCE`
+    seconds more."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.run.lock"))
     holder = folder.with_name(f".{folder.name}.run.json")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         known = paths.read_json(holder) if holder.is_file() else {"pid": "unknown", "host": "unknown"}
         raise UserError(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")  # names of `write_atomic`, `write_folder` and `remove`
+_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)(\.ipynb)?")  # of `write_atomic`, `write_folder`, `remove`, notebooks
 
 PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
 REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one

@@ -30,7 +30,7 @@ from .evaluate.scoring import evaluation_mode
 from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import hidden_states, lm_logits
-from .runs import read_runs
+from .runs import read_runs, run_document
 
 CELLS = 16_000_000  # numbers in the logits of a sample, all peers together: 64 MB, and a slider that answers at once
 TOKENS = 8192  # a forward pass
@@ -111,7 +111,7 @@ def open_run(run_folder: Path) -> Peers:
     """Load the peers of a finished run. Raises UserError if it is not finished."""
     weights, objective = run_facts(run_folder)
     models, tokenizer = load_peers(run_folder)
-    config = Config.model_validate(paths.read_json(run_folder / "config.json")["config"])
+    config = Config.model_validate(run_document(run_folder)["config"])
     return Peers(run_folder, config, models, tokenizer, np.array(weights), objective)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import environment, paths, results
 from .config import load_preset
 from .errors import UserError
+from .guard import exclusive
 from .notebooks import run_notebook
 from .report import write_report
 
@@ -33,8 +34,17 @@ def reproduce(
     """
     load_preset(preset, overrides)  # a mistake is found before anything is started
     folder = paths.preset(out, preset)
-    if force:
-        paths.remove(folder)
+    with exclusive(folder):
+        if force:
+            paths.remove(folder)
+        for own in ("notebooks", "tables", "figures"):  # not the runs: others may train there
+            paths.remove_leftovers(folder / own)
+        return _reproduce(preset, overrides, out, folder, only, say)
+
+
+def _reproduce(
+    preset: str, overrides: Sequence[str], out: Path, folder: Path, only: Sequence[str], say: Callable[[str], None]
+) -> Path:
     began = time.perf_counter()
     minutes = {}
     for source in notebook_sources(only):

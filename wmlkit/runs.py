@@ -16,6 +16,8 @@ from .config import load_preset, preset_names
 from .errors import UserError
 from .identity import SHAPING, idle_teacher_keys
 
+FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
+
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
@@ -129,6 +131,20 @@ def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
     return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
 
 
+def run_document(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a run folder, finished or not. Raises UserError where a newer wmlkit wrote it; older formats
+    are read as they are."""
+    path = folder / "config.json"
+    document = read_object(path, ("config", "data", "hash", "students"))
+    found = document.get("format", 1)
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}, expected one up to {FORMAT}: another version of wmlkit wrote the run; use "
+            "that version, or move the folder elsewhere and train again"
+        )
+    return document
+
+
 def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
     """One JSON object that has the `required` keys. Raises UserError, naming the file."""
     if not path.is_file():
@@ -157,7 +173,7 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _read_run(folder: Path) -> Run:
-    document = read_object(folder / "config.json", ("config", "data", "hash", "students"))
+    document = run_document(folder)
     done = read_object(folder / "done.json", _DONE)
     environment = read_object(folder / "environment.json", ("commit", "device", "precision", "command"))
     config, data = document["config"], document["data"]

@@ -6,6 +6,7 @@ the teacher's, else one another's) and in whether `outer_step` is taken (`wml`).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,11 +18,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import bilevel, losses
+from . import bilevel, faults, losses
 from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
 from .device import Device
+from .errors import UserError
 from .forward import AtPositions, frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of, share_of
 from .losses import MutualOptions
 from .models import Student, build_model
@@ -46,6 +48,9 @@ class State:
     words: int = 0
     hypergradient: list[float] | None = None
     seconds: float = 0.0
+    parts: int = 1  # in which a process takes its rows; grows where memory runs out
+    skipped: int = 0  # steps without an update, because a number was not finite
+    faults: Tensor | None = None  # of `faults.note`; not remembered, as a run with one stops or has skipped the step
 
     @property
     def models(self) -> list[PreTrainedModel]:
@@ -64,6 +69,8 @@ class State:
             "tokens": self.tokens,
             "words": self.words,
             "seconds": self.seconds,
+            "parts": self.parts,
+            "skipped": self.skipped,
             "metrics_bytes": metrics_bytes,
         }
 
@@ -87,7 +94,8 @@ def build_state(
         peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
-    return State(peers, optimizers, torch.full((count,), 1 / count, dtype=torch.float64), teacher)
+    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    return State(peers, optimizers, weights, teacher, parts=config.train.accumulate)
 
 
 def mutual_options(config: Config, step: int) -> MutualOptions:
@@ -150,7 +158,7 @@ def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update]
     return [optimizer_update(peer, own, config.train.grad_clip) for peer, own in pairs]
 
 
-def outer_step(
+def outer_gradient(
     state: State,
     parts: Sequence[Batch],
     whole: Batch,
@@ -159,18 +167,18 @@ def outer_step(
     options: MutualOptions,
     inner_lr: float,
     device: Device,
-) -> None:
-    """Mirror descent on the peers' weights; the step's own gradients of L1 are in the parameters' `.grad`.
+) -> Tensor:
+    """The hypergradient, one number a weight, on the CPU; the step's own gradients of L1 are in the peers' `.grad`.
 
     parts: those of the training batch `whole` that this process holds. Of `held_out`, a whole batch, it takes its own.
     """
-    outer, positions, teacher = config.outer, config.mutual.kl_positions, state.teacher
+    positions, teacher = config.mutual.kl_positions, state.teacher
     parameters = [parameters_of(peer) for peer in state.peers]
     gradients = [{k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in own.items()} for own in parameters]
     inner = [
         inner_batch(state.peers, part, positions, teacher, share_of(part, whole, positions, options)) for part in parts
     ]
-    own = [part for part in own_parts(held_out, config, device) if len(part.scored)]
+    own = [part for part in own_parts(held_out, state.parts, device) if len(part.scored)]
     gradient, _ = bilevel.hypergradient(
         parameters,
         state.peer_weights.to(device.device, torch.float32),
@@ -178,22 +186,27 @@ def outer_step(
         [outer_batch(state.peers, part, teacher, len(part.scored) / len(held_out.scored)) for part in own],
         options,
         updates=inner_updates(state, config, inner_lr),
-        objective=outer.objective,
+        objective=config.outer.objective,
         gradients=gradients,
         total=device.total,
     )
+    return gradient.cpu()
+
+
+def outer_step(state: State, gradient: Tensor, config: Config) -> None:
+    """Mirror descent on the peers' weights, with the hypergradient of `outer_gradient`."""
+    outer = config.outer
     eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
     state.hypergradient = gradient.tolist()
-    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient.cpu(), eta, outer.min_weight)
+    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta, outer.min_weight)
 
 
-def own_parts(batch: Batch, config: Config, device: Device) -> list[Batch]:
+def own_parts(batch: Batch, each: int, device: Device) -> list[Batch]:
     """The parts of a batch that this process computes, one after the other, on its device.
 
-    Row r goes to process r modulo their number, and there to `train.accumulate` parts in the same way, so that the
-    sum over all parts and processes is that of the whole batch in one piece.
+    Row r goes to process r modulo their number, and there to `each` parts in the same way, so that the sum over all
+    parts and processes is that of the whole batch in one piece.
     """
-    each = config.train.accumulate
     count = device.processes * each
     if count == 1:
         return [batch.to(device.device)]
@@ -203,6 +216,8 @@ def own_parts(batch: Batch, config: Config, device: Device) -> list[Batch]:
 
 def _sum(parts: Sequence[losses.MutualLoss], state: State, device: Device) -> losses.MutualLoss:
     """The loss of a batch from those of the parts at hand, summed over the processes too."""
+    if len(parts) == device.processes == 1:
+        return parts[0]
     students, targets = len(state.peers), len(state.peer_weights)
     zero = torch.zeros((), device=device.device)
     sums = [zero, zero.expand(students), zero.expand(students), zero.expand(targets)]
@@ -221,25 +236,26 @@ def _exchange_gradients(state: State, device: Device) -> None:
         parameter.grad = gradient
 
 
-def clip_and_update(state: State, config: Config) -> None:
-    """Each peer's gradient clipped, and the step of its optimizers."""
-    for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
+def clip_and_update(state: State, config: Config, norms: Tensor) -> None:
+    """Each peer's gradient, whose norm is in `norms` (P,), clipped, and the step of its optimizers."""
+    for peer, optimizers, norm in zip(state.peers, state.optimizers, norms, strict=True):
         if config.train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), config.train.grad_clip)
+            torch.nn.utils.clip_grads_with_norm_(peer.parameters(), config.train.grad_clip, norm)
         for optimizer in optimizers:
             optimizer.step()
 
 
-def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
-    """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it."""
-    train, step = config.train, state.step
-    ratio = mask_ratio(train, step)
-    batch = texts.train(step, ratio)
-    options = mutual_options(config, step)
-    lr = 0.0
-    for optimizers in state.optimizers:
-        lr = set_learning_rate(optimizers, train, step)
-    parts = own_parts(batch, config, device)
+def gradient_norms(state: State) -> Tensor:
+    """(P,): norm of each peer's gradient, before clipping."""
+    return faults.gradient_norms(peer.parameters() for peer in state.peers)
+
+
+def _gradients(
+    state: State, batch: Batch, texts: Texts, config: Config, ratio: float, lr: float, device: Device
+) -> tuple[losses.MutualLoss, Tensor | None]:
+    """The batch's loss, its gradients in the parameters' `.grad`, and for `wml` the hypergradient where it is due."""
+    step, options = state.step, mutual_options(config, state.step)
+    parts = own_parts(batch, state.parts, device)
     found = []
     for part in parts:
         loss = inner_loss(state, part, config, options, device, batch)
@@ -248,13 +264,86 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     if device.processes > 1:
         _exchange_gradients(state, device)
     due = step >= config.outer.start and step % config.outer.every == 0
+    hypergradient = None
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
         held_out = texts.held_out(step // config.outer.every, ratio)
-        outer_step(state, parts, batch, held_out, config, options, lr, device)
-    clip_and_update(state, config)
+        hypergradient = outer_gradient(state, parts, batch, held_out, config, options, lr, device)
+    return _sum(found, state, device), hypergradient
+
+
+def _more_parts(state: State, rows: int, device: Device) -> None:
+    """Twice as many parts of a batch of `rows` rows, after memory ran out. Raises UserError where that cannot help."""
+    # One process cannot ask the others to do the same: they wait for its gradients.
+    if device.processes > 1 or 2 * state.parts > rows:
+        what = "one of several processes" if device.processes > 1 else "a single row of the batch"
+        raise UserError(
+            f"memory ran out at step {state.step + 1} with {what}; expected a batch that fits: set a larger "
+            "train.accumulate, a smaller data.block or smaller students, and run again"
+        )
+    state.parts *= 2
+    for model in state.models:
+        model.zero_grad()
+    gc.collect()
+    if device.device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
+    """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it.
+
+    A batch that does not fit into memory is taken in more and more parts, which gives the same step to rounding. Where
+    `train.skip_not_finite` allows it, a step with a number that is not finite leaves everything as it is.
+    """
+    train, step = config.train, state.step
+    ratio = mask_ratio(train, step)
+    batch = texts.train(step, ratio)
+    lr = 0.0
+    for optimizers in state.optimizers:
+        lr = set_learning_rate(optimizers, train, step)
+    while True:
+        try:
+            loss, hypergradient = _gradients(state, batch, texts, config, ratio, lr, device)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not faults.is_out_of_memory(error):
+                raise
+        _more_parts(state, len(batch.input_ids), device)  # outside of the handler: the error holds the step's tensors
+    norms = gradient_norms(state)
+    if not _is_skipped(state, loss, norms, hypergradient, config, device):
+        if hypergradient is not None:
+            outer_step(state, hypergradient, config)
+        clip_and_update(state, config, norms)
     for model in state.models:
         model.zero_grad()
     state.step += 1
     state.tokens += batch.tokens
     state.words += batch.words
-    return found[0] if len(parts) == device.processes == 1 else _sum(found, state, device), lr
+    return loss, lr
+
+
+def _is_skipped(
+    state: State,
+    loss: losses.MutualLoss,
+    norms: Tensor,
+    hypergradient: Tensor | None,
+    config: Config,
+    device: Device,
+) -> bool:
+    """Whether a number of the step is not finite and may be passed over. Raises UserError where it may not.
+
+    On a CPU a fault is found at its step. Elsewhere looking would make the step wait for the device, so `train` looks
+    where it logs and before it saves, and the fault is named with the step where it was; to skip, one has to look.
+    """
+    seen = faults.note(state.faults, (loss.ce, loss.kl, norms), state.step + 1)
+    allowed = config.train.skip_not_finite
+    outer = [] if hypergradient is None else (~hypergradient.isfinite()).nonzero().flatten().tolist()
+    looks = allowed or device.device.type == "cpu"
+    if not outer and not (looks and bool(seen.any())):
+        state.faults = seen
+        return False
+    state.skipped += 1
+    if state.skipped <= allowed:
+        return True
+    hint = f" ({allowed} such steps were skipped, as train.skip_not_finite allows)" if allowed else ""
+    faults.raise_first(seen, hint)
+    raise faults.not_finite(state.step + 1, "hypergradient", outer[0], hint)

@@ -27,6 +27,7 @@ from .evaluate.language_modelling import evaluate_run_text, prepared_of
 from .evaluate.pairs import evaluate_run
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
+from .guard import WATCHED
 from .train import run as train_run
 from .train import run_folder
 
@@ -139,13 +140,16 @@ def run_name(config: Config) -> str:
 
 def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
     """One line of text for a row of metrics.jsonl; name: of the run, `run_name` unless given."""
-    ce = " ".join(f"{value:.3f}" for value in row.get("dev_ce", row["ce"]))
+    values = row.get("dev_ce", row["ce"])
+    ce = " ".join("none" if value is None else f"{value:.3f}" for value in values)
     weights = " ".join(f"{value:.3f}" for value in row["peer_weights"])
     kind = "dev" if "dev_ce" in row else "train"
     name = name or run_name(config)
     if row.get("teacher"):
         name = f"teacher of {name}"
-    return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}"
+    parts = f", memory ran out: batches in {row['parts']} parts" if "parts" in row else ""
+    skipped = f", {row['skipped']} steps skipped, not finite" if "skipped" in row else ""
+    return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}{parts}{skipped}"
 
 
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:
@@ -200,14 +204,22 @@ def run(
         return folders
     count = min(config.study.workers, len(runs))
     arguments = [argument for override in overrides for argument in ("--set", override)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(config.train.threads), "PYTHONUNBUFFERED": "1"}
+    threads_of_each = {"OMP_NUM_THREADS": str(config.train.threads)}
+    environment = os.environ | threads_of_each | {"PYTHONUNBUFFERED": "1", WATCHED: "1"}
     processes = []
     for index in range(1, count + 1):
         command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
         command += ["--shard", f"{index}/{count}", "--stage", stage, *arguments]
         command += ["--ablations"] if part == "ablations" else []
         processes.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+            )
         )
     tails: list[str] = [""] * count
     threads = [

@@ -21,7 +21,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from . import bilevel, checkpoint, environment, losses, paths
+from . import bilevel, checkpoint, environment, faults, losses, paths
 from .config import Config
 from .data.prepare import Prepared, prepare
 from .data.texts import Source, Texts, open_texts
@@ -32,6 +32,7 @@ from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
 from .identity import run_hash
 from .models import body_parameters
+from .runs import FORMAT, run_document
 from .search import Found
 from .steps import State, build_state, mutual_options, train_step
 from .students import saved_hash, students_of
@@ -119,8 +120,10 @@ def run(
         students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)
-    if (folder / "done.json").is_file() and not force:
-        return folder
+    if (folder / "config.json").is_file() and not force:
+        run_document(folder)
+        if (folder / "done.json").is_file():
+            return folder
     check_tracker(config)
     texts = open_texts(config, prepared, tokenizer)
     curve = curve_recorder(config, out, tokenizer, folder) if device.is_main else None
@@ -137,6 +140,7 @@ def run(
             paths.write_json(
                 folder / "config.json",
                 {
+                    "format": FORMAT,
                     "config": config.resolved(),
                     "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
                     "hash": identity,
@@ -208,6 +212,8 @@ def _train(
         state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
         state.hypergradient = record["hypergradient"]
         state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
+        # the first checkpoints knew nothing of these two
+        state.parts, state.skipped = record.get("parts", state.parts), record.get("skipped", 0)
         metrics_bytes = record["metrics_bytes"]
     with (folder / "metrics.jsonl").open("a+b") if device.is_main else io.BytesIO() as metrics:
         metrics.truncate(metrics_bytes)  # rows after the checkpoint will be written again
@@ -219,6 +225,9 @@ def _train(
             state.seconds = before[0] + time.perf_counter() - began
             last = state.step == train.steps
             measured = state.step % train.eval_every == 0 or last
+            saved_now = state.step % train.checkpoint_every == 0 or last
+            if state.faults is not None and (saved_now or measured or state.step % train.log_every == 0):
+                faults.raise_first(state.faults)
             if state.step % train.log_every == 0 or measured:
                 row = metrics_row(state, loss, lr, config, device)
                 row["tokens_per_second"] = (state.tokens - before[1]) / (state.seconds - before[0])
@@ -235,7 +244,7 @@ def _train(
             stopped = stop_asked() if device.processes == 1 else 0
             if device.processes > 1 and state.step % train.log_every == 0:
                 stopped = device.largest(stop_asked())
-            if device.is_main and (state.step % train.checkpoint_every == 0 or last or stopped):
+            if device.is_main and (saved_now or stopped):
                 checkpoint.save(
                     folder / "checkpoints",
                     state.step,
@@ -254,33 +263,34 @@ def _train(
 
 
 def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config, device: Device) -> dict[str, Any]:
-    """One line of metrics.jsonl; stops the run when a loss is not finite, naming step, peer and term."""
+    """One line of metrics.jsonl. A loss that is not finite, of a step that was skipped, is null."""
     options = mutual_options(config, state.step - 1)
     weights = state.peer_weights[: len(state.peers)]
     weights = weights if options.ce_weight == "peer" else torch.ones_like(weights)
     ce, kl = loss.ce.double().cpu(), loss.kl.double().cpu()
-    for name, values in (("ce", ce), ("kl", kl), ("hypergradient", torch.tensor(state.hypergradient or [0.0]))):
-        if not torch.isfinite(values).all():
-            peer = int((~torch.isfinite(values)).nonzero()[0]) + 1
-            raise UserError(
-                f"step {state.step}: the {name} of peer {peer} is {float(values[peer - 1])}, expected a finite number; "
-                "lower train.lr (or train.muon_lr) and run again: the last good checkpoint is kept"
-            )
+    split = {"parts": state.parts} if state.parts > config.train.accumulate else {}
+    skipped = {"skipped": state.skipped} if state.skipped else {}
     return {
         "step": state.step,
         "tokens": state.tokens,
         "words": state.words,
         "lr": lr,
         "alpha": options.alpha,
-        "ce": ce.tolist(),
-        "kl": kl.tolist(),
-        "total": ((1 - options.alpha) * weights * ce + options.alpha * kl).tolist(),
+        "ce": _or_null(ce),
+        "kl": _or_null(kl),
+        "total": _or_null((1 - options.alpha) * weights * ce + options.alpha * kl),
         "peer_weights": state.peer_weights.tolist(),
         "peer_weights_entropy": bilevel.entropy(state.peer_weights),
         "hypergradient": state.hypergradient,
         "seconds": state.seconds,
         "peak_memory": peak_memory(device.device),
+        **split,
+        **skipped,
     }
+
+
+def _or_null(values: torch.Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _finish(

@@ -21,6 +21,7 @@ from ..data.encode import check_tokenizer, encode_documents, open_documents, ope
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import max_length
+from ..runs import run_document
 from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
 from .pairs import load_peers, run_facts
 from .scoring import score_encoded
@@ -167,7 +168,7 @@ def nursery_floor(
 
 def prepared_of(run_folder: Path) -> Path:
     """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
-    return run_folder.resolve().parents[1] / "data" / paths.read_json(run_folder / "config.json")["data"]["folder"]
+    return run_folder.resolve().parents[1] / "data" / run_document(run_folder)["data"]["folder"]
 
 
 def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:

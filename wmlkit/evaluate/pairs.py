@@ -15,6 +15,7 @@ from ..config import EvaluateConfig
 from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..errors import UserError
 from ..models import load_model
+from ..runs import run_document
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,
@@ -201,7 +202,7 @@ def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
             "resume it, then evaluate"
         )
     weights = [float(weight) for weight in paths.read_json(run_folder / "done.json")["peer_weights"]]
-    return weights, paths.read_json(run_folder / "config.json")["config"]["model"]["objective"]
+    return weights, run_document(run_folder)["config"]["model"]["objective"]
 
 
 def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:

@@ -1,0 +1,218 @@
+"""Numbers that are not finite and memory that runs out: the run stops, skips or splits, and says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wmlkit import bilevel, checkpoint, faults, paths, steps, study, train
+from wmlkit.config import load_preset
+from wmlkit.errors import UserError
+from wmlkit.forward import AtPositions
+
+WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
+NAN, INF = float("nan"), float("inf")
+SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 2, "train.keep_checkpoints": 9, "evaluate.curve": []}
+
+
+def config(**changes):
+    return load_preset("smoke", SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+def weights(folder):
+    return [paths.peer(folder, i).joinpath("model.safetensors").read_bytes() for i in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train.run(config(), tmp_path_factory.mktemp("undisturbed"))
+
+
+def break_gradient(monkeypatch, at, value=NAN):
+    """Peer 2's gradient has one number that is not finite at the steps `at`, while its loss is sound."""
+    sound = steps._gradients
+
+    def broken(state, *arguments):
+        found = sound(state, *arguments)
+        if state.step + 1 in at:
+            next(p for p in state.models[1].parameters() if p.grad is not None).grad.view(-1)[0] = value
+        return found
+
+    monkeypatch.setattr(steps, "_gradients", broken)
+
+
+def test_first_fault_by_hand():
+    """Peer 2 has no gradient at step 3, peer 1 no loss at step 5: step 3 is first, and stays what it was."""
+    sound = torch.ones(2)
+    seen = faults.note(None, (sound, sound, sound), 1)
+    faults.raise_first(seen)
+    assert seen.tolist() == [[0, 0], [0, 0], [0, 0]]
+    seen = faults.note(seen, (sound, sound, torch.tensor([1.0, INF])), 3)
+    seen = faults.note(seen, (torch.tensor([NAN, 1.0]), sound, torch.tensor([1.0, INF])), 5)
+    assert seen.tolist() == [[5, 0], [0, 0], [0, 3]]
+    with pytest.raises(UserError, match="step 3: the gradient of peer 2 is not finite, expected a number; lower"):
+        faults.raise_first(seen)
+
+
+def test_of_one_step_the_loss_is_named_before_the_gradient():
+    bad = torch.tensor([1.0, NAN])
+    with pytest.raises(UserError, match="step 7: the ce of peer 2"):
+        faults.raise_first(faults.note(None, (bad, torch.tensor([NAN, NAN]), bad), 7))
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_gradient_that_is_not_finite_stops_at_its_step(value, undisturbed, monkeypatch, tmp_path):
+    """No checkpoint is later than the fault, and the run goes on from the one before it to the same bytes."""
+    with monkeypatch.context() as patch:
+        break_gradient(patch, {5}, value)
+        with pytest.raises(UserError, match="step 5: the gradient of peer 2 is not finite.*checkpoint is kept"):
+            train.run(config(), tmp_path)
+    folder = train.run_folder(config(), tmp_path)
+    saved = [path.name for path in checkpoint.checkpoints(folder / "checkpoints")]
+    assert saved == ["step-00000002", "step-00000004"]
+    train.run(config(), tmp_path)
+    assert weights(folder) == weights(undisturbed) and rows(folder) == rows(undisturbed)
+
+
+def test_where_nothing_waits_for_the_device_the_step_is_still_named(monkeypatch, tmp_path):
+    """As on a card: a fault at step 3 is found at the log of step 4, before the checkpoint there."""
+    break_gradient(monkeypatch, {3})
+    sound = steps._is_skipped
+
+    def unseen(state, loss, norms, hypergradient, settings, device):
+        state.faults = faults.note(state.faults, (loss.ce, loss.kl, norms), state.step + 1)
+        return False
+
+    monkeypatch.setattr(steps, "_is_skipped", unseen)
+    assert sound is not unseen
+    with pytest.raises(UserError, match="step 3: the gradient of peer 2"):
+        train.run(config(train__log_every=4, train__checkpoint_every=4), tmp_path)
+    assert not list(tmp_path.glob("smoke/*/checkpoints/*"))
+
+
+def test_skipped_steps_change_nothing_and_are_counted(monkeypatch, tmp_path):
+    settings = config(train__skip_not_finite=2)
+    break_gradient(monkeypatch, {3, 4})
+    folder = train.run(settings, tmp_path)
+    logged = rows(folder)
+    assert [row.get("skipped") for row in logged[:5]] == [None, None, 1, 2, 2] and logged[-1]["skipped"] == 2
+    two, four = (torch_file(folder, step) for step in (2, 4))
+    assert all(torch.equal(two[name], four[name]) for name in two)  # two steps, not one update
+    assert "2 steps skipped" in study.progress_line(settings, logged[-1])
+    assert paths.read_json(folder / "done.json")["steps"] == 12
+
+
+def torch_file(folder, step):
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "checkpoints" / f"step-{step:08d}" / "tensors.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if "rng" not in name}
+
+
+def test_more_steps_than_may_be_skipped(monkeypatch, tmp_path):
+    break_gradient(monkeypatch, {3, 6})
+    with pytest.raises(UserError, match=r"step 6: the gradient of peer 2 .*\(1 such steps were skipped, as train.skip"):
+        train.run(config(train__skip_not_finite=1), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_may_be_skipped_and_is_null(monkeypatch, tmp_path):
+    sound = steps.inner_loss
+
+    def broken(state, *arguments):
+        loss = sound(state, *arguments)
+        if state.step == 2:
+            loss = replace(loss, ce=loss.ce * torch.tensor([1.0, NAN]), total=loss.total * NAN)
+        return loss
+
+    monkeypatch.setattr(steps, "inner_loss", broken)
+    settings = config(train__skip_not_finite=1)
+    row = rows(train.run(settings, tmp_path))[2]
+    assert row["ce"][0] > 0 and row["ce"][1] is None and row["skipped"] == 1
+    assert "none" in study.progress_line(settings, row)
+    with pytest.raises(UserError, match="step 3: the ce of peer 2"):
+        train.run(config(), tmp_path)
+
+
+def test_a_hypergradient_that_is_not_finite(monkeypatch, tmp_path):
+    sound = bilevel.hypergradient
+
+    def broken(*arguments, **options):
+        gradient, loss = sound(*arguments, **options)
+        return gradient + torch.tensor([0.0, INF]), loss
+
+    monkeypatch.setattr(bilevel, "hypergradient", broken)
+    with pytest.raises(UserError, match="step 1: the hypergradient of peer 2 is not finite"):
+        train.run(config(), tmp_path)
+    folder = train.run(config(train__skip_not_finite=3), tmp_path)
+    assert rows(folder)[-1]["skipped"] == 3 and rows(folder)[-1]["peer_weights"] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("limit", [8, 3])
+def test_a_batch_that_does_not_fit_is_split(limit, undisturbed, monkeypatch, tmp_path):
+    """A forward pass of more than `limit` of the batch's 16 rows runs out of memory, inner and outer step alike."""
+    sound = AtPositions.features
+
+    def small_memory(self, batch, index):
+        if len(batch.input_ids) > limit and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("out of memory: tried to allocate 2.00 GiB")
+        return sound(self, batch, index)
+
+    monkeypatch.setattr(AtPositions, "features", small_memory)
+    shown = []
+    folder = train.run(config(), tmp_path, progress=lambda row: shown.append(study.progress_line(config(), row)))
+    parts = {8: 2, 3: 8}[limit]
+    assert [row["parts"] for row in rows(folder)] == [parts] * 12  # found once, then kept
+    assert all(f"memory ran out: batches in {parts} parts" in line for line in shown)
+    whole, split = (paths.read_json(one / "done.json") for one in (undisturbed, folder))
+    for name in ("dev_ce", "held_out_ce", "peer_weights"):
+        assert split[name] == pytest.approx(whole[name], rel=1e-3), name
+    first, first_split = rows(undisturbed)[0], rows(folder)[0]
+    for name in ("ce", "kl", "hypergradient", "peer_weights"):  # before any update: to rounding of losses near ln V
+        assert first_split[name] == pytest.approx(first[name], rel=1e-5, abs=5e-6), name
+
+
+def test_a_split_outlives_a_stop(monkeypatch, tmp_path):
+    """A resumed run does not run out of memory again to find out."""
+    sound, tries = AtPositions.features, []
+
+    def small_memory(self, batch, index):
+        if len(batch.input_ids) > 8 and torch.is_grad_enabled():
+            tries.append(len(batch.input_ids))
+            raise MemoryError
+        return sound(self, batch, index)
+
+    monkeypatch.setattr(AtPositions, "features", small_memory)
+
+    def stop(row):
+        if row["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config(), tmp_path, progress=stop)
+    assert len(tries) == 1
+    folder = train.run(config(), tmp_path)
+    # The checkpoint of step 2 knows.
+    assert len(tries) == 1 and all(row["parts"] == 2 for row in rows(folder))
+
+
+def test_one_row_that_does_not_fit(monkeypatch, tmp_path):
+    def no_memory(self, batch, index):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(AtPositions, "features", no_memory)
+    with pytest.raises(UserError, match="memory ran out at step 1 with a single row of the batch; expected"):
+        train.run(config(), tmp_path)
+
+
+def test_other_errors_are_no_lack_of_memory():
+    assert faults.is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert not faults.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not faults.is_out_of_memory(ValueError("out of memory"))

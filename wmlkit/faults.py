@@ -1,0 +1,53 @@
+"""What goes wrong in the arithmetic of a step: numbers that are not finite, and memory that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+TERMS = ("ce", "kl", "gradient")  # in the order in which a fault spreads: a loss that is not finite has no gradient
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's words on a CPU; on MPS and by cuBLAS
+
+
+def gradient_norms(peers: Iterable[Iterable[Tensor]]) -> Tensor:
+    """(P,): norm of each peer's gradient, before clipping, from the peers' parameters."""
+    return torch.stack([torch.nn.utils.get_total_norm([p.grad for p in peer if p.grad is not None]) for peer in peers])
+
+
+def note(seen: Tensor | None, values: Sequence[Tensor], step: int) -> Tensor:
+    """(3, P) int64: for each of `TERMS` and each peer the first step where it was not finite, 0 where it always was.
+
+    seen: what `note` gave at the step before, None at first. values: (P,) a term. Nothing is copied from a device, so
+    that nothing waits for it.
+    """
+    bad = ~torch.isfinite(torch.stack([value.detach().float() for value in values]))
+    before = torch.zeros(bad.shape, dtype=torch.int64, device=bad.device) if seen is None else seen
+    return torch.where(bad & (before == 0), step, before)
+
+
+def raise_first(seen: Tensor, hint: str = "") -> None:
+    """Raises UserError for the first fault of `note`, naming step, term and peer; hint: what else is to be said."""
+    steps = seen.cpu()
+    if not steps.any():
+        return
+    step = int(steps[steps > 0].min())
+    term, peer = (steps == step).nonzero()[0].tolist()
+    raise not_finite(step, TERMS[term], peer, hint)
+
+
+def not_finite(step: int, term: str, peer: int, hint: str = "") -> UserError:
+    """What to say of a term of peer number `peer`, from 0."""
+    return UserError(
+        f"step {step}: the {term} of peer {peer + 1} is not finite, expected a number{hint}; lower train.lr (or "
+        "train.muon_lr) and run again: the last good checkpoint is kept"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch said that there is no memory left, on a card or in the machine."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
