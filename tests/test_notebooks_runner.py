@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 
 from wmlkit import notebooks, paths
@@ -119,6 +121,17 @@ def test_a_notebook_without_its_result_has_failed(tmp_path):
         run(tmp_path, make("number, result"))
     assert not result.exists()
     assert (tmp_path / "out" / "01_test.failed.ipynb").is_file()
+
+
+@pytest.mark.parametrize("last", ["pass", "raise ValueError"])
+def test_no_kernel_lives_on(tmp_path, last):
+    """One kernel a notebook, each with its models, would be gigabytes at the end of the main job."""
+    save_pid = "import os, pathlib; pathlib.Path(result).write_text(str(os.getpid() + 0 * number))"
+    with suppress(UserError):
+        run(tmp_path, make(save_pid, last))
+    pid = int((tmp_path / "result.json").read_text())
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_result_must_be_finite(tmp_path):

@@ -92,9 +92,11 @@ class _Lines:
 
 def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, failed: Path, lines: _Lines) -> None:
     """Run papermill; its errors become sentences."""
-    import papermill  # these two take a second to import, and most uses of this module do without
+    import papermill  # these take a second to import, and most uses of this module do without
+    from jupyter_core.utils import run_sync
     from nbclient.exceptions import DeadKernelError
 
+    manager = _kernel_manager()
     try:
         papermill.execute_notebook(
             source,
@@ -102,7 +104,7 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
             given,
             kernel_name="python3",
             language="python",
-            km=_kernel_manager(),
+            km=manager,
             cwd=cwd,
             progress_bar=False,
             stdout_file=lines,
@@ -120,6 +122,8 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
             f"the kernel of {source.name} died; expected it to run to its end. Probably memory: set a smaller "
             "train.batch_size, fewer study.workers or a smaller preset"
         ) from None
+    finally:  # nbclient leaves a kernel running that it did not make, with all its memory
+        run_sync(manager.shutdown_kernel)(now=True)
 
 
 def _kernel_manager() -> Any:
