@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 
 from . import paths
 from .ablations import ablation_base, ablation_name, changes
 from .config import Arm, Config, load_preset
 from .data.prepare import prepare
+from .device import side_by_side
 from .errors import UserError
 from .evaluate.language_modelling import evaluate_run_text, prepared_of
 from .evaluate.pairs import evaluate_run
@@ -173,11 +175,19 @@ def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[
     suite = config.evaluate.suites[0]
     runs = [one for one in plan(config) if (one.mutual.arm, one.mutual.num_peers) == (arm, peers)]
     folders = [run_folder(one, out) for one in runs]
-    for folder in folders:
-        for protocol in PROTOCOLS:
-            chosen = config.updated({"evaluate.protocol": protocol})
-            evaluate_run(folder, suite, pairs_folder(chosen, suite, out), chosen.evaluate)
+    calls = []
+    for protocol in PROTOCOLS:
+        chosen = config.updated({"evaluate.protocol": protocol})
+        calls += [(folder, suite, pairs_folder(chosen, suite, out), chosen) for folder in folders]
+    done = all(paths.evaluation(folder, suite, one.evaluate.protocol).is_file() for folder, _, _, one in calls)
+    list(side_by_side(_evaluate_alone, calls, 0 if done else config.study.workers))
     return folders
+
+
+def _evaluate_alone(folder: Path, suite: str, pairs: Path, config: Config) -> None:
+    """One evaluation, with no more threads than a run of the study has."""
+    torch.set_num_threads(config.train.threads)
+    evaluate_run(folder, suite, pairs, config.evaluate)
 
 
 def run(
