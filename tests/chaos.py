@@ -4,7 +4,8 @@
     python -m tests.chaos prepare 20 --words 60000 --seed 0
 
 What can be killed: `prepare`, `fetch`, `train` (one run of the preset `smoke`), `evaluate` (all that is scored of a
-finished run), `study` (a whole small study in one process). Prints one line a kill and exits with 1 unless the bytes
+finished run), `study` (a whole small study in one process), `reproduce` (all notebooks, with their kernels and training
+processes, which nobody tells). Prints one line a kill and exits with 1 unless the bytes
 are the same, clocks and memory apart.
 """
 
@@ -41,7 +42,7 @@ VARYING = re.compile(rb'"(?:\w*seconds|tokens_per_second|peak_memory|metrics_byt
 PROGRAM = """
 import os, shutil, sys, traceback
 from pathlib import Path
-from wmlkit import study, train
+from wmlkit import reproduce, study, train
 from wmlkit.config import DataConfig, load_preset
 from wmlkit.data import download, fetch, prepare
 
@@ -72,8 +73,14 @@ def evaluate_run(out):
 def study_run(out):
     study.run_shard(smoke(study__runs=[["wml", 2], ["distill", 1]], study__seeds=[0]), out)
 
+def reproduce_run(out):
+    few = {"study.runs": '[["wml", 2], ["distill", 2]]', "study.seeds": "[0]", "data.words": sys.argv[2]}
+    few |= {"ablations.settings": '[{"mutual.arm" = "dml"}]', "ablations.seeds": "[0]", "train.checkpoint_every": 2}
+    reproduce.reproduce("smoke", [f"{key}={value}" for key, value in few.items()], out, (), False, lambda line: None)
+
 work = {
-    "prepare": prepare_nursery, "fetch": fetch_release, "train": train_run, "evaluate": evaluate_run, "study": study_run
+    "prepare": prepare_nursery, "fetch": fetch_release, "train": train_run, "evaluate": evaluate_run,
+    "study": study_run, "reproduce": reproduce_run,
 }[sys.argv[1]]
 for line in sys.stdin:
     child = os.fork()
@@ -255,7 +262,7 @@ def run(what: str, kills: int, folder: Path, words: int, seed: int) -> tuple[lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("prepare", "fetch", "train", "evaluate", "study"))
+    parser.add_argument("what", choices=("prepare", "fetch", "train", "evaluate", "study", "reproduce"))
     parser.add_argument("kills", type=int, nargs="?", default=20)
     parser.add_argument("--words", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
