@@ -157,6 +157,14 @@ def test_the_children_of_a_killed_study_do_not_live_on():
         pytest.fail("the child lives on")
 
 
+def test_a_child_with_a_parent_ends_as_always():
+    program = "import sys; from wmlkit.guard import end_with_parent; end_with_parent(); sys.exit(7)"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {guard.WATCHED: "1"}) as child:
+        child.wait(60)  # while the other end of its standard input is open
+        assert child.returncode == 7
+
+
 def alive(pid):
     """A child whose parent is gone may stay as a zombie where nobody collects it."""
     try:
