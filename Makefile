@@ -16,13 +16,14 @@ STAMP := .venv/installed
 setup: $(STAMP)
 
 # The stamp is written last, so a broken installation is done again, and so is one older than the pins.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hashes.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'wmlkit needs Python 3.11 or newer; name one with: make setup PYTHON=/path/to/python3.11' >&2; exit 2; }
 	@rm -f $@
 	"$(PYTHON)" -m venv .venv || \
 	  { echo 'the virtual environment could not be made; on Debian and Ubuntu install python3-venv' >&2; exit 2; }
 	@echo 'Installing the pinned packages into .venv: a few minutes, about 2 GB on disk'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r hashes.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 

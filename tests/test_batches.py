@@ -65,6 +65,15 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not torch.equal(a.input_ids, make_rows(2).masked_batch(11, 5, 4, 0.3).input_ids)
 
 
+def test_every_pass_has_its_own_order_and_every_step_its_own_masks():
+    rows = make_rows()
+    first, second = rows.epoch_order(0), rows.epoch_order(1)
+    assert sorted(first) == sorted(second) == list(range(len(rows))) and list(first) != list(second)
+    one_row = Rows(np.array([0, 5, 6, 7, 8, 9, 10, 11, 2]), np.array([0]), make_tokenizer(), BLOCK, "lines", 0, "train")
+    masks = {tuple(one_row.masked_batch(step, 1, 4, 0.5).scored.tolist()) for step in range(8)}
+    assert len(masks) > 4  # of the same row, pass after pass
+
+
 def test_streams_differ():
     train = make_rows(1)
     dev = Rows(*make_tokens(1), make_tokenizer(), BLOCK, "documents", 1, "dev")
@@ -117,6 +126,8 @@ def test_causal_targets_are_the_next_token_of_the_same_document():
         assert int(batch.targets[flat]) == ids[b, t + 1]
     expected = sum(len(set(row[row >= 0].tolist())) for row in document)
     assert len(batch.scored) == (document >= 0).sum() - expected  # all but the last token of each piece
+    assert batch.attention_mask is not None  # and nobody sees what comes later, or another document
+    assert np.array_equal(batch.attention_mask[:, 0], np.tril(document[:, :, None] == document[:, None, :]))
 
 
 def test_words_are_counted_exactly():

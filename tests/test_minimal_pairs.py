@@ -148,6 +148,9 @@ def test_only_the_sentence_after_its_context_is_scored(family: str, tokenizer: P
     ]
     scores = score_sentences(model, tokenizer, sentences, contexts=contexts)
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
+    again = score_sentences(model, tokenizer, [sentences[0], *sentences], contexts=["", *contexts])
+    assert again[1:].tolist() == pytest.approx(scores.tolist(), abs=1e-5)
+    assert again[0] == pytest.approx(score_sentences(model, tokenizer, sentences[:1])[0], abs=1e-5) != again[1]
 
 
 @pytest.mark.parametrize("family", ["modernbert", "llama"])
@@ -273,6 +276,14 @@ def test_a_causal_model_cannot_score_a_first_token(tokenizer: PreTrainedTokenize
     (without_start,) = encode_spans(bare, ["The cat sleeps."], [""], "clm", "none", [""])
     assert without_start.ids == with_start.ids[1:-1]
     assert without_start.scored == tuple(range(1, len(without_start.ids)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_is_off_while_sentences_are_scored(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = ModelConfig(objective=FAMILIES[family], family=family, dropout=0.5)  # type: ignore[arg-type]
+    model = build_model(Student(2, 2, 16, 32), config, tokenizer, 64, seed=0)
+    still = score_sentences(model.eval(), tokenizer, SENTENCES[:3])
+    np.testing.assert_array_equal(score_sentences(model.train(), tokenizer, SENTENCES[:3]), still)
 
 
 def test_models_return_to_their_mode(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,11 +1,13 @@
-"""Muon in batches is torch's Muon, and what the outer problem differentiates is what it does."""
+"""Muon in batches is torch's Muon, what the outer problem differentiates is what it does; schedules by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from small import make_peers
 
-from wmlkit.optim import Muon
+from wmlkit.config import TrainConfig
+from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
 from wmlkit.updates import muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
@@ -53,3 +55,43 @@ def test_the_differentiable_step_is_the_real_one(shape):
         expected = muon_step(parameter.detach().clone(), parameter.grad, state, group)
         optimizer.step()
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.5, 0.75, 1, 1, 0.775, 0.55, 0.325, 0.1]),
+        ("cosine", [0.25, 0.5, 0.75, 1, 1, 0.868198, 0.55, 0.231802, 0.1]),
+    ],
+)
+def test_schedule_by_hand(shape, expected):
+    """Four steps of warm-up, the first of them with a quarter of the rate, then four down to a tenth."""
+    train = TrainConfig(steps=8, warmup_steps=4, schedule=shape, min_lr_ratio=0.1)
+    assert [schedule(train, step) for step in range(9)] == pytest.approx(expected, abs=1e-6)
+    assert schedule(TrainConfig(steps=8, warmup_steps=0, schedule=shape, min_lr_ratio=0.1), 0) == 1
+
+
+def test_mask_ratio_goes_from_its_start_at_the_first_step_to_its_end_at_the_last():
+    train = TrainConfig(steps=5, mask_ratio=0.4, mask_ratio_end=0.2)
+    assert [mask_ratio(train, step) for step in range(5)] == pytest.approx([0.4, 0.35, 0.3, 0.25, 0.2])
+    assert mask_ratio(TrainConfig(mask_ratio=0.3), 7) == 0.3
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "llama"])
+def test_who_optimizes_and_decays_what(family, kind):
+    """Every parameter once; vectors do not decay; Muon has the trunk's matrices, so no embedding and no head."""
+    model = make_peers(family)[0].model
+    train = TrainConfig(optimizer=kind, lr=0.1, muon_lr=0.2, weight_decay=0.03, warmup_steps=2, steps=9)
+    optimizers = build_optimizers(model, train, torch.device("cpu"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [(type(o), group) for o in optimizers for group in o.param_groups]
+    owners = [(names[id(p)], owner, group["weight_decay"], p.ndim) for owner, group in groups for p in group["params"]]
+    assert sorted(name for name, *_ in owners) == sorted(names.values())
+    assert all((decay == 0) == (ndim == 1) for _, _, decay, ndim in owners)
+    muons = {name for name, owner, *_ in owners if owner is Muon}
+    assert bool(muons) == (kind == "muon") and not any("embed" in name or "wte" in name for name in muons)
+    assert all(name.startswith(("roberta.", "model.", "transformer.")) for name in muons)
+    assert set_learning_rate(optimizers, train, 0) == 0.05  # the first of two steps of warm-up; of AdamW
+    assert {(owner is Muon, group["lr"]) for owner, group in groups} <= {(False, 0.05), (True, 0.1)}

@@ -6,37 +6,15 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
-from importlib.metadata import packages_distributions, requires
-from pathlib import Path
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from supply import EXTRAS, PROJECT, ROOT, normal, read_pins, version_of
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = PROJECT["optional-dependencies"]
 OPTIONAL = {"tensorboard", "wandb", "submitit"}
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def read_pins() -> dict[str, str]:
-    pins: dict[str, str] = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            requirement = Requirement(line)
-            (specifier,) = requirement.specifier
-            assert specifier.operator == "==" and requirement.url is None, line
-            assert normal(requirement.name) not in pins, f"{requirement.name} is pinned twice"
-            pins[normal(requirement.name)] = specifier.version
-    return pins
-
-
-PINS = read_pins()
+PINS = {name: version_of(pin) for name, pin in read_pins().items()}
 
 
 def test_pins_have_no_local_versions_or_paths():
@@ -52,24 +30,6 @@ def test_every_direct_dependency_is_pinned_within_its_bounds(requirement):
     version = PINS[normal(parsed.name)]
     assert parsed.specifier.contains(version), f"{requirement} against {version}"
     assert len(parsed.specifier) == 2 or parsed.name == "torch"  # a lower and an upper bound
-
-
-def test_every_installed_requirement_of_a_requirement_is_pinned():
-    found, waiting = set(), [Requirement(text) for text in PROJECT["dependencies"] + EXTRAS["dev"]]
-    while waiting:
-        requirement = waiting.pop()
-        name = normal(requirement.name)
-        if (name, frozenset(requirement.extras)) in found:
-            continue
-        found.add((name, frozenset(requirement.extras)))
-        for text in requires(name) or []:
-            below = Requirement(text)
-            chosen = requirement.extras or {""}
-            if below.marker is None or any(below.marker.evaluate({"extra": extra}) for extra in chosen):
-                waiting.append(below)
-    # The packages of torch's CUDA build are pinned by torch itself.
-    cuda = re.compile(r"nvidia-|cuda-|triton$")
-    assert [name for name, _ in found if name not in PINS and not cuda.match(name)] == []
 
 
 def test_environment_has_the_same_pins():

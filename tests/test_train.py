@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from small import make_batch, make_peers
@@ -17,6 +19,7 @@ from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
+from wmlkit.optim import build_optimizers
 from wmlkit.students import find_students
 
 TINY = {
@@ -119,6 +122,66 @@ def test_resumed_equals_uninterrupted(out, optimizer):
     assert rows(whole)[-1]["step"] > 3
     train.run(settings, out)
     assert (weights(whole), rows(whole)) == expected
+
+
+def test_a_checkpoint_brings_back_every_generator_and_older_ones_go(tmp_path):
+    (peer,) = make_peers("roberta", ((1, 8),))
+    optimizers = [build_optimizers(peer.model, config().train, torch.device("cpu"))]
+
+    def draw():
+        return (
+            random.random(),
+            random.gauss(0, 1),
+            float(np.random.rand()),
+            float(np.random.normal()),
+            float(torch.rand(1)),
+        )
+
+    draw()  # half of a pair of normal numbers waits in both generators
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, [peer.model], optimizers, {"number": step}, keep=2)
+    expected = draw()
+    draw()
+    kept = checkpoint.checkpoints(tmp_path)
+    assert [path.name for path in kept] == ["step-00000002", "step-00000003"]
+    assert checkpoint.restore(kept[-1], [peer.model], optimizers) == (3, {"number": 3})
+    assert draw() == expected
+
+
+def test_outer_steps_begin_at_their_start_and_come_as_often_as_they_should(out):
+    """`outer.start` 3 and `outer.every` 2 of steps 0 ... 6: in steps 4 and 6 only."""
+    settings = config(outer__start=3, outer__every=2, train__steps=7, train__log_every=1, train__seed=6)
+    found = [row["hypergradient"] for row in rows(train.run(settings, out))]
+    assert found[:4] == [None] * 4 and found[4] == found[5] != found[6]
+
+
+def test_the_kl_warms_up():
+    """Over four steps: a quarter of alpha in the first, all of it from the fourth on."""
+    settings = config(mutual__kl_warmup_steps=4, mutual__alpha=0.8)
+    alphas = [steps.mutual_options(settings, step).alpha for step in range(6)]
+    assert alphas == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert steps.mutual_options(config(mutual__alpha=0.8), 0).alpha == 0.8
+
+
+def test_peers_of_one_shape_start_apart_and_a_step_leaves_no_gradients(out):
+    settings = config()
+    prepared = train.prepare(settings.data, out)
+    tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
+    device = train.setup("fp32", 1)
+    (shape, *_) = find_students(settings, len(tokenizer))
+    state = train.build_state(settings, [shape, shape], tokenizer, device)
+    one, other = (torch.cat([p.detach().flatten() for p in peer.parameters()]) for peer in state.peers)
+    assert not torch.equal(one, other)
+    train.train_step(state, train.open_texts(settings, prepared, tokenizer), settings, device)
+    assert all(p.grad is None for peer in state.peers for p in peer.parameters())
+
+
+def test_the_best_peer_is_chosen_on_held_out_text(out, monkeypatch):
+    """Not on dev text, which is reported."""
+    losses = {"dev_ce": [1.0, 2.0], "held_out_ce": [2.0, 1.0], "dev_ce_ensemble": 1.0, "held_out_ce_ensemble": 1.0}
+    monkeypatch.setattr(train, "evaluation_row", lambda *_: dict(losses))
+    done = paths.read_json(train.run(config(train__seed=10, train__steps=2), out) / "done.json")
+    assert done["best_peer"] == 2 and done["dev_ce"] == [1.0, 2.0]
 
 
 def test_arms_share_text_order_masks_and_initial_weights(out):

@@ -1,0 +1,209 @@
+"""Commands in this process: what they print for people, how a stop or a full disk ends them, what a run notes."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from small import make_tokenizer
+from typer.testing import CliRunner
+
+from wmlkit import cli, environment, ngrams, paths, session
+from wmlkit.data.fetch import RELEASES
+from wmlkit.errors import Stopped, UserError
+from wmlkit.evaluate.suites import Pair
+
+TINY = ["--preset", "smoke", "--set", "data.words=3000", "--set", "data.dev_words=1000", "--set", "train.steps=2"]
+ONE_RUN = ["--set", 'study.runs=[["independent", 1]]', "--set", "study.seeds=[0]"]
+
+
+def wmlkit(*arguments):
+    """Standard output and standard error of a command that has to end well."""
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """An output folder with one finished and evaluated run, and what `study run` printed."""
+    out = tmp_path_factory.mktemp("out")
+    printed, _ = wmlkit("study", "run", *TINY, *ONE_RUN, "--set", "evaluate.per_paradigm=2", "--out", out)
+    return out, printed
+
+
+def test_a_study_prints_its_folders_and_is_collected(studied):
+    out, printed = studied
+    (folder,) = printed.splitlines()
+    assert paths.read_json(paths.Path(folder) / "done.json")["steps"] == 2
+    files, _ = wmlkit("study", "collect", "--preset", "smoke", "--out", out)
+    tables = [paths.Path(line) for line in files.splitlines()]
+    assert "T4.csv" in {path.name for path in tables} and all(path.is_file() for path in tables)
+    assert (
+        paths.read_json(tables[0].parent / "provenance.json")["T4"]["command"] == "wmlkit study collect --preset smoke"
+    )
+
+
+def test_a_report_can_be_written_elsewhere_too(studied, tmp_path, monkeypatch):
+    """What is on the page has its own tests; its figures would take most of this one's time."""
+    out, _ = studied
+    monkeypatch.setattr(
+        "wmlkit.report.write_report", lambda folder, overwrite: paths.write_text(folder / "report.html", "<html>")
+    )
+    printed, _ = wmlkit("report", out / "smoke", "--html", tmp_path / "page.html")
+    assert printed.strip() == str(out / "smoke" / "report.html")
+    assert (tmp_path / "page.html").read_text() == "<html>" and (out / "smoke" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("method", ["exact", "bayesian"])
+def test_search_tells_people_a_line_a_peer(studied, method):
+    out, _ = studied
+    printed, told = wmlkit("search", *TINY, "--method", method, "--out", out)
+    *peers, diversity = told.strip().splitlines()
+    assert printed == "" and [line.split(":")[0] for line in peers] == ["peer 1", "peer 2"]
+    assert all("parameters, target" in line and " %)" in line for line in peers)
+    assert diversity.startswith("diversity ")
+
+
+def test_corpora_are_listed_for_people_and_programs(tmp_path):
+    printed, _ = wmlkit("data", "list", "--out", tmp_path)
+    records = json.loads(wmlkit("data", "list", "--out", tmp_path, "--json")[0])
+    assert [line.split()[0] for line in printed.splitlines()] == [record["name"] for record in records]
+    assert set(RELEASES) <= {record["name"] for record in records}
+
+
+def test_a_plan_is_a_table_for_people():
+    printed, _ = wmlkit("study", "plan", *TINY, *ONE_RUN)
+    assert [line.split() for line in printed.splitlines()] == [
+        ["arm", "peers", "seed", "steps"],
+        ["independent", "1", "0", "2"],
+    ]
+
+
+def test_an_unknown_cluster_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--cluster got 'pbs'; expected slurm or local"):
+        wmlkit("study", "submit", "--shards", 1, "--cluster", "pbs", "--out", tmp_path, *TINY)
+
+
+@pytest.mark.parametrize("name", ["step", "loss", "train", "search", "data", "scoring"])
+def test_a_benchmark_prints_numbers_or_one_document(name, monkeypatch):
+    from wmlkit import bench, bench_loss, bench_search, bench_step, bench_train
+    from wmlkit.evaluate import bench as bench_scoring
+
+    module = {
+        "step": bench_step, "loss": bench_loss, "train": bench_train, "search": bench_search, "data": bench,
+        "scoring": bench_scoring,
+    }[name]  # fmt: skip
+    result = {"setting": "toy", "variants": [{"name": "fast", "median_ms": 1234.5}], "ratios": {"speedup": 2.5}}
+    monkeypatch.setattr(module, f"bench_{name}", lambda *_, **__: result)
+    assert wmlkit("bench", name)[0].splitlines() == ["fast, median_ms 1,234", "speedup: 2.5"]
+    document = json.loads(wmlkit("bench", name, "--json")[0])
+    assert document["benchmark"] == name and result.items() <= document.items() and "machine" in document
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (UserError("found; expected; do"), 2, "wmlkit: found; expected; do"),
+        (Stopped("stopped at step 3", 15), 143, "wmlkit: stopped at step 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "there is no room left to write"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
+    ],
+)
+def test_how_a_command_ends(error, status, sentence, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr().err
+    assert end.value.code == status and sentence in told and told.count("\n") == bool(sentence)
+
+
+def test_a_fault_of_ours_is_not_dressed_up(monkeypatch):
+    def fail():
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(PermissionError):
+        cli.main()
+
+
+def test_the_commit_of_a_checkout_of_ours_only(tmp_path, monkeypatch):
+    """None outside a checkout and inside somebody else's; marked where a tracked file was changed."""
+
+    def git(*arguments):
+        settings = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        done = subprocess.run(["git", *settings, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path.resolve())
+    assert environment.commit() is None
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "--quiet", "-m", "one")
+    assert environment.commit() == git("rev-parse", "HEAD")
+    (tmp_path / "untracked").write_text("")
+    assert environment.commit() == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert environment.commit() == git("rev-parse", "HEAD") + "-dirty"
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(paths, "REPOSITORY", (tmp_path / "site-packages").resolve())
+    assert environment.commit() is None
+
+
+def test_the_noted_command_has_no_paths_of_the_machine_before_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/somebody/.venv/bin/wmlkit", "train", "--set", "a=[1, 2]"])
+    assert environment.command() == "wmlkit train --set 'a=[1, 2]'"
+    monkeypatch.setattr(sys, "argv", ["/home/somebody/wmlkit/__main__.py", "doctor"])
+    assert environment.command() == "wmlkit doctor"
+
+
+def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_path, capsys):
+    own = session.start("01_data", "smoke", str(tmp_path), ["data.words=3000"])
+    assert "preset smoke, corpus nursery" in capsys.readouterr().out and own.config.data.words == 3000
+    own.table("T1", pd.DataFrame({"a": [1, 2]}), seeds=[0, 1])
+    with pytest.raises(UserError, match="01_data ends with loss = nan; expected a finite number"):
+        own.finish({"words": 2, "loss": float("nan")})
+    assert not (own.folder / "notebooks").exists()
+    document = own.finish({"words": 2})
+    assert document == paths.read_json(own.folder / "notebooks" / "01_data.done.json")
+    assert list(document["files"]) == ["tables/T1.csv"] and document["numbers"] == {"words": 2.0}
+    note = paths.read_json(own.folder / "tables" / "provenance.json")["T1"]
+    assert note["command"] == "wmlkit reproduce --preset smoke --only 01 --set data.words=3000"
+    assert note["seeds"] == [0, 1] and note["created_by"] == "notebooks/01_data.ipynb"
+    assert list(csv.reader(io.StringIO((own.folder / "tables" / "T1.csv").read_text())))[1:] == [["1"], ["2"]]
+
+
+def test_word_counts_by_hand():
+    """The stream 0 1 2 0 1 1, four words, 0.1 added to each count."""
+    counts = ngrams.Counts(np.array([0, 1, 2, 0, 1, 1], dtype=np.uint16), 4)
+    words = np.log([2.1 / 6.4, 3.1 / 6.4, 0.1 / 6.4]).sum()
+    assert counts.unigram_score(np.array([0, 1, 3])) == pytest.approx(words)
+    # 0 -> 1 twice of two, 1 -> 1 once of three, 1 -> 3 and 3 -> 3 never
+    pairs = np.log([2.1 / 2.4, 1.1 / 3.4, 0.1 / 3.4, 0.1 / 0.4]).sum()
+    assert counts.bigram_score(np.array([0, 1, 1, 3, 3])) == pytest.approx(pairs)
+
+
+def test_word_counts_of_pairs_by_paradigm(tmp_path, monkeypatch):
+    """Order is all that tells the first pair's sentences apart, so unigrams tie; the second pair is the same twice."""
+    tokenizer = make_tokenizer()
+    text = " ".join(["the cat sleeps"] * 3)
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    monkeypatch.setattr(ngrams, "open_tokens", lambda path: (ids, None))
+    pairs = [
+        Pair("order", "x", "x", "0", "the cat sleeps", "cat the sleeps", "", "", "a"),
+        Pair("same", "x", "x", "1", "the cat", "the cat", "", "", "b"),
+    ]
+    table = ngrams.accuracy_table(tmp_path, tokenizer, pairs)
+    assert table.loc["order"].to_dict() == {"unigram": 50.0, "bigram": 100.0}
+    assert table.loc["same"].to_dict() == {"unigram": 50.0, "bigram": 50.0}
