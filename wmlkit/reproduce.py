@@ -32,12 +32,13 @@ def reproduce(
     kept unless `force`.
     """
     load_preset(preset, overrides)  # a mistake is found before anything is started
+    sources = notebook_sources(only)
     folder = paths.preset(out, preset)
     if force:
         paths.remove(folder)
     began = time.perf_counter()
     minutes = {}
-    for source in notebook_sources(only):
+    for source in sources:
         started = time.perf_counter()
         target = folder / "notebooks" / source.name
         sentinel = target.with_suffix(".done.json")
