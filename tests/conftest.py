@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch  # noqa: E402  # after the variables that it reads when it is imported
+import pytest  # noqa: E402  # these after the variables that torch reads when it is imported
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of one finished tiny run; copy from it, and leave it as it is."""
+    from mistakes import train_tiny
+
+    out = tmp_path_factory.mktemp("trained")
+    train_tiny(out)
+    return out

@@ -16,9 +16,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import paths
+from .data.download import file_sha256
 from .errors import UserError
+from .runs import other_format, read_object
+from .untrusted import check_model
 
 VERSION = 1
+CHECKSUMS = "checksums.json"  # SHA-256 of the other files
 
 
 def save(
@@ -29,7 +33,8 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``folder/step-<step>/``: one safetensors file and one JSON file, then drop all but the last `keep`.
+    """Write ``folder/step-<step>/``: one safetensors file, one JSON file and the checksums of both, then drop all but
+    the last `keep`.
 
     state: JSON types; what else the run must remember (peer weights, length of metrics.jsonl, ...).
     The folder gets its name when it is complete, so a half-written checkpoint is never seen.
@@ -63,6 +68,8 @@ def save(
     def write(temporary: Path) -> None:
         save_file(tensors, temporary / "tensors.safetensors")
         paths.write_json(temporary / "state.json", document)
+        written = ("tensors.safetensors", "state.json")
+        paths.write_json(temporary / CHECKSUMS, {name: file_sha256(temporary / name) for name in written})
 
     target = paths.write_folder(folder / f"step-{step:08d}", write)
     for old in checkpoints(folder)[:-keep]:
@@ -83,17 +90,37 @@ def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Opt
     Raises UserError for a damaged checkpoint or one of another version, naming the file.
     """
     try:
+        _check_whole(path)
         document = paths.read_json(path / "state.json")
         tensors = load_file(path / "tensors.safetensors")
+        version = document["version"]
     except Exception as error:  # safetensors raises its own kind for a truncated file
+        raise _damaged(path, error) from None
+    if version != VERSION:
         raise UserError(
-            f"checkpoint {path} cannot be read ({error}); delete that folder to use the one before"
-        ) from None
-    if document.get("version") != VERSION:
-        raise UserError(
-            f"checkpoint {path} has version {document.get('version')}, expected {VERSION}; "
-            "delete the run folder and train again"
+            f"checkpoint {path} has version {version}, expected {VERSION}; delete the run folder and train again"
         )
+    try:
+        _apply(document, tensors, models, optimizers)
+        return document["step"], document["state"]
+    except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:  # not the parts that a run has
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"checkpoint {path} cannot be read ({error}); expected the files as they were written; delete that folder to "
+        "use the one before"
+    )
+
+
+def _apply(
+    document: dict[str, Any],
+    tensors: dict[str, Tensor],
+    models: list[PreTrainedModel],
+    optimizers: list[list[Optimizer]],
+) -> None:
+    """Put what a checkpoint holds into models, optimizers and random generators."""
     groups = iter(document["param_groups"])
     for i, (model, own) in enumerate(zip(models, optimizers, strict=True), 1):
         with torch.no_grad():
@@ -114,7 +141,18 @@ def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Opt
     random.setstate((version, tuple(keys), gauss))
     name, numpy_keys, *rest = document["rng"]["numpy"]
     np.random.set_state((name, np.array(numpy_keys, dtype=np.uint32), *rest))
-    return document["step"], document["state"]
+
+
+def _check_whole(path: Path) -> None:
+    """Raises ValueError where a file of a checkpoint is not what was written: a changed bit would be trained on.
+
+    Checkpoints of older versions have no checksums.
+    """
+    if (path / CHECKSUMS).is_file():
+        for name, expected in paths.read_json(path / CHECKSUMS).items():
+            found = file_sha256(path / name)
+            if found != expected:
+                raise ValueError(f"{name} has SHA-256 {found} and was written with {expected}")
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> Path:
@@ -135,11 +173,14 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     """Copy an exported peer of a finished run to the folder `to`: number `peer`, or "best" on held-out text."""
     if not (run_folder / "done.json").is_file():
         raise UserError(f"{run_folder} is not a finished run: it has no done.json; finish it with `wmlkit train`")
-    done = paths.read_json(run_folder / "done.json")
-    count = len(done["parameters"])
+    done = read_object(run_folder / "done.json", ("best_peer", "peer_weights"))
+    if not isinstance(done["peer_weights"], list) or type(done["best_peer"]) is not int:
+        raise other_format(run_folder / "done.json", "list as 'peer_weights' and number as 'best_peer'")
+    count = len(done["peer_weights"])
     if peer != "best" and not (peer.isdigit() and 1 <= int(peer) <= count):
         raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {count}")
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
     source = paths.peer(run_folder, done["best_peer"] if peer == "best" else int(peer))
+    check_model(source)
     return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))

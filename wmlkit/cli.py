@@ -20,6 +20,9 @@ from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
 from .guard import end_with_parent
 
+# What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
+_USERS_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
 app = typer.Typer(
     help="Weighted mutual learning of small language models: a reproduction of 'When Babies Teach Babies'.",
     no_args_is_help=True,
@@ -170,8 +173,10 @@ def report(
     folder = runs or paths.preset(paths.output(None), "nursery")
     if not folder.is_dir() or not read_runs(folder):
         raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
-    write_summary(folder)
+    if html is not None and html.is_dir():
+        raise UserError(f"--html got {html}, which is a folder; expected the name of a file; change it")
     page = write_report(folder, overwrite=True)
+    write_summary(folder)
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
@@ -337,6 +342,10 @@ def main() -> None:
     except (OSError, SafetensorError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output went away, for example `head`
             sys.exit(1)
+        if isinstance(error, _USERS_PATH) and error.filename is not None:
+            name = paths.final_name(error.filename)
+            say(f"wmlkit: {name}: {error.strerror}; expected a path that can be used for this; change it")
+            sys.exit(2)
         if not disk_is_full(error):
             raise
         say(f"wmlkit: there is no room left to write ({error}); expected free disk space; make room and run again")

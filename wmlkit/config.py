@@ -7,20 +7,33 @@ depend on other sections: what a run does is what `Config.resolved` prints.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from . import paths
-from .errors import UserError
+from .errors import UserError, first_line
+from .redact import holds_secret, redacted
 
+LONGEST_VALUE = 100  # characters of a wrong value that a message repeats
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not switch and any(isinstance(one, bool) for one in values):
+            raise PydanticCustomError("no_switch", "expected a number or text, not true or false")
+        return value
 
 
 class DataConfig(Section):
@@ -311,6 +324,8 @@ def _validated(document: Mapping[str, Any]) -> Config:
             continue
         if section not in _KEYS:
             raise UserError(f"unknown config section {section!r}; expected one of {', '.join(_KEYS)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"config section {section!r} is {values!r}; expected a table of settings; change it")
         for name in values:
             if name not in _KEYS[section]:
                 raise UserError(_unknown_key(f"{section}.{name}"))
@@ -322,13 +337,38 @@ def _validated(document: Mapping[str, Any]) -> Config:
         if first["type"] == "value_error":  # raised by a validator of ours: the message is whole
             raise UserError(str(first["ctx"]["error"])) from None
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"config key {key!r} is {first['input']!r}: {message}; change it") from None
+        value = redacted(repr(first["input"]))
+        value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
+        raise UserError(f"config key {key!r} is {value}: {message}; change it") from None
     for changes in (config.ablations.base, *config.ablations.settings):
         for key in changes:
             section, _, name = key.partition(".")
             if name not in _KEYS.get(section, ()):
                 raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
+    _check_texts(config)
     return config
+
+
+def _check_texts(config: Config) -> None:
+    """Settings are written into run folders, which are published: all must be text that can be written, and no token.
+
+    Raises UserError naming the key.
+    """
+    for section, values in config:
+        for name, value in values if isinstance(values, Section) else ():
+            text = json.dumps(value, ensure_ascii=False, default=str)
+            if not text.isascii() and _halves(text):
+                raise UserError(f"config key '{section}.{name}' is {value!r}, which is not Unicode text; change it")
+            if not isinstance(value, (int, float)) and holds_secret(text):
+                raise UserError(
+                    f"config key '{section}.{name}' holds what looks like an access token; settings are written into "
+                    "run folders, which are published: give tokens as environment variables, such as HF_TOKEN"
+                )
+
+
+def _halves(text: str) -> bool:
+    """Whether `text` holds half a character, as a command line that is not UTF-8 does."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def preset_names() -> list[str]:
@@ -351,7 +391,11 @@ def load_preset(name: str, overrides: Mapping[str, Any] | Iterable[str] = ()) ->
     path = paths.PRESETS / f"{name}.toml"
     if name not in preset_names():
         raise UserError(f"there is no preset {name!r}; expected one of {', '.join(preset_names())}")
-    config = _validated({"preset": name, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8
+        raise UserError(f"the preset {path} is not TOML ({first_line(error)}); expected sections of settings") from None
+    config = _validated({"preset": name, **document})
     if not isinstance(overrides, Mapping):
         overrides = dict(parse_assignment(text) for text in overrides)
     return config.updated(overrides)
@@ -366,5 +410,5 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), None
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # the second: brackets in brackets without end
         return key.strip(), value

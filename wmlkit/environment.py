@@ -13,6 +13,7 @@ from typing import Any
 from . import paths
 from .config import Config
 from .device import Device
+from .redact import redacted
 from .search import Found
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scipy")
@@ -34,9 +35,9 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """The command line of this process, without the machine's paths."""
+    """The command line of this process, without the machine's paths and without access tokens."""
     program = Path(sys.argv[0]).name
-    return shlex.join(["wmlkit" if program == "__main__.py" else program, *sys.argv[1:]])
+    return shlex.join(["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])])
 
 
 def document(device: Device) -> dict[str, Any]:

@@ -25,6 +25,12 @@ class Stopped(Exception):
         return 128 + self.number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none: what one sentence can quote."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def signal_name(number: int) -> str:
     """``15`` -> ``"SIGTERM"``."""
     return signal.Signals(number).name

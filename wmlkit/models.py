@@ -28,7 +28,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from .config import ModelConfig
-from .errors import UserError
+from .errors import UserError, first_line
+from .untrusted import check_model
 
 FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 # Position embeddings of these begin behind the padding token's number.
@@ -267,14 +268,24 @@ def body_parameters(model: PreTrainedModel) -> int:
 
 
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
-    """A model saved in Hugging Face format; safetensors only, no code from the folder is run."""
-    if not any((Path(folder) / f"model.safetensors{part}").is_file() for part in ("", ".index.json")):
-        raise UserError(
-            f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other "
-            "formats can run code: convert the model or export it with `wmlkit export`"
-        )
+    """A model saved in Hugging Face format; safetensors only, no code from the folder is run.
+
+    Raises UserError for a folder that names code, or does not hold a whole model of that objective.
+    """
+    check_model(Path(folder))
     loader = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
-    return loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+    kind = "masked" if objective == "mlm" else "causal"
+    expected = f"expected a whole {kind} language model of a family that transformers has; copy or export it again"
+    try:
+        model, report = loader.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # the library raises whatever its parts raise: SafetensorError, ValueError, ...
+        raise UserError(f"the model in {folder} cannot be loaded ({first_line(error)}); {expected}") from None
+    if report["missing_keys"]:  # the library would go on with random numbers in their place
+        missing = sorted(report["missing_keys"])
+        raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
+    return model  # type: ignore[no-any-return]
 
 
 def shape_document(student: Student) -> dict[str, int]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)(\.ipynb)?")  # of `write_atomic`, `write_folder`, `remove`, notebooks
+_LEFTOVER = re.compile(r"\.(.+)\.\d+\.(tmp|old)(\.ipynb)?")  # of `write_atomic`, `write_folder`, `remove`, notebooks
 
 PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
 REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one
@@ -97,6 +97,12 @@ def remove(folder: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def final_name(path: str | Path) -> str:
+    """What a temporary file or folder of this module would have become; any other path as it is."""
+    found = _LEFTOVER.fullmatch(Path(path).name)
+    return str(Path(path).with_name(found[1]) if found else path)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left half-written below `folder`; call it only where nobody else writes there."""
     for path in [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]:
@@ -151,6 +157,27 @@ def write_json(path: Path, document: Any) -> Path:
     return write_text(path, json_text(document))
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON document."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, finite: bool = True) -> Any:
+    """Read one JSON document. Raises ValueError where it is none."""
+    return parse_json(path.read_bytes(), finite)
+
+
+def parse_json(text: str | bytes, finite: bool = True) -> Any:
+    """The JSON document `text`, UTF-8. Raises ValueError, and nothing else, where it is none.
+
+    NaN and infinity, which JSON does not have, are refused too unless `finite` is off; so is half of a surrogate pair,
+    which could be read but never be written again.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    try:
+        document = json.loads(text, parse_constant=_refused if finite else None)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\ud" in text.lower():  # an escaped surrogate: two of them are a character
+        json.dumps(document, ensure_ascii=False).encode()
+    return document
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is no number of JSON")

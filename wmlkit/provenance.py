@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from . import paths
 from .errors import UserError
 from .runs import Run, distinct
+
+_KEYS = {"command", "commit", "seeds", "device", "created_by"}
 
 
 def record_provenance(
@@ -32,12 +33,15 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "provenance.json"
     if not path.is_file():
         return {}
+    remedy = "remove it and make the tables and figures again"
     try:
-        return dict(paths.read_json(path))
-    except (json.JSONDecodeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not JSON ({error}); expected one object; remove it and make the tables again"
-        ) from None
+        document = paths.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); expected one object; {remedy}") from None
+    for name, note in document.items() if isinstance(document, dict) else [("it", None)]:
+        if not isinstance(note, dict) or set(note) != _KEYS or not isinstance(note["seeds"], list):
+            raise UserError(f"{path} does not say what made {name}; expected {', '.join(sorted(_KEYS))}; {remedy}")
+    return document  # type: ignore[no-any-return]
 
 
 def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any]:

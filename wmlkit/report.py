@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pandas as pd
 
 from . import figures, paths, tables
 from .answer import QUESTION, Answer, answer
+from .errors import UserError, first_line
 from .figure_set import write_figures
 from .provenance import read_provenance
 from .readable import readable
-from .runs import Run, distinct, read_runs, unfinished_runs
+from .runs import Run, distinct, evaluations, metric_lines, read_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
 WIDE = 12  # columns beyond which it is printed smaller
@@ -27,6 +30,7 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -43,14 +47,14 @@ _PAGE = """<!DOCTYPE html>
 {sections}
 </main>
 <footer>{footer}</footer>
-<script>
-{script}</script>
+<script>{script}</script>
 </body>
 </html>
 """
 
 # Click on a column's head: sort its rows, numbers by value, text by letters; once more: the other way.
-_SCRIPT = """for (const button of document.querySelectorAll("th button")) {
+_SCRIPT = """
+for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const head = button.parentElement, row = head.parentElement, body = row.parentElement.parentElement.tBodies[0];
     const column = [...row.cells].indexOf(head);
@@ -72,6 +76,13 @@ _SCRIPT = """for (const button of document.querySelectorAll("th button")) {
 """
 
 
+# A browser loads nothing for the page but the pictures within it, and runs no script but the one above.
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
 def write_report(
     folder: Path, path: Path | None = None, command: str = "wmlkit report", overwrite: bool = False
 ) -> Path:
@@ -82,10 +93,11 @@ def write_report(
     is no such folder.
     """
     runs = read_runs(folder)
+    _check_inputs(folder, runs)
     if runs:
         tables.write_tables(folder, command, overwrite)
         write_figures(folder, command, overwrite)
-    found = {file.stem: pd.read_csv(file) for file in _found(folder / "tables", "T*.csv")}
+    found = {file.stem: _read_table(file) for file in _found(folder / "tables", "T*.csv")}
     drawn = _found(folder / "figures", "F*.svg")
     sections = {
         "Answer": _summary(_answer(folder, runs)),
@@ -111,8 +123,27 @@ def write_report(
             f"{distinct(run.environment['device'] for run in runs)}. The page loads nothing from elsewhere."
         ),
         script=_SCRIPT,
+        policy=_POLICY.format(script=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()),
     )
     return paths.write_text(path or folder / "report.html", page)
+
+
+def _check_inputs(folder: Path, runs: Sequence[Run]) -> None:
+    """Read once what the page is made of, so that a broken file is named before anything is made."""
+    for name in ("tables", "figures"):
+        read_provenance(folder / name)
+    for file in _found(folder / "tables", "T*.csv"):
+        _read_table(file)
+    for run in runs:
+        for _ in chain(metric_lines(run.folder), evaluations(run)):
+            pass
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file)
+    except ValueError as error:  # no columns, rows of other lengths, not UTF-8
+        raise UserError(f"{file} is not a CSV table ({first_line(error)}); remove it and make it again") from None
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:

@@ -33,21 +33,27 @@ def reproduce(
     kept unless `force`.
     """
     load_preset(preset, overrides)  # a mistake is found before anything is started
+    sources = notebook_sources(only)
     folder = paths.preset(out, preset)
     with exclusive(folder):
         if force:
             paths.remove(folder)
         for own in ("notebooks", "tables", "figures"):  # not the runs: others may train there
             paths.remove_leftovers(folder / own)
-        return _reproduce(preset, overrides, out, folder, only, say)
+        return _reproduce(preset, overrides, out, folder, sources, say)
 
 
 def _reproduce(
-    preset: str, overrides: Sequence[str], out: Path, folder: Path, only: Sequence[str], say: Callable[[str], None]
+    preset: str,
+    overrides: Sequence[str],
+    out: Path,
+    folder: Path,
+    sources: Sequence[Path],
+    say: Callable[[str], None],
 ) -> Path:
     began = time.perf_counter()
     minutes = {}
-    for source in notebook_sources(only):
+    for source in sources:
         started = time.perf_counter()
         target = folder / "notebooks" / source.name
         sentinel = target.with_suffix(".done.json")

@@ -27,6 +27,8 @@ _DONE = (
     "flops", "peak_memory",
 )  # fmt: skip
 
+_PER_PEER = ("held_out_ce", "dev_ce", "parameters")  # lists of P values among them
+
 
 @dataclass(frozen=True)
 class Run:
@@ -91,12 +93,28 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
     `teacher`, from the same evaluation of the teacher's own run, where there is one."""
     for path in sorted((run.folder / "evaluation").glob("*.json")):
         document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
+        _check_rows(path, document["members"], ("member", "paradigms"), ("score", "ties", "n"))
         for member in document["members"]:
-            for key in ("member", "score", "ties", "n", "paradigms"):
-                if key not in member:
-                    raise _other_format(path, repr(key))
+            _check_rows(path, member["paradigms"], ("paradigm", "phenomenon", "field"), ("accuracy", "ties", "n"))
         more = [*_best_member(run, document), *_teacher_member(run, path.name, document)]
         yield {**document, "members": [*document["members"], *more]}
+
+
+def _check_rows(path: Path, rows: Any, keys: Sequence[str], numbers: Sequence[str]) -> None:
+    """Raises UserError unless `rows` are objects with `keys`, and numbers under `numbers`."""
+    if not isinstance(rows, list):
+        raise other_format(path, f"list where it has {type(rows).__name__}")
+    for row in rows:
+        for key in (*keys, *numbers):
+            if not isinstance(row, dict) or key not in row:
+                raise other_format(path, repr(key))
+        for key in numbers:
+            if not _is_number(row[key]):
+                raise other_format(path, f"number as {key!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -149,14 +167,23 @@ def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
     """One JSON object that has the `required` keys. Raises UserError, naming the file."""
     if not path.is_file():
         raise UserError(f"{path} is missing; expected it in every finished run; remove that run's folder and repeat it")
-    return _parsed(path.read_text(encoding="utf-8"), str(path), path, required)
+    return _parsed(path.read_bytes(), str(path), path, required)
+
+
+def known_result(path: Path, required: Sequence[str]) -> dict[str, Any] | None:
+    """A result that was written before; None where there is none, or none of this version: it is then made again."""
+    try:
+        document = read_object(path, required)
+    except UserError:
+        return None
+    return document if isinstance(document.get("settings"), dict) else None
 
 
 def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
     """JSON objects, one a line, that have the `required` keys. Raises UserError, naming the file and the line."""
     if not path.is_file():
         raise UserError(f"{path} is missing; expected one JSON object a line; remove that run's folder and repeat it")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             yield _parsed(line, f"line {number} of {path}", path, required)
 
@@ -183,13 +210,23 @@ def _read_run(folder: Path) -> Run:
         for section in SHAPING:
             config[section].items()
     except (KeyError, TypeError, AttributeError) as error:
-        raise _other_format(folder / "config.json", str(error)) from None
-    if arm not in ARMS or not 1 <= done["best_peer"] <= peers or len(done["dev_ce"]) != peers:
+        raise other_format(folder / "config.json", str(error)) from None
+    if arm not in ARMS or not _fits(done, peers):
         raise UserError(
             f"{folder / 'done.json'} does not fit {peers} peers of arm {arm!r} in config.json; expected one value a "
             f"peer and best_peer from 1 to {peers}; remove the run's folder and train it again"
         )
     return Run(folder, arm, peers, seed, "", config, corpus, data, document["students"], environment, done)
+
+
+def _fits(done: Mapping[str, Any], peers: Any) -> bool:
+    """Whether ``done.json`` has numbers, one a peer where there is one for each."""
+    lists = [done[key] for key in _PER_PEER]
+    values = [done[key] for key in _DONE if key not in _PER_PEER]
+    sizes = all(isinstance(one, list) and len(one) == peers for one in lists)
+    if not sizes or not all(_is_number(value) for value in (*values, *(value for one in lists for value in one))):
+        return False
+    return bool(1 <= done["best_peer"] <= peers)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -235,21 +272,21 @@ def _difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={json.dumps(settings[key])}" for key in changed)
 
 
-def _parsed(text: str, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
+def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = paths.parse_json(text)
+    except ValueError as error:
         raise UserError(
-            f"{place} is not JSON ({error.msg}, column {error.colno}); expected one JSON object; "
-            "remove that run's folder and repeat the run"
+            f"{place} is not JSON ({error}); expected one JSON object; remove that run's folder and repeat the run"
         ) from None
     for key in required:
         if not isinstance(document, dict) or key not in document:
-            raise _other_format(path, repr(key))
-    return document
+            raise other_format(path, repr(key))
+    return document  # type: ignore[no-any-return]
 
 
-def _other_format(path: Path, key: str) -> UserError:
+def other_format(path: Path, key: str) -> UserError:
+    """What to say of a run's file that lacks `key`."""
     return UserError(
         f"{path} has no {key}; expected the files that this version of wmlkit writes; move runs of other versions "
         "elsewhere and repeat them"

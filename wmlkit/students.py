@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -145,7 +144,7 @@ def _read_saved(file: str | None) -> list[dict[str, int]]:
         document = paths.read_json(Path(str(file)).expanduser())
     except OSError as error:
         raise UserError(f"search.saved {file} cannot be read ({error.strerror}); {expected}; check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         raise UserError(f"search.saved {file} is not JSON; {expected}; search again") from None
     if not isinstance(document, list) or not document:
         raise UserError(f"search.saved {file} is not a list of shapes; {expected}; search again")

@@ -33,6 +33,7 @@ from .guard import WATCHED
 from .train import run as train_run
 from .train import run_folder
 
+STAGES = ("train", "evaluate", "all")
 Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
 
 
@@ -114,6 +115,8 @@ def run_shard(
     part: Part = "runs",
 ) -> list[Path]:
     """Do one slice of the plan in this process; `stage` is train, evaluate or all. Returns the run folders."""
+    if stage not in STAGES:
+        raise UserError(f"--stage got {stage!r}; expected one of {', '.join(STAGES)}; change it")
     say = progress or (lambda text: None)
     folders = []
     for one in shard(plan(config, part), index, count):

@@ -20,10 +20,11 @@ from . import paths
 from .config import Config, MutualConfig
 from .data.tokenizer import load_tokenizer, tokenizer_hash
 from .device import Device
-from .errors import UserError
+from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
 from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
+from .untrusted import read_settings
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles
 FILES = ("config.json", "model.safetensors", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
@@ -63,9 +64,8 @@ def given_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # no network, no such model, no right to it: each a class of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the teacher {name!r} could not be fetched ({reason}); expected a folder or an id of the hub; "
+            f"the teacher {name!r} could not be fetched ({first_line(error)}); expected a folder or an id of the hub; "
             "check mutual.teacher"
         ) from None
 
@@ -150,14 +150,11 @@ def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTo
 
 def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
     kind = "a masked" if objective == "mlm" else "a causal"
-    other = UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
-    classes = paths.read_json(folder / "config.json").get("architectures") or [""]
-    if str(classes[0]).endswith("ForMaskedLM") != (objective == "mlm"):  # AutoModelForCausalLM would take both
-        raise other
-    try:
-        return load_model(folder, objective)
-    except ValueError:  # a class without a language-modelling head
-        raise other from None
+    named = read_settings(folder / "config.json").get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    if architecture.endswith("ForMaskedLM") != (objective == "mlm"):  # AutoModelForCausalLM would take both
+        raise UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
+    return load_model(folder, objective)
 
 
 @torch.no_grad()

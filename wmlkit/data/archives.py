@@ -42,11 +42,11 @@ def unpack(archive: Path, target: Path, place: Callable[[PurePosixPath], PurePos
         for count, (name, size, stream) in enumerate(_entries(archive), 1):
             if count > MOST_ENTRIES:
                 raise UserError(f"{archive} holds more than {MOST_ENTRIES} entries; expected fewer; check its source")
-            inner = _safe(archive, name)
+            inner = plain_path(archive, name)
             wanted = place(inner)
             if wanted is None:
                 continue
-            path = target / _safe(archive, wanted.as_posix())
+            path = target / plain_path(archive, wanted.as_posix())
             if total + size > limit:
                 raise _too_large(archive, limit)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,8 @@ def _too_large(archive: Path, limit: int) -> UserError:
     )
 
 
-def _safe(archive: Path, name: str) -> PurePosixPath:
+def plain_path(archive: Path, name: str) -> PurePosixPath:
+    """The path of an entry called `name`; UserError unless it stays below the folder that it is unpacked into."""
     path = PurePosixPath(name)
     # A backslash or a colon would mean another place on Windows.
     if path.is_absolute() or ".." in path.parts or not path.parts or any(mark in name for mark in "\\:\0"):

@@ -18,6 +18,7 @@ from typing import BinaryIO, Literal
 
 from .. import paths
 from ..errors import UserError
+from .archives import plain_path
 
 Split = Literal["train", "dev"]
 SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
@@ -25,6 +26,13 @@ SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
 LONGEST_LINE = 1 << 20  # characters
 # A zip is read as a stream, so a bomb costs time, not disk or memory; text never packs better than about 1:20.
 LARGEST_RATIO = 200
+
+# First bytes of files that are often taken for text, or whose first lines can be.
+KINDS = {
+    b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive", b"PK\x03\x04": "a zip archive", b"\x89PNG": "a picture (PNG)",
+    b"\xff\xd8\xff": "a picture (JPEG)", b"%PDF-": "a PDF file", b"PAR1": "a Parquet file",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def _files_of_zip(path: Path) -> list[str]:
             f"the zip file {path} cannot be read ({error}); expected a complete one; copy it again"
         ) from None
     for entry in entries:
+        plain_path(path, entry.filename)
         if entry.flag_bits & 1:
             raise UserError(f"{entry.filename!r} in {path} is encrypted; expected plain text; unpack it first")
         if entry.file_size > LARGEST_RATIO * max(entry.compress_size, 1) + (1 << 20):
@@ -165,14 +174,30 @@ def _digest(container: Path, name: str) -> tuple[int, str]:
 
 
 def read_lines(file: TextFile) -> Iterator[str]:
-    """The lines of `file` without their line ends, as a stream; UTF-8, with or without a byte order mark.
+    """The lines of `file`, see `lines_of`."""
+    return lines_of(file.container, file.name)
 
-    Lines end with LF, CR LF or CR. Raises UserError where the text is not UTF-8.
+
+def lines_of(container: Path, name: str) -> Iterator[str]:
+    """The lines of one file of a folder or zip without their line ends, as a stream; UTF-8, with or without a byte
+    order mark.
+
+    Lines end with LF, CR LF or CR. Raises UserError where the file is another kind of file, or its text is not UTF-8.
     """
-    with open_binary(file.container, file.name) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
+    with open_binary(container, name) as binary:
+        start = binary.read(max(map(len, KINDS)))
+    kind = next((kind for mark, kind in KINDS.items() if start.startswith(mark)), None)
+    if kind is not None:
+        raise UserError(f"{name} in {container} is {kind}; expected text in UTF-8; convert or unpack the file")
+    with open_binary(container, name) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
         rest = ""
         try:
             while piece := text.readline(LONGEST_LINE):
+                if "\0" in piece:
+                    raise UserError(
+                        f"{name} in {container} holds a NUL character; expected text in UTF-8, and this may be UTF-16 "
+                        "or no text; convert the file"
+                    )
                 if len(piece) < LONGEST_LINE or piece.endswith("\n"):
                     yield rest + piece.removesuffix("\n")
                     rest = ""
@@ -182,7 +207,7 @@ def read_lines(file: TextFile) -> Iterator[str]:
                     rest = tail if space else ""
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{file.name} in {file.container} is not UTF-8 text (byte {error.object[error.start]:#04x}:"
+                f"{name} in {container} is not UTF-8 text (byte {error.object[error.start]:#04x}:"
                 f" {error.reason}); expected UTF-8; convert the file"
             ) from None
         if rest:

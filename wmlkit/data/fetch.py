@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from urllib.parse import urljoin
 from filelock import FileLock, Timeout
 
 from .. import paths
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .archives import is_archive, unpack
 from .download import PATIENT, Patience, check_space, download, file_sha256, get_json, git_blob_id
 
@@ -54,6 +55,8 @@ ELSEWHERE = {"babylm_data.zip": "https://github.com/babylm/babylm.github.io/raw/
 SKIPPED_FOLDERS = {"multimodal_data"}  # images' features: tens of GB and many pages, no text of ours
 MOST_PAGES = 2000
 UNPACKED_RATIO = 4  # text to its zip, for the check of free space before the start
+
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 
 log = logging.getLogger(__name__)
 
@@ -262,15 +265,16 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
     Split ``train`` becomes training text, ``validation`` or ``dev`` dev text; rows of `column` that hold several
     lines become documents. Raises UserError when there is no such dataset, split or column.
     """
+    if not _HUB_NAME.fullmatch(repository):  # the library would take a path for a folder of this machine
+        raise UserError(f"hf:{repository} names no dataset of the hub; expected hf:OWNER/DATASET; check the name")
     from datasets import load_dataset  # half a second to import, needed here only
 
-    name = repository.strip("/").replace("/", "--")
+    name = repository.replace("/", "--")
     try:
         dataset = load_dataset(repository, revision=revision, streaming=True)
     except Exception as error:  # the library raises many kinds, its own and those of its parts
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the dataset {repository!r} cannot be opened ({reason}); check its name and the connection"
+            f"the dataset {repository!r} cannot be opened ({first_line(error)}); check its name and the connection"
         ) from None
     wanted = {"train": "train", "validation": "dev", "dev": "dev"}
     if "train" not in dataset:

@@ -163,9 +163,9 @@ def _fill(
     settings = _settings(data, tokenizer)
     source_splits: tuple[Split, ...] = ("train", "dev")
     parts = [
-        _clean_part(work, source, domain, split, data.clean)
+        _clean_part(work / f"{split}-{number}.txt", source, domain, split, data.clean)
         for split in source_splits
-        for domain in source.domains()
+        for number, domain in enumerate(source.domains())
         if source.of(domain, split)
     ]
     chosen, notes = splits.assign(parts, settings)
@@ -200,9 +200,9 @@ def _source_lines(source: Source, part: splits.Part) -> Iterator[str]:
         yield ""
 
 
-def _clean_part(work: Path, source: Source, domain: str, split: Split, clean: bool) -> splits.Part:
+def _clean_part(spool: Path, source: Source, domain: str, split: Split, clean: bool) -> splits.Part:
     """Clean one split of one domain into a spool file, one line a line; `Part.counts` knows where documents end."""
-    part = splits.Part(domain, split, work / f"{split}-{domain}.txt", DomainCounts())
+    part = splits.Part(domain, split, spool, DomainCounts())
     counts = part.counts
     raw = counts.raw(_progress(_source_lines(source, part), f"cleaning {domain}", "lines"))
     function = cleaning.cleaner(domain) if clean else cleaning.untouched

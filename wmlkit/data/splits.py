@@ -77,6 +77,8 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
 
     The held-out slice, and a dev slice where the source has no dev text, are drawn from the training text.
     """
+    if not any(part.counts.words for part in parts if part.split == "train"):
+        raise UserError("the training text holds no words after cleaning; expected text; check data.corpus")
     seed, share = settings["seed"], settings["held_out"]
     chosen: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     notes: list[str] = []
@@ -117,8 +119,6 @@ def _draw_among(free: np.ndarray, words: np.ndarray, budget: float, key: str) ->
 
 
 def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]]) -> None:
-    if not any(part.counts.words for part in parts if part.split == "train"):
-        raise UserError("the training text holds no words after cleaning; expected text; check data.corpus")
     empty = [split for split in SPLITS if not any(mask.any() for mask in chosen[split])]
     if empty:
         documents = sum(len(part.counts.document_lines) for part in parts)

@@ -21,7 +21,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .. import paths
-from ..errors import UserError
+from ..errors import UserError, first_line
+from ..untrusted import check_tokenizer
 
 # In this order they get the ids 0 to 4, as in RoBERTa.
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -128,13 +129,14 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTo
     is_folder = Path(source).is_dir()
     if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"there is no tokenizer folder {str(source)!r}; give an existing folder or a Hugging Face id")
+    if is_folder:
+        check_tokenizer(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=is_folder)
     except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, KeyError, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the tokenizer {str(source)!r} could not be loaded ({reason}); expected a folder with tokenizer.json"
-            " or a Hugging Face id; check data.tokenizer"
+            f"the tokenizer {str(source)!r} could not be loaded ({first_line(error)}); expected a folder with"
+            " tokenizer.json or a Hugging Face id; check data.tokenizer"
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(

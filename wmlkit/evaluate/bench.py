@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from ..bench_measure import peak_above
+from ..bench_measure import check_repeats, peak_above
 from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
@@ -38,6 +38,7 @@ def bench_scoring(setting: str = "paper", repeats: int = 5, pairs: int | None = 
     """
     if setting not in SETTINGS:
         raise UserError(f"there is no scoring setting {setting!r}; expected one of {', '.join(SETTINGS)}")
+    check_repeats(repeats)
     vocab_size, default_pairs = SETTINGS[setting]
     sentences = _sentences(pairs or default_pairs)
     tokenizer = train_tokenizer(sentences, 4096)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import paths
 from ..errors import UserError
 from ..models import max_length
+from ..runs import known_result
 from .finetune import Example, Recipe, finetune
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
@@ -116,8 +117,8 @@ def evaluate_run_glue(
     models, tokenizer = load_peers(run_folder)
     objective = run_facts(run_folder)[1]
     path = paths.evaluation(run_folder, "glue", protocol)
-    if path.is_file() and not force:
-        known: dict[str, Any] = paths.read_json(path)
+    known = None if force else known_result(path, ("settings", "data_hash", "members"))
+    if known is not None:
         plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
         if (known["settings"], known["data_hash"]) == (plan.settings, plan.data_hash):
             return known

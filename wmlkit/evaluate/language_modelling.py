@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .. import paths
 from ..data import nursery
 from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
+from ..data.prepare import open_prepared
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import max_length
-from ..runs import run_document
+from ..runs import known_result, other_format, run_document
 from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
 from .pairs import load_peers, run_facts
 from .scoring import score_encoded
@@ -116,12 +117,12 @@ def evaluate_run_text(
     settings on the same corpus is not measured again unless `force` is set.
     """
     weights, objective = run_facts(run_folder)
-    data_hash = paths.read_json(prepared_folder / "done.json")["hash"]
+    data_hash = open_prepared(prepared_folder).hash
     path = paths.language_modelling(run_folder)
-    if path.is_file() and not force:
-        known: dict[str, Any] = paths.read_json(path)
-        same = known.get("data_hash") == data_hash and known["settings"]["words_per_domain"] == words_per_domain
-        if same and known["settings"]["ensemble_weights"] == weights:
+    known = None if force else known_result(path, ("data_hash", "settings", "members"))
+    if known is not None and known["data_hash"] == data_hash:
+        expected = {"words_per_domain": words_per_domain, "ensemble_weights": weights}
+        if expected.items() <= known["settings"].items():
             return known
     models, tokenizer = load_peers(run_folder)
     texts = prepared_texts(prepared_folder)
@@ -168,7 +169,11 @@ def nursery_floor(
 
 def prepared_of(run_folder: Path) -> Path:
     """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
-    return run_folder.resolve().parents[1] / "data" / run_document(run_folder)["data"]["folder"]
+    data = run_document(run_folder)["data"]
+    name = data.get("folder") if isinstance(data, dict) else None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise other_format(run_folder / "config.json", "name of a prepared corpus below 'data', 'folder'")
+    return run_folder.resolve().parents[1] / "data" / name
 
 
 def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:

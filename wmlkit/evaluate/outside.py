@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .. import paths
+from ..data.corpora import lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import FAMILIES, hidden_states, lm_logits, load_model
+from ..untrusted import read_settings
 from .last_layer import hidden_at
 from .spans import Objective
 
@@ -26,10 +27,8 @@ def load_outside(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
 
     Raises UserError for an architecture that is neither a masked nor a causal language model.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json; expected a model folder in Hugging Face format; give another")
-    architecture = str(next(iter(paths.read_json(path).get("architectures") or ()), "unnamed"))
+    named = read_settings(folder / "config.json").get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "unnamed"
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         objective: Objective = "mlm"
     elif architecture.endswith(("ForCausalLM", "LMHeadModel")):
@@ -87,7 +86,7 @@ def read_texts(folder: Path) -> TextFolder:
     texts: TextFolder = {}
     for file in files:
         documents: list[list[str]] = [[]]
-        for line in _text_of(file).splitlines():
+        for line in lines_of(folder, file.name):
             if line.strip():
                 documents[-1].append(line.strip())
             elif documents[-1]:
@@ -96,10 +95,3 @@ def read_texts(folder: Path) -> TextFolder:
         if not texts[file.stem]:
             raise UserError(f"{file} holds no text; expected at least one line; fill or remove it")
     return texts
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}); expected text; convert it") from None

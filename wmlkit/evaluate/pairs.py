@@ -15,7 +15,7 @@ from ..config import EvaluateConfig
 from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..errors import UserError
 from ..models import load_model
-from ..runs import run_document
+from ..runs import known_result, other_format, read_object, run_document
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,
@@ -167,13 +167,12 @@ def evaluate_run(
         seed=seed,
     )
     path = paths.evaluation(run_folder, suite, config.protocol)
-    if path.is_file() and not force:
-        document: dict[str, Any] = paths.read_json(path)
+    known = None if force else known_result(path, ("settings", "data_hash", "members", "perfect_scorer"))
+    if known is not None:
         # dtype is a fact about the stored weights, known only once they are loaded
-        settings = {key: value for key, value in document["settings"].items() if key != "dtype"}
-        complete = "perfect_scorer" in document  # older versions had none
-        if complete and settings == expected and document["data_hash"] == suite_hash(pairs_folder):
-            return document
+        settings = {key: value for key, value in known["settings"].items() if key != "dtype"}
+        if settings == expected and known["data_hash"] == suite_hash(pairs_folder):
+            return known
     models, tokenizer = load_peers(run_folder)
     document, items = evaluate_pairs(
         models,
@@ -201,8 +200,15 @@ def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
             f"{run_folder} has no done.json, so the run is not finished; start the same training command again to "
             "resume it, then evaluate"
         )
-    weights = [float(weight) for weight in paths.read_json(run_folder / "done.json")["peer_weights"]]
-    return weights, run_document(run_folder)["config"]["model"]["objective"]
+    weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
+    if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
+        raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
+    model = run_document(run_folder)["config"]
+    model = model.get("model") if isinstance(model, dict) else None
+    objective = model.get("objective") if isinstance(model, dict) else None
+    if objective not in ("mlm", "clm"):
+        raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
+    return [float(weight) for weight in weights], objective
 
 
 def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:

@@ -117,13 +117,13 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSONL file with their line numbers; UserError with file and line for anything else."""
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
+            if not raw.strip():
+                continue
             try:
-                line = raw.decode("utf-8")
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                why = f"JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else f"UTF-8 ({error.reason})"
+                row = paths.parse_json(raw, finite=False)
+            except ValueError as error:
+                utf_8 = isinstance(error, UnicodeDecodeError)
+                why = f"UTF-8 ({error.reason})" if utf_8 else f"JSON ({getattr(error, 'msg', error)})"
                 raise UserError(
                     f"{file.name} line {number} is not {why}; expected one object a line; repair the line in {file}"
                 ) from None
@@ -201,13 +201,17 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
             "Target1": row["Target2"],
             "Target2": row["Target1"],
         }
-        lines = by_domain.setdefault(_text(row, "Domain", origin), [])
+        domain = _text(row, "Domain", origin)
+        if not _FILE_NAME.fullmatch(domain):
+            raise UserError(f"{origin} has {domain!r} as Domain; expected a plain name, as it names a file; mend it")
+        lines = by_domain.setdefault(domain, [])
         lines.extend(json.dumps(each, ensure_ascii=False) for each in (row, swapped))
     for domain, lines in by_domain.items():
         paths.write_text(Path(folder) / f"{domain}.jsonl", "\n".join(lines) + "\n")
     return {domain: len(lines) for domain, lines in sorted(by_domain.items())}
 
 
+_FILE_NAME = re.compile(r"\w[\w .&-]*")
 _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]", re.IGNORECASE)
 
 

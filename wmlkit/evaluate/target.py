@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def evaluate_target(
     run's own dev text if None; other text is only returned). ensemble: of the result, only the members that are
     ensembles. Raises UserError for a target that is neither, or has no such members.
     """
+    if not re.fullmatch(r"\w[\w.-]*", suite):
+        raise UserError(f"--suite got {suite!r}; expected the plain name of a suite, for example blimp; change it")
     is_run = (target / "done.json").is_file()
     if not is_run and not (target / "config.json").is_file():
         raise UserError(
@@ -77,10 +80,11 @@ def evaluate_target(
 
 
 def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:
-    folder, chosen = pairs_folder(config, suite, out), config.evaluate
+    chosen = config.evaluate
     if is_run:
-        return evaluate_run(target, suite, folder, chosen, force=force)
-    model, tokenizer, objective = load_outside(target)
+        return evaluate_run(target, suite, pairs_folder(config, suite, out), chosen, force=force)
+    model, tokenizer, objective = load_outside(target)  # before anything is written
+    folder = pairs_folder(config, suite, out)
     document, _ = evaluate_pairs(
         model,
         tokenizer,

@@ -1,0 +1,31 @@
+"""Access tokens have no place in a run folder, whose files are published: they are recognised and left out."""
+
+from __future__ import annotations
+
+import os
+import re
+
+MASK = "***"
+_NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST = 8  # characters of a variable's value; a shorter one is no secret, and could be part of any word
+_SHAPES = re.compile(
+    r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{20,}"  # Hugging Face, GitHub, GitLab, OpenAI and others
+    r"|\bAKIA[0-9A-Z]{16}\b"  # Amazon
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password@ of an address
+)
+
+
+def redacted(text: str) -> str:
+    """`text` with ``***`` for whatever looks like an access token, or is the value of a variable of the environment
+    whose name says that it is one (HF_TOKEN, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY, ...)."""
+    named = [value for name, value in os.environ.items() if _NAME.search(name) and len(value) >= _SHORTEST]
+    # A variable may say where the secret lies.
+    secrets = [value for value in named if not (os.path.isabs(value) and os.path.exists(value))]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
+        text = text.replace(secret, MASK)
+    return _SHAPES.sub(MASK, text)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether `redacted` would leave something out."""
+    return redacted(text) != text
