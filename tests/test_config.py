@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wmlkit.config import load_preset, parse_assignment, preset_names
-from wmlkit.errors import UserError
 from wmlkit.identity import run_hash
 
 
@@ -23,33 +20,6 @@ def test_the_presets_of_the_design_are_there():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("train.stepz=3", "unknown config key 'train.stepz'; the nearest valid key is 'train.steps'"),
-        ("alpha=0.3", "unknown config key 'alpha'; the nearest valid key is 'mutual.alpha'"),
-        ("trian.steps=3", "the nearest valid key is 'train.steps'"),
-        ("mutual.num_peers=0", "config key 'mutual.num_peers' is 0: input should be greater than or equal to 1"),
-        ("mutual.alpha=1.5", "config key 'mutual.alpha' is 1.5"),
-        ("train.lr=nan", "config key 'train.lr' is nan"),
-        ("train.steps=many", "config key 'train.steps' is 'many'"),
-        ("mutual.arm=best", "config key 'mutual.arm' is 'best'"),
-        ("model.objective=clm", "model.family 'roberta' cannot be trained with objective 'clm'; use gpt2 or llama"),
-        ("model.num_heads=7", "model.hidden_size 80 is not a multiple of num_heads 7"),
-        ("train.steps", "expected KEY=VALUE"),
-    ],
-)
-def test_mistakes(override, message):
-    with pytest.raises(UserError) as error:
-        load_preset("nursery", [override])
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_unknown_preset():
-    with pytest.raises(UserError, match="there is no preset 'nursary'; expected one of .*nursery"):
-        load_preset("nursary")
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("train.lr=1e-3", ("train.lr", 0.001)),
@@ -61,14 +31,6 @@ def test_unknown_preset():
 )
 def test_parse_assignment(text, expected):
     assert parse_assignment(text) == expected
-
-
-@given(st.text())
-def test_any_text_as_an_override_is_taken_or_refused_with_a_sentence(text):
-    try:
-        load_preset("smoke", [text])
-    except UserError as error:
-        assert str(error)
 
 
 def test_hash_covers_what_shapes_a_run_and_nothing_else():

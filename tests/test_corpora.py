@@ -8,7 +8,6 @@ import pytest
 
 from wmlkit import paths
 from wmlkit.data import corpora
-from wmlkit.errors import UserError
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
@@ -96,49 +95,3 @@ def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytes
     assert " ".join(pieces[:3]) == "one two three four five six"
     assert pieces[-5:] == ["seven", "x" * 10, "x" * 10, "x" * 5, "end"]
     assert max(map(len, pieces)) <= 20
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, "no training text"),
-        ({"a.dev": "x"}, "no training text"),
-        ({"readme.md": "x"}, "no training text"),
-        ({"a.train": "", "b.txt": ""}, "are empty"),
-        ({"train_10M/a.train": "x", "train_100M/a.train": "x"}, "two files"),
-    ],
-)
-def test_folders_without_usable_text(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    with pytest.raises(UserError, match=message):
-        corpora.find_source(str(write(folder, files)), tmp_path)
-
-
-def test_what_is_no_corpus(tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": "x", "broken.zip": "not a zip", "latin.d/a.txt": b"caf\xe9\n"})
-    for corpus, message in [
-        (tmp_path / "nowhere", "there is no corpus"),
-        (tmp_path / "a.txt", "single file"),
-        (tmp_path / "broken.zip", "cannot be read"),
-        ("no-such-name", "there is no corpus"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            corpora.find_source(str(corpus), tmp_path)
-    source = corpora.find_source(str(tmp_path / "latin.d"), tmp_path)
-    with pytest.raises(UserError, match="not UTF-8"):
-        list(corpora.read_lines(source.files[0]))
-
-
-def test_zip_bombs_and_damaged_zips(tmp_path: Path) -> None:
-    bomb = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.txt", b"\n" * (8 << 20))
-    with pytest.raises(UserError, match="grows from"):
-        corpora.find_source(str(bomb), tmp_path)
-    damaged = tmp_path / "damaged.zip"
-    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("a.txt", b"some text of a corpus\n" * 10)
-    damaged.write_bytes(damaged.read_bytes().replace(b"corpus", b"CORPSE", 1))
-    with pytest.raises(UserError, match="cannot be read"):
-        corpora.find_source(str(damaged), tmp_path)

@@ -163,7 +163,7 @@ def test_dev_text_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("not read", encoding="utf-8")
     assert read_texts(tmp_path) == {"a": [["Four."]], "b": [["One.", "Two."], ["Three."]]}
     (tmp_path / "a.dev").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="a.dev is not UTF-8"):
+    with pytest.raises(UserError, match="a.dev in .* is not UTF-8"):
         read_texts(tmp_path)
     (tmp_path / "a.dev").write_text("\n \n")
     with pytest.raises(UserError, match="a.dev holds no text"):

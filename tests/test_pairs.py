@@ -197,31 +197,6 @@ def test_labels_of_blimp_are_merged_as_in_its_paper(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"sentence_good": "A", ', r"number.jsonl line 4 is not JSON"),
-        ('["A", "B"]', r"number.jsonl line 4 is a list"),
-        ('{"sentence_good": "A"}', r"number.jsonl line 4 has no key 'sentence_bad'"),
-        ('{"sentence_good": "A", "sentence_bad": " "}', r"number.jsonl line 4 has ' ' as sentence_bad"),
-        ('{"sentence_good": "A", "sentence_bad": 3}', r"number.jsonl line 4 has 3 as sentence_bad"),
-        ('{"Context1": "A", "Context2": "B", "Target1": "C"}', r"number.jsonl line 4 has no key 'Target2'"),
-    ],
-)
-def test_bad_lines_are_named(suite: Path, line: str, message: str) -> None:
-    with (suite / "number.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-    with pytest.raises(UserError, match=message):
-        read_suite(suite, PROTOCOLS["babylm2025"])
-
-
-def test_a_line_that_is_no_text_is_named(suite: Path) -> None:
-    with (suite / "number.jsonl").open("ab") as file:
-        file.write(b'{"sentence_good": "caf\xe9", "sentence_bad": "B"}\n')
-    with pytest.raises(UserError, match=r"number.jsonl line 4 is not UTF-8"):
-        read_suite(suite, PROTOCOLS["babylm2025"])
-
-
 def test_a_score_that_is_no_number_is_named_by_file_and_line(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     only_here = set(tokenizer("Ate he bread.")["input_ids"]) - {
         token

@@ -188,30 +188,6 @@ def test_nursery(tmp_path: Path) -> None:
     assert prepare(config("nursery", words=6000, dev_words=600, seed=1), tmp_path) != prepared
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (None, "there is no corpus"),
-        ({}, "no training text"),
-        ({"a.train": ""}, "are empty"),
-        ({"a.train": " \n\n"}, "no words"),
-        ({"childes.train": "*MOT: [laughs].\n*CHI: xxx.\n"}, "no words"),
-        ({"a.txt": "one line\n"}, "only 1 documents"),
-        ({"a.train": "one\n\ntwo\n"}, "only 2 documents"),
-        ({"a.txt": "caf\udce9\n"}, "not UTF-8"),
-    ],
-)
-def test_nothing_is_left_of_a_corpus_without_text(tmp_path: Path, files: dict[str, str] | None, message: str) -> None:
-    folder = tmp_path / "mine"
-    if files is not None:
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=message):
-        prepare(config(folder), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def damage_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

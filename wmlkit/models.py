@@ -273,7 +273,7 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     Raises UserError for a folder that names code, or does not hold a whole model of that objective.
     """
     check_model(Path(folder))
-    loader = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    loader: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
     kind = "masked" if objective == "mlm" else "causal"
     expected = f"expected a whole {kind} language model of a family that transformers has; copy or export it again"
     try:

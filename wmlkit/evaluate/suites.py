@@ -122,8 +122,9 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = paths.parse_json(raw, finite=False)
             except ValueError as error:
-                utf_8 = isinstance(error, UnicodeDecodeError)
-                why = f"UTF-8 ({error.reason})" if utf_8 else f"JSON ({getattr(error, 'msg', error)})"
+                why = f"JSON ({getattr(error, 'msg', error)})"
+                if isinstance(error, UnicodeDecodeError):
+                    why = f"UTF-8 ({error.reason})"
                 raise UserError(
                     f"{file.name} line {number} is not {why}; expected one object a line; repair the line in {file}"
                 ) from None
