@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,3 +321,13 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path: Path, trained_out: Path) -> 
             flip(copy / file, place)
             with pytest.raises(ValueError, match="has SHA-256"):
                 _check_whole(copy)
+
+
+def test_a_model_without_all_its_weights_is_one_line_on_a_terminal(tmp_path: Path, trained_out: Path) -> None:
+    """In a process of its own, where the library's own table would be seen."""
+    folder = Path(shutil.copytree(next(trained_out.glob("smoke/dml-*/peers/peer_1")), tmp_path / "model"))
+    weights(lambda tensors: tensors.popitem())(folder)
+    command = [sys.executable, "-m", "wmlkit", "evaluate", str(folder), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("wmlkit: the model in ") and done.stdout == ""

@@ -7,7 +7,6 @@ depend on other sections: what a run does is what `Config.resolved` prints.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from . import paths
 from .errors import UserError, first_line
-from .redact import holds_secret, redacted
+from .redact import check_settings, redacted
 
 LONGEST_VALUE = 100  # characters of a wrong value that a message repeats
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
@@ -345,30 +344,8 @@ def _validated(document: Mapping[str, Any]) -> Config:
             section, _, name = key.partition(".")
             if name not in _KEYS.get(section, ()):
                 raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
-    _check_texts(config)
+    check_settings(config.resolved())
     return config
-
-
-def _check_texts(config: Config) -> None:
-    """Settings are written into run folders, which are published: all must be text that can be written, and no token.
-
-    Raises UserError naming the key.
-    """
-    for section, values in config:
-        for name, value in values if isinstance(values, Section) else ():
-            text = json.dumps(value, ensure_ascii=False, default=str)
-            if not text.isascii() and _halves(text):
-                raise UserError(f"config key '{section}.{name}' is {value!r}, which is not Unicode text; change it")
-            if not isinstance(value, (int, float)) and holds_secret(text):
-                raise UserError(
-                    f"config key '{section}.{name}' holds what looks like an access token; settings are written into "
-                    "run folders, which are published: give tokens as environment variables, such as HF_TOKEN"
-                )
-
-
-def _halves(text: str) -> bool:
-    """Whether `text` holds half a character, as a command line that is not UTF-8 does."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def preset_names() -> list[str]:

@@ -25,7 +25,7 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging
 
 from .config import ModelConfig
 from .errors import UserError, first_line
@@ -35,7 +35,7 @@ FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 # Position embeddings of these begin behind the padding token's number.
 OFFSET_POSITIONS = ("roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "data2vec-text")
 
-disable_progress_bar()  # of loading and saving shards: noise for models of one file
+logging.disable_progress_bar()  # of loading and saving shards: noise for models of one file
 
 
 @dataclass(frozen=True)
@@ -276,12 +276,16 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     loader: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
     kind = "masked" if objective == "mlm" else "causal"
     expected = f"expected a whole {kind} language model of a family that transformers has; copy or export it again"
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of missing weights: they are told below, in a sentence
     try:
         model, report = loader.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # the library raises whatever its parts raise: SafetensorError, ValueError, ...
         raise UserError(f"the model in {folder} cannot be loaded ({first_line(error)}); {expected}") from None
+    finally:
+        logging.set_verbosity(verbosity)
     if report["missing_keys"]:  # the library would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")

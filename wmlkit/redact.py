@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import UserError
 
 MASK = "***"
 _NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, as a command line that is not UTF-8 has it
 _SHORTEST = 8  # characters of a variable's value; a shorter one is no secret, and could be part of any word
 _SHAPES = re.compile(
     r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{20,}"  # Hugging Face, GitHub, GitLab, OpenAI and others
@@ -26,6 +32,21 @@ def redacted(text: str) -> str:
     return _SHAPES.sub(MASK, text)
 
 
-def holds_secret(text: str) -> bool:
-    """Whether `redacted` would leave something out."""
-    return redacted(text) != text
+def check_settings(document: Mapping[str, Any]) -> None:
+    """Settings, by section and name, are written into run folders: all must be text that can be written, and no token.
+
+    Raises UserError naming the key.
+    """
+    whole = json.dumps(document, ensure_ascii=False)
+    if redacted(whole) == whole and not _HALF.search(whole):
+        return
+    for section, values in document.items():
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            text = json.dumps(value, ensure_ascii=False)
+            if _HALF.search(text):
+                raise UserError(f"config key '{section}.{name}' is {value!r}, which is not Unicode text; change it")
+            if redacted(text) != text:
+                raise UserError(
+                    f"config key '{section}.{name}' holds what looks like an access token; settings are written into "
+                    "run folders, which are published: give tokens as environment variables, such as HF_TOKEN"
+                )
