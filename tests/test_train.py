@@ -413,3 +413,13 @@ def test_a_step_does_not_wait_for_the_card(out):
         steps.train_step(state, texts, settings, device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_study_evaluates_again_when_other_pairs_or_text_are_asked_for(finished, out):
+    """Runs scored with other settings must not stand beside one another in a table."""
+    few = config(evaluate__per_paradigm=2, evaluate__text_words=8)
+    assert not study._is_done(finished, few, out, "evaluate") and study._is_done(finished, few, out, "train")
+    study.evaluate_all(finished, few, out)
+    assert study._is_done(finished, few, out, "evaluate")
+    for changed in (few.updated({"evaluate.per_paradigm": 3}), few.updated({"evaluate.text_words": 9})):
+        assert not study._is_done(finished, changed, out, "evaluate")

@@ -25,8 +25,8 @@ from .config import Arm, Config, load_preset
 from .data.prepare import prepare
 from .device import side_by_side
 from .errors import UserError
-from .evaluate.language_modelling import evaluate_run_text, prepared_of
-from .evaluate.pairs import evaluate_run
+from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
+from .evaluate.pairs import evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED
@@ -182,7 +182,7 @@ def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[
     for protocol in PROTOCOLS:
         chosen = config.updated({"evaluate.protocol": protocol})
         calls += [(folder, suite, pairs_folder(chosen, suite, out), chosen) for folder in folders]
-    done = all(paths.evaluation(folder, suite, one.evaluate.protocol).is_file() for folder, _, _, one in calls)
+    done = all(_is_evaluated(folder, suite, one, out) for folder, _, _, one in calls)
     list(side_by_side(_evaluate_alone, calls, 0 if done else config.study.workers))
     return folders
 
@@ -213,7 +213,7 @@ def run(
     prepared = prepare(config.data, out)
     runs = plan(config, part)
     folders = [run_folder(one, out, prepared if one.data == config.data else None) for one in runs]
-    if all(_is_done(folder, config, stage) for folder in folders):
+    if all(_is_done(folder, one, out, stage) for folder, one in zip(folders, runs, strict=True)):
         return folders
     count = min(config.study.workers, len(runs))
     arguments = [argument for override in overrides for argument in ("--set", override)]
@@ -259,12 +259,20 @@ def run(
     return folders
 
 
-def _is_done(folder: Path, config: Config, stage: str) -> bool:
-    evaluated = all(
-        paths.evaluation(folder, suite, config.evaluate.protocol).is_file() for suite in config.evaluate.suites
+def _is_done(folder: Path, config: Config, out: Path, stage: str) -> bool:
+    """Whether a stage of a run is done, with the settings of `config`: others may have been asked for before."""
+    if not (folder / "done.json").is_file():
+        return False
+    if stage == "train":
+        return True
+    words = config.evaluate.text_words
+    return all(_is_evaluated(folder, suite, config, out) for suite in config.evaluate.suites) and (
+        words is None or known_text(folder, prepared_of(folder), words) is not None
     )
-    measured = config.evaluate.text_words is None or paths.language_modelling(folder).is_file()
-    return (folder / "done.json").is_file() and (stage == "train" or (evaluated and measured))
+
+
+def _is_evaluated(folder: Path, suite: str, config: Config, out: Path) -> bool:
+    return known_evaluation(folder, suite, pairs_folder(config, suite, out), config.evaluate) is not None
 
 
 def _follow(process: subprocess.Popen[str], tails: list[str], index: int, progress: Callable[[str], None]) -> None:

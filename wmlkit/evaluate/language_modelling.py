@@ -116,14 +116,10 @@ def evaluate_run_text(
     For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
     settings on the same corpus is not measured again unless `force` is set.
     """
+    known = None if force else known_text(run_folder, prepared_folder, words_per_domain)
+    if known is not None:
+        return known
     weights, objective = run_facts(run_folder)
-    data_hash = open_prepared(prepared_folder).hash
-    path = paths.language_modelling(run_folder)
-    known = None if force else known_result(path, ("data_hash", "settings", "members"))
-    if known is not None and known["data_hash"] == data_hash:
-        expected = {"words_per_domain": words_per_domain, "ensemble_weights": weights}
-        if expected.items() <= known["settings"].items():
-            return known
     models, tokenizer = load_peers(run_folder)
     texts = prepared_texts(prepared_folder)
     document = evaluate_text(
@@ -135,12 +131,21 @@ def evaluate_run_text(
         member_weights=weights,
         device=device,
     )
-    document["data_hash"] = data_hash
+    document["data_hash"] = open_prepared(prepared_folder).hash
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
         drawn = {domain: draw_units(documents, words_per_domain, 0) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
-    paths.write_json(path, document)
+    paths.write_json(paths.language_modelling(run_folder), document)
     return document
+
+
+def known_text(run_folder: Path, prepared_folder: Path, words_per_domain: int | None) -> dict[str, Any] | None:
+    """The document of `evaluate_run_text` where the run has it, with these settings on this corpus; else None."""
+    known = known_result(paths.language_modelling(run_folder), ("data_hash", "settings", "members"))
+    if known is None or known["data_hash"] != open_prepared(prepared_folder).hash:
+        return None
+    expected = {"words_per_domain": words_per_domain, "ensemble_weights": run_facts(run_folder)[0]}
+    return known if expected.items() <= known["settings"].items() else None
 
 
 def nursery_floor(

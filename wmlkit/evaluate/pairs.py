@@ -153,26 +153,10 @@ def evaluate_run(
     A run that has this evaluation already, with the same settings and the same pairs, is not scored again unless
     `force` is set. Raises UserError for a run that is not finished.
     """
-    rules = get_protocol(config.protocol)
-    rule = tie_rule(rules, config.ties)
-    weights, objective = run_facts(run_folder)
-    expected = _settings(
-        rules,
-        rule,
-        objective,
-        within_word=False,
-        temperature=temperature,
-        ensemble_weights=weights,
-        per_paradigm=config.per_paradigm,
-        seed=seed,
-    )
-    path = paths.evaluation(run_folder, suite, config.protocol)
-    known = None if force else known_result(path, ("settings", "data_hash", "members", "perfect_scorer"))
+    known = None if force else known_evaluation(run_folder, suite, pairs_folder, config, temperature, seed)
     if known is not None:
-        # dtype is a fact about the stored weights, known only once they are loaded
-        settings = {key: value for key, value in known["settings"].items() if key != "dtype"}
-        if settings == expected and known["data_hash"] == suite_hash(pairs_folder):
-            return known
+        return known
+    weights, objective = run_facts(run_folder)
     models, tokenizer = load_peers(run_folder)
     document, items = evaluate_pairs(
         models,
@@ -191,6 +175,35 @@ def evaluate_run(
     )
     write_evaluation(run_folder, document, items)
     return document
+
+
+def known_evaluation(
+    run_folder: Path,
+    suite: str,
+    pairs_folder: str | Path,
+    config: EvaluateConfig,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """The document of `evaluate_run` where the run has it already, with these settings on these pairs; else None."""
+    rules = get_protocol(config.protocol)
+    weights, objective = run_facts(run_folder)
+    expected = _settings(
+        rules,
+        tie_rule(rules, config.ties),
+        objective,
+        within_word=False,
+        temperature=temperature,
+        ensemble_weights=weights,
+        per_paradigm=config.per_paradigm,
+        seed=seed,
+    )
+    path = paths.evaluation(run_folder, suite, config.protocol)
+    known = known_result(path, ("settings", "data_hash", "members", "perfect_scorer"))
+    if known is None or known["data_hash"] != suite_hash(pairs_folder):
+        return None
+    # dtype is a fact about the stored weights, known only once they are loaded
+    return known if {k: v for k, v in known["settings"].items() if k != "dtype"} == expected else None
 
 
 def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
