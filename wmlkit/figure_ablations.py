@@ -21,7 +21,7 @@ def plot_ablations(table: pd.DataFrame, suite: str, member: str = "mean_peer", a
     if rows.empty:
         raise UserError(f"the ablations have no {member} on {suite}; expected a suite and member of T8; choose others")
     rows = rows[rows["protocol"].fillna("") == rows["protocol"].fillna("").iloc[0]].iloc[::-1].reset_index(drop=True)
-    ax = new_axes(ax, COLUMN, 0.9 + 0.19 * len(rows))
+    ax = new_axes(ax, COLUMN, 1.05 + 0.19 * len(rows))
     ax.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     colour = ARM_COLOURS["wml"]
     for place, row in rows.iterrows():
@@ -36,5 +36,5 @@ def plot_ablations(table: pd.DataFrame, suite: str, member: str = "mean_peer", a
     ax.grid(axis="y", visible=False)
     what = "dev loss (nats per scored token)" if suite == "dev_ce" else "accuracy (points)"
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.set_xlabel(f"{what}, minus the base's")
+    ax.set_xlabel(f"{what},\nminus the base's")
     return finish(ax)
