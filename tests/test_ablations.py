@@ -119,7 +119,7 @@ def test_figure(folder, config):
     table = ablation_table(folder, config)
     ax = plot_ablations(table, "nursery")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["alpha = 0.9", "arm = independent"]
-    assert ax.get_xlabel() == "accuracy (points), minus the base's"
+    assert ax.get_xlabel() == "accuracy (points),\nminus the base's"
     diamonds = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "D"]
     shown = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")["difference"]
     assert diamonds == pytest.approx([shown["alpha = 0.9"], shown["arm = independent"]])
