@@ -23,21 +23,24 @@ def test_every_fault_can_be_planted(mutant):
 
 
 def test_the_page_has_the_faults_of_the_list_and_nine_in_ten_are_found():
-    table = mutants.PAGE.read_text(encoding="utf-8").partition(mutants.BEGIN)[2].partition(mutants.END)[0]
-    rows = [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")][1:]
-    assert [(name.removeprefix("| "), file) for name, file, *_ in rows] == [(m.name, m.file) for m in MUTANTS]
-    assert len({m.name for m in MUTANTS}) == len(MUTANTS) >= 25
-    found = [by.removesuffix(" |") for *_, by in rows if by.startswith("`")]
+    lines = mutants.written_lines()
+    assert list(lines) == [mutant.name for mutant in MUTANTS] and len(lines) >= 25
+    assert len(MUTANTS) == len({mutant.name for mutant in MUTANTS})
+    found = []
+    for mutant in MUTANTS:
+        start = mutants.line(mutants.Outcome(mutant, "", 0.0)).removesuffix("none |")
+        assert lines[mutant.name].startswith(start), f"run `python -m tests.mutants --write {mutant.name}`"
+        found += re.findall(r"`(\w+\.py)::(\w+)` \|$", lines[mutant.name])
     assert len(found) >= mutants.REQUIRED * len(MUTANTS)
-    for by in found:
-        file, _, name = by.strip("`").partition("::")
-        assert re.search(rf"^def {name}\(", (mutants.ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    for file, name in found:  # and the tests that found them are still there
+        assert f"\ndef {name}(" in (mutants.ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def project(tmp_path):
     """A package of one function, with a test that looks at it and one that looks away."""
     files = {
+        "wmlkit/__init__.py": "",
         "wmlkit/sums.py": "def add(a, b):\n    return a + b\n",
         "tests/test_sums.py": "from wmlkit.sums import add\n\n\ndef test_add():\n    assert add(2, 1) == 3\n",
         "tests/test_other.py": "def test_other():\n    assert True\n\n\ndef test_broken():\n    assert False\n",
@@ -50,18 +53,23 @@ def project(tmp_path):
 
 
 def test_a_fault_is_found_by_the_test_that_fails_with_it_only(project, capsys):
-    unseen = replace(EXAMPLE, name="unseen", tests="tests/test_other.py -k test_other")
-    one, other = mutants.try_all([EXAMPLE, unseen], project)
+    unseen = replace(EXAMPLE, name="unseen", tests="tests/test_other.py -k 'not broken'")
+    one, other = mutants.try_all([EXAMPLE, unseen], project, modules=())
     assert (one.killed_by, other.killed_by) == ("tests/test_sums.py::test_add", "")
     assert "SURVIVED" in capsys.readouterr().out and "a + b" in (project / "wmlkit" / "sums.py").read_text()
-    lines = mutants.table([one, other]).splitlines()
-    assert lines[0] == "1 of 2 faults are found."
-    assert lines[-2:] == [
-        "| sign | sums.py | a minus | `test_sums.py::test_add` |",
-        "| unseen | sums.py | a minus | none |",
-    ]
+    page = project / "page.md"
+    page.write_text(f"before\n{mutants.BEGIN}\n{mutants.END}\nafter\n")
+    mutants.write([one, other], [EXAMPLE, unseen], page)
+    assert page.read_text().splitlines() == [
+        "before", mutants.BEGIN, "", "1 of 2 faults are found.", "", "| name | file | fault | found by |",
+        "|---|---|---|---|", "| sign | sums.py | a minus | `test_sums.py::test_add` |",
+        "| unseen | sums.py | a minus | none |", mutants.END, "after",
+    ]  # fmt: skip
+    assert list(mutants.written_lines(page)) == ["sign", "unseen"]
+    mutants.write([replace(other, killed_by="tests/test_sums.py::test_add[1]")], [unseen, EXAMPLE], page)
+    assert "2 of 2 faults" in page.read_text() and list(mutants.written_lines(page)) == ["unseen", "sign"]
     with pytest.raises(RuntimeError, match="test_broken fails without a fault too"):
-        mutants.try_all([replace(EXAMPLE, tests="tests/test_other.py")], project)
+        mutants.try_all([replace(EXAMPLE, tests="tests/test_other.py")], project, ())
 
 
 def test_what_cannot_be_planted_or_tested_is_no_result(project):
@@ -70,4 +78,4 @@ def test_what_cannot_be_planted_or_tested_is_no_result(project):
     with pytest.raises(ValueError, match="2 times"):
         mutants.mutated("a + b, a + b", EXAMPLE)
     with pytest.raises(RuntimeError, match="ended with 5"):  # no test chosen
-        mutants.try_all([replace(EXAMPLE, tests="tests/test_sums.py -k nothing")], project)
+        mutants.try_all([replace(EXAMPLE, tests="tests/test_sums.py -k nothing")], project, ())
