@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fake_runs import PARADIGMS, write_evaluation, write_run, write_study
 
 from wmlkit import paths, results
 from wmlkit.errors import UserError
-from wmlkit.runs import read_runs, unfinished_runs
+from wmlkit.runs import FORMAT, read_runs, unfinished_runs
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
 
@@ -213,6 +214,27 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, message: s
     with pytest.raises(UserError, match=message) as caught:
         results.scores_table(tmp_path)
     assert str(path) in str(caught.value)
+
+
+def with_format(folder: Path, found: object) -> Path:
+    path = next(folder.glob("wml-p2-s0-*")) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": found}))
+    return path
+
+
+def test_run_folders_of_older_formats_are_read_and_newer_ones_refused(tmp_path: Path) -> None:
+    write_study(tmp_path, (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
+    table = results.scores_table(tmp_path)  # without a number, as the first version wrote it
+    for known in (1, FORMAT):
+        with_format(tmp_path, known)
+        pd.testing.assert_frame_equal(results.scores_table(tmp_path), table)
+    for unknown in (FORMAT + 1, 0, "new"):
+        path = with_format(tmp_path, unknown)
+        message = (
+            f"{re.escape(str(path))} has format {unknown!r}, expected one up to {FORMAT}: another version of wmlkit"
+        )
+        with pytest.raises(UserError, match=message):
+            results.scores_table(tmp_path)
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:

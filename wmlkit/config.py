@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from . import paths
 from .errors import UserError, first_line
@@ -31,7 +30,7 @@ class Section(BaseModel):
         switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
         values = value if isinstance(value, (list, tuple)) else [value]
         if not switch and any(isinstance(one, bool) for one in values):
-            raise PydanticCustomError("no_switch", "expected a number or text, not true or false")
+            raise ValueError("expected a number or text, not true or false")
         return value
 
 
@@ -335,7 +334,8 @@ def _validated(document: Mapping[str, Any]) -> Config:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "value_error":  # raised by a validator of ours: the message is whole
             raise UserError(str(first["ctx"]["error"])) from None
-        message = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
         value = redacted(repr(first["input"]))
         value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
         raise UserError(f"config key {key!r} is {value}: {message}; change it") from None

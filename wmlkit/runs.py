@@ -149,11 +149,11 @@ def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
     return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
 
 
-def run_document(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a run folder, finished or not. Raises UserError where a newer wmlkit wrote it; older formats
-    are read as they are."""
+def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:
+    """``config.json`` of a run folder, finished or not, with the `required` keys. Raises UserError where a newer wmlkit
+    wrote it; older formats are read as they are."""
     path = folder / "config.json"
-    document = read_object(path, ("config", "data", "hash", "students"))
+    document = read_object(path, required)
     found = document.get("format", 1)
     if not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise UserError(

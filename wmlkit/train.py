@@ -121,7 +121,7 @@ def run(
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)
     if (folder / "config.json").is_file() and not force:
-        run_document(folder)
+        run_document(folder, ())
         if (folder / "done.json").is_file():
             return folder
     check_tracker(config)

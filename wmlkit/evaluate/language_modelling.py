@@ -174,7 +174,7 @@ def nursery_floor(
 
 def prepared_of(run_folder: Path) -> Path:
     """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
-    data = run_document(run_folder)["data"]
+    data = run_document(run_folder, ("data",))["data"]
     name = data.get("folder") if isinstance(data, dict) else None
     if not isinstance(name, str) or Path(name).name != name:
         raise other_format(run_folder / "config.json", "name of a prepared corpus below 'data', 'folder'")

@@ -216,7 +216,7 @@ def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
     weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
     if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
         raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
-    model = run_document(run_folder)["config"]
+    model = run_document(run_folder, ("config",))["config"]
     model = model.get("model") if isinstance(model, dict) else None
     objective = model.get("objective") if isinstance(model, dict) else None
     if objective not in ("mlm", "clm"):
