@@ -93,7 +93,7 @@ class _Lines:
 def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, failed: Path, lines: _Lines) -> None:
     """Run papermill; its errors become sentences."""
     import papermill  # these take a second to import, and most uses of this module do without
-    from jupyter_core.utils import run_sync
+    from jupyter_client.utils import run_sync
     from nbclient.exceptions import DeadKernelError
 
     manager = _kernel_manager()
