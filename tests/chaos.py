@@ -36,7 +36,10 @@ from typing import Any
 PACE = 0.002  # seconds between two blocks of 4 KiB, so that a download lasts long enough to be cut anywhere
 HIDDEN_LOCK = re.compile(r"(^|/)\.[^/]*\.lock$")  # an empty file that tells a second fetch to wait; it may stay
 # What two equal runs differ in: seconds, tokens a second and memory, and how long metrics.jsonl is with them
-VARYING = re.compile(rb'"(?:\w*seconds|tokens_per_second|peak_memory|metrics_bytes)": [-+.\de]+,?\s*')
+# (and so the checksum of a checkpoint's state, which holds them)
+VARYING = re.compile(
+    rb'"(?:\w*seconds|tokens_per_second|peak_memory|metrics_bytes)": [-+.\de]+,?\s*|"state.json": "[0-9a-f]{64}",?\s*'
+)
 
 # Each line of input is an output folder: a child works on it. Modules are imported once, so every moment is work.
 PROGRAM = """
