@@ -332,7 +332,8 @@ def _validated(document: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "value_error":  # raised by a validator of ours: the message is whole
+        # Raised by a validator of a whole section, or of all: the message is whole.
+        if first["type"] == "value_error" and len(first["loc"]) < 2:
             raise UserError(str(first["ctx"]["error"])) from None
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]

@@ -141,8 +141,9 @@ def evaluate_run_text(
 
 def known_text(run_folder: Path, prepared_folder: Path, words_per_domain: int | None) -> dict[str, Any] | None:
     """The document of `evaluate_run_text` where the run has it, with these settings on this corpus; else None."""
+    data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
     known = known_result(paths.language_modelling(run_folder), ("data_hash", "settings", "members"))
-    if known is None or known["data_hash"] != open_prepared(prepared_folder).hash:
+    if known is None or known["data_hash"] != data_hash:
         return None
     expected = {"words_per_domain": words_per_domain, "ensemble_weights": run_facts(run_folder)[0]}
     return known if expected.items() <= known["settings"].items() else None
