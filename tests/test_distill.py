@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import threading
 
 import pandas as pd
 import pytest
 import torch
+from compare import rows, weights
 from small import make_batch, make_peers
 from test_losses import CE_1, CE_2, KL_12, hand_case, random_case
 from tokenizers import Tokenizer
@@ -34,7 +34,6 @@ TINY = {
     "data.words": 4000, "data.dev_words": 1500, "train.steps": 6, "train.eval_every": 3, "train.checkpoint_every": 2,
     "train.eval_rows": 16, "mutual.arm": "distill", "evaluate.per_paradigm": 2,
 }  # fmt: skip
-WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +65,6 @@ def given(distilled, tmp_path_factory):
 
 def teacher_runs(out):
     return sorted(path for path in (out / "smoke").glob("teacher-*") if path.is_dir())
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
-
-
-def weights(folder):
-    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("peers/*/model.safetensors"))}
 
 
 # The loss

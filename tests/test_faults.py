@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from compare import rows, weights
 
 from wmlkit import bilevel, checkpoint, faults, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
 
-WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
 NAN, INF = float("nan"), float("inf")
 SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 2, "train.keep_checkpoints": 9, "evaluate.curve": []}
 
 
 def config(**changes):
     return load_preset("smoke", SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
-
-
-def weights(folder):
-    return [paths.peer(folder, i).joinpath("model.safetensors").read_bytes() for i in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +39,12 @@ def break_gradient(monkeypatch, at, value=NAN):
         return found
 
     monkeypatch.setattr(steps, "_gradients", broken)
+
+
+def unseen(state, loss, norms, hypergradient, settings, device):
+    """What a step does on a card: it notes what is wrong and goes on."""
+    state.faults = faults.note(state.faults, (loss.ce, loss.kl, norms), state.step + 1)
+    return False
 
 
 def test_first_fault_by_hand():
@@ -85,16 +83,20 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step(value, undisturbed, mon
 def test_where_nothing_waits_for_the_device_the_step_is_still_named(monkeypatch, tmp_path):
     """As on a card: a fault at step 3 is found at the log of step 4, before the checkpoint there."""
     break_gradient(monkeypatch, {3})
-    sound = steps._is_skipped
-
-    def unseen(state, loss, norms, hypergradient, settings, device):
-        state.faults = faults.note(state.faults, (loss.ce, loss.kl, norms), state.step + 1)
-        return False
-
-    monkeypatch.setattr(steps, "_is_skipped", unseen)
-    assert sound is not unseen
+    monkeypatch.setattr(steps, "_leaves_out", unseen)
     with pytest.raises(UserError, match="step 3: the gradient of peer 2"):
         train.run(config(train__log_every=4, train__checkpoint_every=4), tmp_path)
+    assert not list(tmp_path.glob("smoke/*/checkpoints/*"))
+
+
+def test_a_run_that_is_stopped_saves_no_fault(monkeypatch, tmp_path):
+    """As on a card, where nobody has looked yet: the checkpoint of a signal would keep the numbers."""
+    break_gradient(monkeypatch, {3})
+    monkeypatch.setattr(steps, "_leaves_out", unseen)
+    monkeypatch.setattr(train, "stop_signals", lambda: nullcontext(lambda: signal.SIGTERM if ticks.pop() else 0))
+    ticks = [0, 1, 0, 0]  # from the last on: asked to stop after step 3
+    with pytest.raises(UserError, match="step 3: the gradient of peer 2"):
+        train.run(config(train__log_every=12, train__eval_every=12, train__checkpoint_every=12), tmp_path)
     assert not list(tmp_path.glob("smoke/*/checkpoints/*"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -13,22 +12,12 @@ import time
 
 import psutil
 import pytest
+from compare import rows, weights
 
-from wmlkit import guard, paths, train
+from wmlkit import guard, train
 from wmlkit.config import load_preset
 from wmlkit.errors import Stopped, UserError, disk_is_full
 from wmlkit.guard import exclusive, stop_signals
-
-VARYING = ("seconds", "tokens_per_second", "peak_memory")
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in VARYING} for line in lines]
-
-
-def weights(folder):
-    return [paths.peer(folder, i).joinpath("model.safetensors").read_bytes() for i in (1, 2)]
 
 
 @pytest.fixture(scope="module")

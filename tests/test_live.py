@@ -6,12 +6,12 @@ import os
 import time
 
 import pytest
+from compare import rows
 from fake_runs import write_study
 from jupyter_client.manager import start_new_kernel
 
 from wmlkit import live, train
 from wmlkit.config import Config, load_preset
-from wmlkit.runs import metric_lines
 
 SETTINGS = {
     "data.words": 4000,
@@ -20,17 +20,12 @@ SETTINGS = {
     "train.eval_every": 30,
     "train.checkpoint_every": 10,
 }
-WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
 CELL = """
 from wmlkit import live, train
 from wmlkit.config import load_preset
 config = load_preset("smoke", {settings})
 print(train.run(config, {out!r}, progress=live.view(config, {out!r})))
 """
-
-
-def rows(folder):
-    return [{k: v for k, v in row.items() if k not in WALL_CLOCK} for row in metric_lines(folder)]
 
 
 class Kernel:

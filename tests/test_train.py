@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from compare import rows, weights
 from small import make_batch, make_peers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -29,7 +29,6 @@ TINY = {
     "train.eval_every": 4,
     "train.checkpoint_every": 3,
 }
-WALL_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +38,6 @@ def out(tmp_path_factory):
 
 def config(**changes):
     return load_preset("smoke", TINY | {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
-
-
-def weights(folder):
-    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("peers/*/model.safetensors"))}
 
 
 @pytest.fixture(scope="module")

@@ -291,8 +291,9 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
 def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:
     """One inner step of every peer and, for `wml` every `outer.every` steps, one outer step before it.
 
-    A batch that does not fit into memory is taken in more and more parts, which gives the same step to rounding. Where
-    `train.skip_not_finite` allows it, a step with a number that is not finite leaves everything as it is.
+    A batch that does not fit into memory is taken in more and more parts, which gives the same step to rounding
+    (without dropout, which draws other numbers for parts). Where `train.skip_not_finite` allows it, a step with a
+    number that is not finite leaves everything as it is.
     """
     train, step = config.train, state.step
     ratio = mask_ratio(train, step)
@@ -309,7 +310,7 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
                 raise
         _more_parts(state, len(batch.input_ids), device)  # outside of the handler: the error holds the step's tensors
     norms = gradient_norms(state)
-    if not _is_skipped(state, loss, norms, hypergradient, config, device):
+    if not _leaves_out(state, loss, norms, hypergradient, config, device):
         if hypergradient is not None:
             outer_step(state, hypergradient, config)
         clip_and_update(state, config, norms)
@@ -321,7 +322,7 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     return loss, lr
 
 
-def _is_skipped(
+def _leaves_out(
     state: State,
     loss: losses.MutualLoss,
     norms: Tensor,
@@ -329,7 +330,7 @@ def _is_skipped(
     config: Config,
     device: Device,
 ) -> bool:
-    """Whether a number of the step is not finite and may be passed over. Raises UserError where it may not.
+    """Whether this step is left out, and counted, because a number is not finite. Raises UserError where it may not be.
 
     On a CPU a fault is found at its step. Elsewhere looking would make the step wait for the device, so `train` looks
     where it logs and before it saves, and the fault is named with the step where it was; to skip, one has to look.

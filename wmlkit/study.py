@@ -30,6 +30,7 @@ from .evaluate.pairs import evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED
+from .runs import run_document
 from .train import run as train_run
 from .train import run_folder
 
@@ -182,8 +183,8 @@ def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[
     for protocol in PROTOCOLS:
         chosen = config.updated({"evaluate.protocol": protocol})
         calls += [(folder, suite, pairs_folder(chosen, suite, out), chosen) for folder in folders]
-    done = all(_is_evaluated(folder, suite, one, out) for folder, _, _, one in calls)
-    list(side_by_side(_evaluate_alone, calls, 0 if done else config.study.workers))
+    if not all(_is_evaluated(folder, suite, one, out) for folder, _, _, one in calls):
+        list(side_by_side(_evaluate_alone, calls, config.study.workers))
     return folders
 
 
@@ -267,7 +268,7 @@ def _is_done(folder: Path, config: Config, out: Path, stage: str) -> bool:
         return True
     words = config.evaluate.text_words
     return all(_is_evaluated(folder, suite, config, out) for suite in config.evaluate.suites) and (
-        words is None or known_text(folder, prepared_of(folder), words) is not None
+        words is None or known_text(folder, run_document(folder)["data"]["hash"], words) is not None
     )
 
 

@@ -225,10 +225,8 @@ def _train(
             state.seconds = before[0] + time.perf_counter() - began
             last = state.step == train.steps
             measured = state.step % train.eval_every == 0 or last
-            saved_now = state.step % train.checkpoint_every == 0 or last
-            if state.faults is not None and (saved_now or measured or state.step % train.log_every == 0):
-                faults.raise_first(state.faults)
             if state.step % train.log_every == 0 or measured:
+                _check_numbers(state)
                 row = metrics_row(state, loss, lr, config, device)
                 row["tokens_per_second"] = (state.tokens - before[1]) / (state.seconds - before[0])
                 if measured:
@@ -244,15 +242,17 @@ def _train(
             stopped = stop_asked() if device.processes == 1 else 0
             if device.processes > 1 and state.step % train.log_every == 0:
                 stopped = device.largest(stop_asked())
-            if device.is_main and (saved_now or stopped):
-                checkpoint.save(
-                    folder / "checkpoints",
-                    state.step,
-                    state.models,
-                    state.optimizers,
-                    state.record(metrics.tell()),
-                    train.keep_checkpoints,
-                )
+            if state.step % train.checkpoint_every == 0 or last or stopped:
+                _check_numbers(state)
+                if device.is_main:
+                    checkpoint.save(
+                        folder / "checkpoints",
+                        state.step,
+                        state.models,
+                        state.optimizers,
+                        state.record(metrics.tell()),
+                        train.keep_checkpoints,
+                    )
             if stopped and not last:
                 device.wait()
                 raise Stopped(
@@ -260,6 +260,12 @@ def _train(
                     "a checkpoint; run the same command again to go on",
                     stopped,
                 )
+
+
+def _check_numbers(state: State) -> None:
+    """Raises UserError for a fault that no step has looked at; the device is waited for here, where it is anyway."""
+    if state.faults is not None:
+        faults.raise_first(state.faults)
 
 
 def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config, device: Device) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def evaluate_run_text(
     For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
     settings on the same corpus is not measured again unless `force` is set.
     """
-    known = None if force else known_text(run_folder, prepared_folder, words_per_domain)
+    data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
+    known = None if force else known_text(run_folder, data_hash, words_per_domain)
     if known is not None:
         return known
     weights, objective = run_facts(run_folder)
@@ -131,7 +132,7 @@ def evaluate_run_text(
         member_weights=weights,
         device=device,
     )
-    document["data_hash"] = open_prepared(prepared_folder).hash
+    document["data_hash"] = data_hash
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
         drawn = {domain: draw_units(documents, words_per_domain, 0) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
@@ -139,9 +140,8 @@ def evaluate_run_text(
     return document
 
 
-def known_text(run_folder: Path, prepared_folder: Path, words_per_domain: int | None) -> dict[str, Any] | None:
-    """The document of `evaluate_run_text` where the run has it, with these settings on this corpus; else None."""
-    data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
+def known_text(run_folder: Path, data_hash: str, words_per_domain: int | None) -> dict[str, Any] | None:
+    """The document of `evaluate_run_text` where the run has it, with these settings on the corpus of that hash."""
     known = known_result(paths.language_modelling(run_folder), ("data_hash", "settings", "members"))
     if known is None or known["data_hash"] != data_hash:
         return None
