@@ -181,6 +181,27 @@ def test_a_batch_that_does_not_fit_is_split(limit, undisturbed, monkeypatch, tmp
         assert first_split[name] == pytest.approx(first[name], rel=1e-5, abs=5e-6), name
 
 
+def test_memory_that_runs_out_in_the_outer_step_counts_no_gradient_twice(monkeypatch, tmp_path):
+    """There the gradients of the inner step are made already; the batch is taken again in two parts."""
+    sound = steps.outer_gradient
+
+    def small_memory(state, *arguments):
+        if state.parts == 1:
+            raise torch.OutOfMemoryError
+        return sound(state, *arguments)
+
+    monkeypatch.setattr(steps, "outer_gradient", small_memory)
+    norms = []
+    real = steps.gradient_norms
+    monkeypatch.setattr(steps, "gradient_norms", lambda state: norms.append(real(state)) or norms[-1])
+    split = rows(train.run(config(train__steps=1), tmp_path))[0]
+    monkeypatch.setattr(steps, "outer_gradient", sound)
+    whole = rows(train.run(config(train__steps=1), tmp_path / "whole"))[0]
+    assert split.pop("parts") == 2
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-4, atol=0)
+    assert split["hypergradient"] == pytest.approx(whole["hypergradient"], rel=1e-4)
+
+
 def test_a_split_outlives_a_stop(monkeypatch, tmp_path):
     """A resumed run does not run out of memory again to find out."""
     sound, tries = AtPositions.features, []
