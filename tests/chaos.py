@@ -12,6 +12,7 @@ are the same, clocks and memory apart.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import io
 import json
@@ -40,6 +41,14 @@ HIDDEN_LOCK = re.compile(r"(^|/)\.[^/]*\.lock$")  # an empty file that tells a s
 VARYING = re.compile(
     rb'"(?:\w*seconds|tokens_per_second|peak_memory|metrics_bytes)": [-+.\de]+,?\s*|"state.json": "[0-9a-f]{64}",?\s*'
 )
+# In some files of the main job also: the command, with the output folder; minutes; checksums of tables with clocks
+ALSO_VARYING = {
+    "environment.json": re.compile(rb'"command": "(?:[^"\\]|\\.)*"'),
+    "summary.json": re.compile(rb'"(?:train|evaluate|total)": [-+.\de]+'),
+    "02_student_search.done.json": re.compile(rb'"tables/T3.csv": "[0-9a-f]{64}"'),
+    "05_results.done.json": re.compile(rb'"tables/T7.csv": "[0-9a-f]{64}"'),
+}
+CLOCK = re.compile(r"search_ms|seconds|tokens_per_second|peak_memory|note")  # columns of T3 and T7
 
 # Each line of input is an output folder: a child works on it. Modules are imported once, so every moment is work.
 PROGRAM = """
@@ -165,16 +174,50 @@ def _kill(child: int) -> None:
 
 
 def content(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of every file below `folder` but the locks, by path; clocks and memory left out."""
+    """Size and SHA-256 of every file below `folder` but the locks, by path, of what `comparable` leaves."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not HIDDEN_LOCK.search(name):
-            data = path.read_bytes()
-            if path.suffix in (".json", ".jsonl"):
-                data = VARYING.sub(b"", data)
+            data = comparable(name, path.read_bytes())
             found[name] = (len(data), hashlib.sha256(data).hexdigest())
     return found
+
+
+def comparable(name: str, data: bytes) -> bytes:
+    """What two equal works have in common of the file `name`: all but clocks, memory and the output folder's name.
+
+    Of an executed notebook its code and its pictures: the numbers it shows are those of its tables. Of report.html all
+    but digits, commands and the downloads, which are the tables.
+    """
+    suffix, also = Path(name).suffix, ALSO_VARYING.get(Path(name).name)
+    if suffix in (".json", ".jsonl"):
+        data = VARYING.sub(b"", data)
+        return also.sub(b"", data) if also else data
+    if name.endswith(("tables/T3.csv", "tables/T7.csv")):
+        rows = csv.DictReader(io.StringIO(data.decode()))
+        return json.dumps([{k: v for k, v in row.items() if not CLOCK.search(k)} for row in rows]).encode()
+    if suffix == ".ipynb":
+        return json.dumps([_shown(cell) for cell in json.loads(data)["cells"]]).encode()
+    if suffix == ".html":
+        text = re.sub(r'<td class="long">.*?</td>|data:text/csv;base64,[^"]*', "", data.decode())
+        return re.sub(r"-?\d[\d.,]*(?:e[-+]?\d+)?", "", text).encode()
+    return data
+
+
+def _shown(cell: dict[str, Any]) -> Any:
+    if cell["cell_type"] != "code":
+        return cell["source"]
+    if "injected-parameters" in cell["metadata"].get("tags", []):
+        return None  # they name the output folder
+    outputs = cell["outputs"]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return (
+        cell["source"],
+        cell["execution_count"],
+        pictures,
+        [o["ename"] for o in outputs if o["output_type"] == "error"],
+    )
 
 
 def differing(killed: Path, whole: Path) -> list[str]:

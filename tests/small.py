@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from wmlkit.config import ModelConfig
 from wmlkit.data.batches import Batch, Rows
 from wmlkit.forward import AtPositions
-from wmlkit.models import Student, build_model
+from wmlkit.models import build_model
+from wmlkit.shapes import Student
 
 WORDS = [
     "the",

@@ -15,7 +15,7 @@ from wmlkit.bench_step import RELEASED, Setting, find_setting, make_work, releas
 from wmlkit.cli import app
 from wmlkit.errors import UserError
 from wmlkit.losses import mutual_loss_reference
-from wmlkit.models import Student
+from wmlkit.shapes import Student
 
 TOY = Setting(50, 2, 8, (Student(1, 2, 8, 16), Student(2, 2, 16, 32)))
 CPU = torch.device("cpu")

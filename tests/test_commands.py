@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import shlex
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from small import make_tokenizer
 from typer.testing import CliRunner
 
 from wmlkit import cli, environment, ngrams, paths, session
+from wmlkit.config import load_preset
 from wmlkit.data.fetch import RELEASES
 from wmlkit.errors import Stopped, UserError
 from wmlkit.evaluate.suites import Pair
@@ -166,6 +168,24 @@ def test_the_noted_command_has_no_paths_of_the_machine_before_it(monkeypatch):
     assert environment.command() == "wmlkit train --set 'a=[1, 2]'"
     monkeypatch.setattr(sys, "argv", ["/home/somebody/wmlkit/__main__.py", "doctor"])
     assert environment.command() == "wmlkit doctor"
+
+
+def test_a_run_of_a_kernel_is_noted_with_the_command_that_trains_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/venv/ipykernel_launcher.py", "-f", "/tmp/x.json"])
+    assert environment.command() == "a cell of a notebook"
+    changed = {
+        "mutual.arm": "dml",
+        "data.words": None,
+        "train.lr": 1e-5,
+        "search.num_layers": [2, 4],
+        "data.corpus": "a b",
+    }
+    config = load_preset("nursery", changed | {"data.packing": "documents", "study.seeds": [7]})
+    words = shlex.split(environment.command(config))
+    assert words[:4] == ["wmlkit", "train", "--preset", "nursery"] and set(words[4::2]) == {"--set"}
+    same = load_preset("nursery", words[5::2])
+    assert same == config.updated({"study.seeds": load_preset("nursery").study.seeds}) and len(words) == 4 + 2 * 6
+    assert environment.command(load_preset("smoke")) == "wmlkit train --preset smoke"
 
 
 def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_path, capsys):

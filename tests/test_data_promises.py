@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -153,3 +154,47 @@ def test_decoding_gives_every_real_dev_line_back(tmp_path: Path) -> None:
 def test_three_kills_at_random_moments(tmp_path: Path, what: str) -> None:
     kills, same = chaos.run(what, 3, tmp_path, words=6000, seed=1)
     assert same and len(kills) == 3
+
+
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "code", "source": "out = 'a'", "metadata": {"tags": ["injected-parameters"]}, "outputs": []},
+        {
+            "cell_type": "code",
+            "source": "plot()",
+            "execution_count": 2,
+            "metadata": {"papermill": {"duration": 1.5}},
+            "outputs": [
+                {"output_type": "stream", "text": "12.5 s"},
+                {"output_type": "display_data", "data": {"image/png": "iVBO"}},
+            ],
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "alike", "other"),
+    [
+        ("a/tables/T3.csv", "peer,search_ms\n1,0.3\n", "peer,search_ms\n1,0.4\n", "peer,search_ms\n2,0.3\n"),
+        ("a/tables/T4.csv", "mean\n1\n", "mean\n1\n", "mean\n2\n"),
+        ("a/summary.json", '{"total": 1.5, "mean": 2}', '{"total": 2.5, "mean": 2}', '{"total": 1.5, "mean": 3}'),
+        (
+            "r/environment.json",
+            '{"command": "wmlkit --out \\"a\\"", "commit": "1"}',
+            '{"command": "wmlkit --out b", "commit": "1"}',
+            '{"command": "wmlkit --out \\"a\\"", "commit": "2"}',
+        ),
+        ("report.html", "<td>0.31</td><p>difference</p>", "<td>12</td><p>difference</p>", "<td>0.31</td><p>none</p>"),
+        (
+            "03.ipynb",
+            json.dumps(NOTEBOOK),
+            json.dumps(NOTEBOOK).replace("12.5", "9.1").replace("'a'", "'b'").replace("1.5", "2.5"),
+            json.dumps(NOTEBOOK).replace("iVBO", "iVBP"),
+        ),
+        ("peers/model.safetensors", "seconds: 1.5", "seconds: 1.5", "seconds: 2.5"),
+    ],
+)
+def test_what_the_harness_compares(name: str, whole: str, alike: str, other: str) -> None:
+    assert chaos.comparable(name, whole.encode()) == chaos.comparable(name, alike.encode())
+    assert chaos.comparable(name, whole.encode()) != chaos.comparable(name, other.encode())

@@ -22,7 +22,8 @@ from wmlkit.evaluate import glue
 from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
 from wmlkit.evaluate.glue import _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
-from wmlkit.models import Student, build_model
+from wmlkit.models import build_model
+from wmlkit.shapes import Student
 
 GLUE = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "glue_filtered"
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}

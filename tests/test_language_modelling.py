@@ -24,7 +24,8 @@ from wmlkit.evaluate.language_modelling import (
     nursery_floor,
     prepared_texts,
 )
-from wmlkit.models import Student, build_model
+from wmlkit.models import build_model
+from wmlkit.shapes import Student
 
 TEXTS = {
     "talk": [["Where is the cat?", "It is on the mat."], ["Yes."]],

@@ -18,7 +18,8 @@ from wmlkit.errors import UserError
 from wmlkit.evaluate import score_sentences, scoring
 from wmlkit.evaluate.last_layer import hidden_at
 from wmlkit.evaluate.spans import encode_spans
-from wmlkit.models import Student, build_model, hidden_states
+from wmlkit.models import build_model, hidden_states
+from wmlkit.shapes import Student
 
 BLIMP = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "blimp_filtered"
 

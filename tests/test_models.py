@@ -10,7 +10,6 @@ from wmlkit.config import ModelConfig
 from wmlkit.errors import UserError
 from wmlkit.forward import kl_positions
 from wmlkit.models import (
-    Student,
     body_parameters,
     build_model,
     hidden_at,
@@ -19,6 +18,7 @@ from wmlkit.models import (
     load_model,
     max_length,
 )
+from wmlkit.shapes import Student
 
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
 

@@ -18,7 +18,8 @@ from wmlkit.evaluate import evaluate_pairs, score_sentences
 from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS
 from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
-from wmlkit.models import Student, build_model
+from wmlkit.models import build_model
+from wmlkit.shapes import Student
 
 NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]
 ORDER = [("She saw him.", "She him saw."), ("He ate bread.", "Ate he bread.")]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,31 @@ def test_nursery(tmp_path: Path) -> None:
     assert {row["domain"] for row in rows if row["split"] == "held_out"} == set(prepare_module.nursery.DOMAINS)
     assert prepare(config("nursery", words=6000, dev_words=600), tmp_path) == prepared
     assert prepare(config("nursery", words=6000, dev_words=600, seed=1), tmp_path) != prepared
+
+
+def test_the_nursery_is_written_once_a_process_and_again_when_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "_nursery_sums", {})
+    write, written = prepare_module.nursery.write_corpus, []
+
+    def counted(folder: Path, *arguments: int) -> None:
+        written.append(arguments)
+        write(folder, *arguments)
+
+    monkeypatch.setattr(prepare_module.nursery, "write_corpus", counted)
+    data = config("nursery", words=6000, dev_words=600)
+    prepared = prepare(data, tmp_path)
+    assert prepare(data, tmp_path) == prepared and written == [(6000, 600, 0)]
+    assert prepare(config("nursery", words=6000, dev_words=600, vocab_size=290), tmp_path) != prepared
+    assert prepare(config("nursery", words=6000, dev_words=700), tmp_path) != prepared
+    assert written == [(6000, 600, 0), (6000, 600, 0), (6000, 700, 0)]
+    before = content(prepared.folder)
+    shutil.rmtree(prepared.folder)
+    assert prepare(data, tmp_path) == prepared and content(prepared.folder) == before
+    damage_byte(prepared.folder / "train.tokens")  # a known text is not a reason to trust the files
+    with pytest.raises(UserError, match="expected"):
+        prepare(data, tmp_path)
 
 
 def damage_byte(path: Path) -> None:

@@ -25,8 +25,9 @@ from wmlkit.evaluate.protocols import as_returned, released_order
 from wmlkit.evaluate.suites import Pair
 from wmlkit.forward import parameters_of
 from wmlkit.losses import MutualOptions
-from wmlkit.models import Student, build_model
+from wmlkit.models import build_model
 from wmlkit.released import FINDINGS, OF_TEACHER, Case, Defects, cases
+from wmlkit.shapes import Student
 from wmlkit.steps import State
 
 TINY = {

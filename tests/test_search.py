@@ -23,7 +23,7 @@ from transformers import (
 
 from wmlkit.config import ModelConfig, SearchConfig, load_preset, preset_names
 from wmlkit.errors import UserError
-from wmlkit.models import Student, base_student, build_model, hidden_states, lm_logits
+from wmlkit.models import build_model, hidden_states, lm_logits
 from wmlkit.search import (
     compare_methods,
     count_parameters,
@@ -44,6 +44,7 @@ from wmlkit.search_cost import (
     step_seconds,
     within,
 )
+from wmlkit.shapes import Student, base_student
 
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
 SHAPES = [Student(1, 2, 16, 24), Student(3, 4, 32, 128)]

@@ -12,9 +12,9 @@ from wmlkit.config import load_preset
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.models import Student
 from wmlkit.search import Found
 from wmlkit.search_cost import Workload, diversity, step_seconds
+from wmlkit.shapes import Student
 from wmlkit.students import find_students, least_alike, students_of
 
 V = 600

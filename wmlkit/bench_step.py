@@ -23,10 +23,11 @@ from .device import setup
 from .errors import UserError
 from .forward import AtPositions, kl_positions
 from .losses import MutualOptions
-from .models import Student, base_student, hidden_states
+from .models import hidden_states
 from .optim import build_optimizers
 from .search import search_students
 from .search_cost import flop_per_token
+from .shapes import Student, base_student
 
 MASKED = 0.15  # share of the positions that are scored
 RELEASED = MutualOptions(0.5, "target", "peer", detach_targets=False, kl_reduction="batchmean")

@@ -84,7 +84,8 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     """
     if threads:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # use_deterministic_algorithms does the same and tells the compiler, which takes it a second to import
+    torch.set_deterministic_debug_mode("warn")
     # on by default with the line above: a pass over every new tensor, to catch reads of what was never written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
-from .config import Config
+from .config import Config, load_preset
 from .device import Device
+from .identity import SHAPING
 from .redact import redacted
 from .search import Found
 
@@ -34,20 +36,39 @@ def commit() -> str | None:
         return None
 
 
-def command() -> str:
-    """The command line of this process, without the machine's paths and without access tokens."""
+def command(config: Config | None = None) -> str:
+    """The command line of this process, without the machine's paths and without access tokens.
+
+    Of a notebook's kernel, whose own says nothing: the one that trains the run `config`.
+    """
     program = Path(sys.argv[0]).name
+    if program == "ipykernel_launcher.py":
+        return train_command(config) if config else "a cell of a notebook"
     return shlex.join(["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])])
 
 
-def document(device: Device) -> dict[str, Any]:
-    """environment.json: named facts only; nothing is copied from the process's environment variables."""
+def train_command(config: Config) -> str:
+    """The command that trains the run `config`: its preset, and as settings what shapes the run and differs from it."""
+    preset, own = load_preset(config.preset).resolved(), config.resolved()
+    words = ["wmlkit", "train", "--preset", config.preset]
+    for section in SHAPING:
+        for key, value in own[section].items():
+            if value != preset[section][key]:
+                words += ["--set", f"{section}.{key}={'none' if value is None else json.dumps(value)}"]
+    return shlex.join(redacted(word) for word in words)
+
+
+def document(device: Device, config: Config | None = None) -> dict[str, Any]:
+    """environment.json: named facts only; nothing is copied from the process's environment variables.
+
+    config: of the run, where there is one.
+    """
     return {
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": commit(),
-        "command": command(),
+        "command": command(config),
         "device": str(device.device),
         "device_reason": device.reason,
         "processes": device.processes,

@@ -23,6 +23,8 @@ class AtPositions(nn.Module):
         """compiled: `head` runs through torch.compile; the model and its parameters' names stay as they are."""
         super().__init__()
         self.model = model
+        if compiled:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler too, see `device.setup`
         self._features = torch.compile(self.features, dynamic=True) if compiled else self.features
 
     def features(self, batch: Batch, index: Tensor) -> Tensor:

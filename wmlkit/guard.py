@@ -1,4 +1,4 @@
-"""A run folder has one process at a time, and a process that is asked to stop leaves a checkpoint."""
+"""A run folder has one process at a time; one that is asked to stop leaves a checkpoint; children end with parents."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .errors import UserError
 
 PATIENCE = 5.0  # seconds: a child of a killed process, a notebook's kernel above all, notices within a second or two
 WATCHED = "WMLKIT_ENDS_WITH_STDIN"  # variable of a child process: it ends when its standard input does
+LIVE = "WMLKIT_LIVE"  # variable of a kernel: "0" where nobody looks, see `wmlkit.live`
 
 
 def end_with_parent() -> None:

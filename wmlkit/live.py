@@ -26,7 +26,7 @@ from .config import Config
 from .data.prepare import prepare
 from .figure_style import panels
 from .figures import plot_losses, plot_peer_weights, plot_study_losses
-from .notebooks import LIVE
+from .guard import LIVE
 
 _FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG")  # Jupyter, VS Code, Colab
 _SECONDS = 1.0  # between two pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from .config import ModelConfig
 from .errors import UserError, first_line
+from .shapes import Student
 from .untrusted import check_model
 
 FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
@@ -36,21 +37,6 @@ FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 OFFSET_POSITIONS = ("roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "data2vec-text")
 
 logging.disable_progress_bar()  # of loading and saving shards: noise for models of one file
-
-
-@dataclass(frozen=True)
-class Student:
-    """The shape of one peer."""
-
-    num_layers: int
-    num_heads: int
-    hidden_size: int
-    intermediate_size: int
-
-
-def base_student(model: ModelConfig) -> Student:
-    """The base model whose size sets the targets of the search."""
-    return Student(model.num_layers, model.num_heads, model.hidden_size, model.intermediate_size)
 
 
 def build_model(

@@ -23,9 +23,9 @@ import nbformat
 
 from . import paths
 from .errors import UserError
+from .guard import LIVE
 
 MAX_CELL_LINES = 30
-LIVE = "WMLKIT_LIVE"  # variable of a kernel: "0" where nobody looks, see `wmlkit.live`
 
 
 def run_notebook(

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig, SearchConfig
 from .errors import UserError
-from .models import Student
 from .search_bayesian import bayesian_order
+from .shapes import Student
 
 Count = Literal["all", "nonzero"]
 Allowed = Callable[[Student], bool]

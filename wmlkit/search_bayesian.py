@@ -8,7 +8,7 @@ from typing import Any
 
 from .config import SearchConfig
 from .errors import UserError
-from .models import Student
+from .shapes import Student
 
 
 def bayesian_order(

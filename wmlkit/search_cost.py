@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from .config import ModelConfig, SearchConfig
-from .models import Student
 from .search import Allowed, Found, count_parameters, students
+from .shapes import Student
 
 _GATED = ("modernbert", "llama")  # families whose FFN has a third matrix
 # Numbers that the backward pass keeps for a token and a layer, in hidden sizes and in FFN widths; counted from the

@@ -26,9 +26,10 @@ from .device import Device
 from .errors import UserError
 from .forward import AtPositions, frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of, share_of
 from .losses import MutualOptions
-from .models import Student, build_model
+from .models import build_model
 from .optim import build_optimizers, mask_ratio, schedule, set_learning_rate
 from .search import Found
+from .shapes import Student
 from .updates import Update, optimizer_update, sgd_update
 
 

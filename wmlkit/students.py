@@ -17,9 +17,9 @@ from .data.texts import open_texts
 from .device import setup
 from .errors import UserError
 from .identity import digest
-from .models import Student, base_student
 from .search import Found, Preference, count_parameters, search_students, targets
 from .search_cost import Workload, diversity, within
+from .shapes import Student, base_student
 from .steps import build_state, train_step
 
 SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")

@@ -17,7 +17,6 @@ import pandas as pd
 from . import evaluations, paths, results
 from .ablations import ablation_table
 from .config import Config, load_preset, preset_names
-from .data.coverage import whole_words
 from .data.statistics import read_statistics
 from .errors import UserError
 from .provenance import of_runs, record_provenance
@@ -86,6 +85,9 @@ CAPTIONS = {
 
 def corpora(prepared_folder: Path) -> pd.DataFrame:
     """T1: one row a domain of a split of the source, and one for all of them, from a prepared corpus."""
+    # Imported here: it needs transformers, and reading results must not wait for that.
+    from .data.coverage import whole_words
+
     statistics = read_statistics(prepared_folder)
     whole = whole_words(prepared_folder, statistics) if (prepared_folder / "train.tokens").is_file() else {}
     rows = []

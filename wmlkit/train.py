@@ -147,7 +147,7 @@ def run(
                     "students": [found.document() for found in students],
                 },
             )
-            paths.write_json(folder / "environment.json", environment.document(device))
+            paths.write_json(folder / "environment.json", environment.document(device, config))
         device.wait()
         try:
             set_seed(config.train.seed)  # dropout, and whatever a library draws; batches and masks have their own

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from . import figure_playground, live, playground, results, search_cost
 from .config import Config
 from .errors import UserError
-from .models import base_student
 from .playground import Peers, Sample
 from .search import count_parameters
+from .shapes import base_student
 
 DOTS = 110  # an inch, of the pictures
 

@@ -39,6 +39,9 @@ from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tok
 # Raise it whenever prepare writes other bytes for the same text and settings.
 FORMAT_VERSION = 1
 NURSERY_WORDS = 200_000  # of training text, where data.words does not say
+# Of the nursery texts that this process has written, by their sizes and seed, which determine every byte: a notebook
+# asks for the same corpus several times, and writing it takes half a second.
+_nursery_sums: dict[tuple[int, int, int], list[list[str]]] = {}
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -60,20 +63,35 @@ def prepare(data: DataConfig, out: Path) -> Prepared:
     inputs give the same bytes. Raises UserError, leaving nothing behind, when there is no text to work with.
     """
     tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    text = (*_nursery_sizes(data), data.seed)
+    if data.corpus == "nursery" and text in _nursery_sums:
+        content = _content_hash(_nursery_sums[text], data, tokenizer)
+        final = paths.prepared(out, "nursery", content)
+        if (final / "done.json").is_file():
+            return _opened(final, content)
     source = None if data.corpus == "nursery" else find_source(data.corpus, out)
     with _workspace(out / "data") as work:
         if source is None:
-            nursery.write_corpus(work / "nursery", *_nursery_sizes(data), data.seed)
+            nursery.write_corpus(work / "nursery", *text)
             source = folder_source("nursery", work / "nursery")
-        content = _content_hash(source, data, tokenizer)
+            _nursery_sums[text] = _sums(source)
+        content = _content_hash(_sums(source), data, tokenizer)
         final = paths.prepared(out, source.name, content)
         if not (final / "done.json").is_file():
             _fill(work, source, data, tokenizer, content)
             _publish(work / "corpus", final)
-        prepared = open_prepared(final)
+        return _opened(final, content)
+
+
+def _opened(final: Path, content: str) -> Prepared:
+    prepared = open_prepared(final)
     if prepared.hash != content:
         raise UserError(f"{final} holds the corpus {prepared.hash}; expected {content}; delete that folder")
     return prepared
+
+
+def _sums(source: Source) -> list[list[str]]:
+    return [[file.domain, file.split, file.sha256] for file in source.files]
 
 
 def _nursery_sizes(data: DataConfig) -> tuple[int, int]:
@@ -128,11 +146,11 @@ def _publish(folder: Path, final: Path) -> None:
             raise
 
 
-def _content_hash(source: Source, data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> str:
+def _content_hash(sums: list[list[str]], data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> str:
     return digest(
         {
             "format": FORMAT_VERSION,
-            "files": [[file.domain, file.split, file.sha256] for file in source.files],
+            "files": sums,
             "settings": _settings(data, tokenizer),
         }
     )

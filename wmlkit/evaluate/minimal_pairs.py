@@ -10,7 +10,7 @@ How the scores are computed fast is in `scoring`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import UserError
 from ..models import max_length
 from .scoring import score_encoded
-from .spans import Encoded, Objective, Prefix, encode_spans
-
-Reduction = Literal["sum", "mean"]
+from .spans import Encoded, Objective, Prefix, Reduction, encode_spans
 
 
 @overload

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UserError
-from .minimal_pairs import Reduction
-from .spans import Objective, Prefix
+from .spans import Objective, Prefix, Reduction
 
 TieRule = Literal["half", "first", "random"]
 Ties = Literal["half", "first", "random", "protocol"]

@@ -12,6 +12,7 @@ from ..errors import UserError
 
 Objective = Literal["mlm", "clm"]
 Prefix = Literal["none", "eos"]
+Reduction = Literal["sum", "mean"]  # of the scores of a text's tokens
 
 CHUNK = 10_000  # texts a tokenizer call: the encodings of one call are all in memory at once
 
