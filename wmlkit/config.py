@@ -219,7 +219,7 @@ class EvaluateConfig(Section):
 
 
 class StudyConfig(Section):
-    runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("wml", 2))
+    runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2))
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int = Field(2, ge=1)  # runs side by side
 
