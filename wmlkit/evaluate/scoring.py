@@ -181,7 +181,8 @@ def _log_probabilities(
     values = []
     mixtures: list[Tensor] = []
     for i, reader in enumerate(readers):
-        logits = reader.logits(hidden[i]).float()
+        logits = reader.logits(hidden[i])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of bfloat16; float64 stays
         if temperature != 1:
             logits = logits / temperature
         if i == 0:
