@@ -101,21 +101,24 @@ def page_of(documents: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _place(document: dict[str, Any]) -> tuple[int, str]:
+def _place(document: dict[str, Any]) -> tuple[int, str, int]:
     setting = document["setting"]
-    return (ORDER.index(setting) if setting in ORDER else len(ORDER)), setting
+    return (ORDER.index(setting) if setting in ORDER else len(ORDER)), setting, document.get("threads", 1)
 
 
 def _section(document: dict[str, Any]) -> str:
     benchmark, setting = document["benchmark"], document["setting"]
     option = {"train": "preset", "data": "corpus", "search": None}.get(benchmark, "setting")
     command = f"wmlkit bench {benchmark}" + (f" --{option} {setting}" if option else "")
+    heading, threads = setting, document.get("threads", 1)
+    if threads != 1:
+        heading, command = f"{setting}, {threads} threads", f"{command} --threads {threads}"
     apart = ("setting", "machine", "commit", "benchmark", "variants", "ratios")
     facts = [f"{_words(key)} {_text(value)}" for key, value in document.items() if key not in apart]
     commit = (document.get("commit") or "unknown")[:12]
     columns = list(dict.fromkeys(key for variant in document["variants"] for key in variant))
     lines = [
-        f"### {setting}\n\n`{command}`; {', '.join(facts)}. Machine: {document['machine']}. Commit {commit}.\n",
+        f"### {heading}\n\n`{command}`; {', '.join(facts)}. Machine: {document['machine']}. Commit {commit}.\n",
         "| " + " | ".join("variant" if key == "name" else _words(key) for key in columns) + " |",
         "|" + "---|" * len(columns),
     ]
