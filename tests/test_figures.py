@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.text import Text
 
 from wmlkit import evaluations, figures, results
 from wmlkit.errors import UserError
+from wmlkit.figure_data import figure_data
 from wmlkit.figure_method import plot_method
 from wmlkit.figure_set import write_figures
 from wmlkit.figure_style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
@@ -202,7 +204,16 @@ def test_a_curve_joins_the_points_that_were_due_at_the_same_words(curve: pd.Data
     ax = figures.plot_accuracy_by_words(curve, "peer_2")
     line = next(bar for bar in ax.containers if bar.get_label() == "dml").lines[0]  # type: ignore[attr-defined]
     assert np.allclose(line.get_ydata(), [53.5, 63.5, 73.5])  # 50 + step / 40 - 2, mean of seeds 0 and 1
-    assert np.allclose(line.get_xdata(), [300_003.5, 900_003.5, 1_500_003.5], rtol=0.03)
+    assert np.allclose(line.get_xdata(), [300_003.5, 900_003.5, 1_500_003.5])
+    # Arms stand apart in print, not in the numbers, and nothing is outside the frame
+    table = figure_data(ax.figure)  # type: ignore[arg-type]
+    places = table.groupby("series")["x"].unique()
+    assert len(places) > 1 and all(np.allclose(sorted(set(own)), [300_003.5, 900_003.5, 1_500_003.5]) for own in places)
+    drawn = {bar.get_label(): bar.lines[0].get_transform().transform((9e5, 60))[0] for bar in ax.containers}  # type: ignore[attr-defined]
+    assert len(set(drawn.values())) == len(drawn)
+    bars = table[table["kind"] == "error bar"]
+    assert ax.get_xlim()[0] < bars["x"].min() < bars["x"].max() < ax.get_xlim()[1]
+    assert ax.get_ylim()[0] < bars["low"].min() and bars["high"].max() < ax.get_ylim()[1]
 
 
 def test_mixed_runs_are_refused(folder: Path, scores: pd.DataFrame) -> None:
@@ -239,6 +250,10 @@ def test_all_figures_of_a_folder(folder: Path) -> None:
     noted = read_provenance(folder / "figures")
     assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figure_set.write_figures"
     assert write_figures(folder, overwrite=False) == []
+    shutil.copy(folder / "figures" / "F3.png", folder / "figures" / "F4.png")
+    write_figures(folder, command="another command")
+    changed = {"F4": {**noted["F4"], "command": "another command"}}  # the others come out as they were
+    assert read_provenance(folder / "figures") == noted | changed
 
 
 def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> None:

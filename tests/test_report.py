@@ -131,13 +131,19 @@ def test_a_folder_without_finished_runs_still_shows_its_tables(tmp_path: Path) -
         write_report(tmp_path / "absent")
 
 
-def given(folder: Path, values: dict[str, list[float]], seeds: int = 3) -> Answer:
-    """The answer of runs whose best peer has these accuracies, by arm."""
+def given(
+    folder: Path, values: dict[str, list[float]], seeds: int = 3, losses: dict[str, list[float]] | None = None
+) -> Answer:
+    """The answer of runs whose best peer has these accuracies, and dev losses, by arm."""
     runs = [run for run in read_runs(folder) if run.seed < seeds]
     rows = [
         {"run": f"{arm}{seed}", "setting": "", "arm": arm, "peers": 2, "seed": seed, "corpus": "nursery",
-         "suite": "nursery", "protocol": "babylm2025", "member": member, "score": value, "ties": 0.0, "n": 10}
-        for arm, scores in values.items()
+         **place, "member": member, "score": value, "ties": 0.0, "n": 10}
+        for place, of_arms in (
+            ({"suite": "nursery", "protocol": "babylm2025"}, values),
+            ({"suite": "dev_ce", "protocol": ""}, losses or {}),
+        )
+        for arm, scores in of_arms.items()
         for seed, value in enumerate(scores[:seeds])
         for member in ("peer_1", "best_peer", "ensemble")
     ]  # fmt: skip
@@ -196,6 +202,26 @@ def test_scores_near_chance_are_called_so(folder: Path) -> None:
     near = given(folder, {"wml": [51.0, 50.0, 49.0], "distill": [50.0, 49.5, 52.0]})
     assert "near chance" in " ".join(near.basis)
     assert "near chance" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+
+
+def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> None:
+    higher, lower = [2.16, 2.14, 2.10], [2.13, 2.11, 2.08]
+    scores = {"wml": [99.0, 99.5, 98.0], "distill": [100.0, 99.0, 99.5]}
+    basis = given(folder, scores, losses={"wml": higher, "distill": lower}).basis
+    # Differences 0.03, 0.03, 0.02: mean 0.0267, sd 0.00577, half width 4.302653 * 0.00577 / sqrt(3) = 0.0143.
+    assert basis[-1] == (
+        "In dev loss of the best peer, wml minus distill is +0.027 nats a scored token, 95 % interval +0.012 to +0.041 "
+        "over 3 seeds (worse: the loss is higher)."
+    )
+    assert any("near 100 %" in sentence for sentence in basis)
+    assert (
+        given(folder, scores, losses={"wml": lower, "distill": higher})
+        .basis[-1]
+        .endswith("(better: the loss is lower).")
+    )
+    assert "dev loss" not in " ".join(given(folder, scores, seeds=1, losses={"wml": higher, "distill": lower}).basis)
+    alone = given(folder, {"wml": HIGH, "independent": LOW}, losses={"wml": higher, "independent": higher}).basis
+    assert "near 100 %" not in " ".join(alone) and "dev loss" not in " ".join(alone)  # no spread: no interval
 
 
 def test_deviations_become_plain_markup() -> None:

@@ -196,6 +196,12 @@ def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
     assert tables.write_tables(folder, overwrite=False) == []
     assert "T3" not in [path.stem for path in tables.write_tables(folder)]
     assert before == {path.name: path.read_bytes() for path in written}
+    tables.write_tables(folder, command="another command")
+    assert read_provenance(folder / "tables") == noted  # what comes out the same keeps the note of what made it
+    tables.save_table(
+        folder / "tables", "T4", pd.DataFrame({"a": [1]}), **(noted["T4"] | {"command": "another command"})
+    )
+    assert read_provenance(folder / "tables")["T4"]["command"] == "another command"
     with pytest.raises(UserError, match="no finished run"):
         tables.write_tables(tmp_path)
 

@@ -16,7 +16,7 @@ NURSERY = (
     "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "
     "and nothing about English."
 )
-NEAR_CHANCE = 5.0  # points
+NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     chosen = _main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
-    headline = ""
+    headline, told = "", ("wml", "independent")
     for a, b in CONTRASTS:
         rows = chosen[(chosen["a"] == a) & (chosen["b"] == b)]
         rows = rows[rows["peers"] == rows["peers"].max()]
@@ -54,7 +54,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                     {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member, **_read(row)}
                 )
                 if b == "distill" and member == "best_peer" and not headline:
-                    headline = _headline(a, row, runs)
+                    headline, told = _headline(a, row, runs), (a, b)
     if not headline:
         headline = (
             "Not answered: these runs hold no teacher-guided distillation (arm distill) beside mutual learning with "
@@ -64,7 +64,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    return Answer(headline, _basis(runs, measured, evaluation), pd.DataFrame(shown))
+    basis = _basis(runs, measured, evaluation) + _of_loss(_main_setting(differences), *told)
+    return Answer(headline, basis, pd.DataFrame(shown))
 
 
 def _read(row: Any) -> dict[str, str]:
@@ -133,7 +134,23 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
         )
         if (rows["mean"] - 50).abs().max() < NEAR_CHANCE:
             sentences.append("All means lie near chance: differences between arms say little about what was learned.")
+        if rows["mean"].min() > 100 - NEAR_CEILING:
+            sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
+    return sentences
+
+
+def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
+    """The same comparison in dev loss, which has no ceiling; nothing where one seed has no interval."""
+    rows = differences[(differences["suite"] == "dev_ce") & (differences["member"] == "best_peer")]
+    rows = rows[(rows["a"] == a) & (rows["b"] == b)].dropna(subset=["low"])
+    sentences = []
+    for _, row in rows[rows["peers"] == rows["peers"].max()].iterrows():
+        reading = {"better": "worse: the loss is higher", "worse": "better: the loss is lower", "none": "no difference"}
+        sentences.append(
+            f"In dev loss of the best peer, {a} minus {b} is {row['mean']:+.3f} nats a scored token, 95 % interval "
+            f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading[_verdict(row)]})."
+        )
     return sentences
 
 

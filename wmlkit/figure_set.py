@@ -22,7 +22,7 @@ from .figures import (
     plot_protocols,
     plot_scores_by_peers,
 )
-from .provenance import of_runs, record_provenance
+from .provenance import of_runs, read_provenance, record_provenance
 from .runs import read_runs
 
 
@@ -63,10 +63,14 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     noted = of_runs(runs, command, "wmlkit.figure_set.write_figures")
     written = []
     for name, draw in drawings.items():
-        if overwrite or not (folder / "figures" / f"{name}.png").is_file():
+        there = folder / "figures" / f"{name}.png"
+        before = there.read_bytes() if there.is_file() else None
+        if before is None or overwrite:
             written.append(save_figure(draw(), folder / "figures", name))
-            # The drawing of the method shows no run.
-            record_provenance(folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": []}))
+            # One that comes out the same keeps the note of what made that
+            if there.read_bytes() != before or name not in read_provenance(folder / "figures"):
+                # The drawing of the method shows no run.
+                record_provenance(folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": []}))
     return written
 
 

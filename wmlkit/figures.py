@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from . import results
 from .errors import UserError
@@ -274,13 +275,10 @@ def plot_accuracy_by_words(table: pd.DataFrame, member: str = "best_peer", ax: A
     due = shown["target_words"].fillna(-1)
     shown = shown.assign(point=shown.groupby(due)["words"].transform("mean"))
     wide = shown["words"].max() > 10 * shown["words"].min()
-    span = shown["point"].max() - shown["point"].min()
     arms = [arm for arm in ARMS if arm in set(shown["arm"])]
     for number, arm in enumerate(arms):
-        # Arms stand a little apart so that their bars can be told apart.
-        apart = number - (len(arms) - 1) / 2
-        point = shown["point"] * (1 + 0.025 * apart) if wide else shown["point"] + 0.01 * span * apart
-        _mean_and_seeds(ax, shown.assign(place=point)[shown["arm"] == arm], "place", arm, 0.0, line=True)
+        apart = 3.2 * (number - (len(arms) - 1) / 2)
+        _mean_and_seeds(ax, shown[shown["arm"] == arm], "point", arm, apart=apart, line=True)
     if wide:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -317,9 +315,20 @@ def _over_tokens(metrics: pd.DataFrame, quantity: str, ax: Axes | None) -> Axes:
 
 
 def _mean_and_seeds(
-    ax: Axes, rows: pd.DataFrame, place: str, arm: str, offset: float, horizontal: bool = False, line: bool = False
+    ax: Axes,
+    rows: pd.DataFrame,
+    place: str,
+    arm: str,
+    offset: float = 0.0,
+    apart: float = 0.0,
+    horizontal: bool = False,
+    line: bool = False,
 ) -> None:
-    """Means with their interval over seeds, and the single seeds as small open marks."""
+    """Means with their interval over seeds, and the single seeds as small open marks.
+
+    Arms stand a little apart so that their bars can be told apart: by `offset` along an axis of names, by `apart`
+    points of print along one of numbers, which are those plotted all the same.
+    """
     means = results.over_seeds(rows.assign(run=rows.get("run", "")), [place])
     colour, marker = ARM_COLOURS[arm], ARM_MARKERS[arm]
     at = means[place] + offset
@@ -328,14 +337,22 @@ def _mean_and_seeds(
         "fmt": f"{marker}-" if line else marker, "color": colour, "markersize": 4.5, "elinewidth": 1.0, "capsize": 2.0,
         "label": arm,
     }  # fmt: skip
-    seeds = {"color": colour, "marker": marker, "linestyle": "", "markersize": 2.6, "fillstyle": "none",
-             "markeredgewidth": 0.6, "alpha": 0.8}  # fmt: skip
+    seeds: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "", "markersize": 2.6, "fillstyle": "none",
+                             "markeredgewidth": 0.6, "alpha": 0.8}  # fmt: skip
+    if apart:
+        look["transform"] = seeds["transform"] = ax.transData + ScaledTranslation(apart / 72, 0, _inches(ax))
+        ends = means[["low", "high"]].fillna({"low": means["mean"], "high": means["mean"]}).to_numpy()
+        ax.update_datalim([*zip(at, ends[:, 0], strict=True), *zip(at, ends[:, 1], strict=True)])  # not done for these
     if horizontal:
         ax.errorbar(means["mean"], at, xerr=error, **look)
         ax.plot(rows["score"], rows[place] + offset, **seeds)
     else:
         ax.errorbar(at, means["mean"], yerr=error, **look)
         ax.plot(rows[place] + offset, rows["score"], **seeds)
+
+
+def _inches(ax: Axes) -> Any:
+    return ax.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
 
 
 def _one_kind(table: pd.DataFrame) -> None:

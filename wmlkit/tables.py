@@ -19,7 +19,7 @@ from .ablations import ablation_table
 from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
 from .errors import UserError
-from .provenance import of_runs, record_provenance
+from .provenance import of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .runs import Run, read_runs
 from .score_tables import dev_text, glue, protocols, with_item_intervals
@@ -313,8 +313,14 @@ def _cost_note(row: Mapping[str, Any]) -> str:
 
 
 def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) -> Path:
-    """Write ``folder/<name>.csv`` and note its provenance (arguments of `record_provenance`)."""
-    path = paths.write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g"))
+    """Write ``folder/<name>.csv`` and note its provenance (arguments of `record_provenance`).
+
+    A table that comes out the same as the one there keeps the note of what made that.
+    """
+    path, text = folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g")
+    if name in read_provenance(folder) and path.is_file() and path.read_bytes() == text.encode():
+        return path
+    paths.write_text(path, text)
     record_provenance(folder, name, **provenance)
     return path
 
