@@ -51,7 +51,8 @@ def _rows(ax: Axes) -> Iterator[tuple[Any, ...]]:
                 x, y = (patch.get_width(), y_name(middle)) if flat else (x_name(middle), patch.get_height())
                 yield "bar", series, x, y, np.nan, np.nan
     for line in ax.lines:
-        across = line.get_transform() in (ax.get_xaxis_transform("grid"), ax.get_yaxis_transform("grid"))
+        # By identity: equal are also transforms that give the same numbers
+        across = any(line.get_transform() is one("grid") for one in (ax.get_xaxis_transform, ax.get_yaxis_transform))
         if id(line) not in in_containers and not across:
             series = str(line.get_label()) if _named(line) else series_of.get(to_hex(line.get_color()), "")
             kind = {"None": "point", "": "point", "--": "dashed line"}.get(str(line.get_linestyle()), "line")
