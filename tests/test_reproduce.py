@@ -15,6 +15,7 @@ from wmlkit import paths
 from wmlkit.config import load_preset
 from wmlkit.evaluate.protocols import PROTOCOLS
 from wmlkit.notebooks import notebook_problems
+from wmlkit.report import write_report
 from wmlkit.reproduce import notebook_sources
 
 NAMES = [path.stem for path in notebook_sources()]
@@ -102,6 +103,14 @@ def test_report_is_self_contained(folder):
     assert all(f'id="{name}"' in page for name in ("t1", "t4", "t4_text", "f2", "f6", "f7", "f8"))
     for outside in ("<script src", "<link", "@import", 'src="http', "url(http"):
         assert outside not in page
+
+
+def test_the_report_command_makes_the_tables_and_figures_of_the_notebooks(folder):
+    """Bytes and notes: nobody can tell a table that was made again from one that a notebook left."""
+    kept = {path: path.read_bytes() for kind in ("tables", "figures") for path in (folder / kind).iterdir()}
+    write_report(folder, overwrite=True)
+    assert len(kept) > 40
+    assert [path.name for path, data in kept.items() if path.read_bytes() != data] == []
 
 
 def test_again_trains_nothing(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import evaluations, results
+from .data import nursery
 from .errors import UserError
 from .figure_method import plot_method
 from .figure_style import COLUMN, panels, save_figure
@@ -23,7 +24,7 @@ from .figures import (
     plot_scores_by_peers,
 )
 from .provenance import of_runs, read_provenance, record_provenance
-from .runs import read_runs
+from .runs import Run, read_runs
 
 
 def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
@@ -42,14 +43,14 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     scores = results.scores_table(folder)
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
-        "F2": lambda: _losses_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
-        "F3": lambda: _outer_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
+        "F2": lambda: losses_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers), _floor(runs)),
+        "F3": lambda: outer_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
     }
     if len(scores):
         suite, protocol = results.main_evaluation(runs, scores)
         of_suite = _chosen(scores, suite=suite)
         shown = {"suite": suite, "protocol": protocol, "arm": arm, "peers": peers}
-        drawings["F4"] = lambda: _scores_figure(_chosen(of_suite, protocol=protocol))
+        drawings["F4"] = lambda: scores_figure(_chosen(of_suite, protocol=protocol))
         drawings["F6"] = lambda: plot_phenomena(_chosen(results.paradigm_table(folder), **shown)).figure
     protocols = _chosen(evaluations.several_protocols(evaluations.protocol_table(folder)), peers=peers)
     if len(protocols):
@@ -83,15 +84,24 @@ def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     return table
 
 
-def _losses_figure(metrics: pd.DataFrame) -> Figure:
+def _floor(runs: Sequence[Run]) -> float | None:
+    """The least loss that any model can reach on average: known for the nursery alone."""
+    config = runs[0].config
+    if config["data"]["corpus"] != "nursery":
+        return None
+    return nursery.entropy_floor(config["model"]["objective"], config["train"]["mask_ratio"])[0]
+
+
+def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None = None) -> Figure:
+    """F2: losses on training text beside those on dev text, of `results.metrics_table` of one arm."""
     figure, axes = panels(1, 2, height=2.7, sharey=True)
-    plot_losses(metrics, "train", ax=axes[0])
-    plot_losses(metrics, "dev", ax=axes[1]).set_ylabel("")
+    plot_losses(metrics, "train", entropy_floor, ax=axes[0])
+    plot_losses(metrics, "dev", entropy_floor, ax=axes[1]).set_ylabel("")
     return figure
 
 
-def _outer_figure(metrics: pd.DataFrame) -> Figure:
-    """Peer weights and, where there is an outer loop, their hypergradients."""
+def outer_figure(metrics: pd.DataFrame) -> Figure:
+    """F3: peer weights and, where there is an outer loop, their hypergradients."""
     if "hypergradient" not in set(metrics["quantity"]):
         figure, axes = panels(1, 1, width=COLUMN, height=2.5)
         plot_peer_weights(metrics, ax=axes)
@@ -102,7 +112,8 @@ def _outer_figure(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scores_figure(scores: pd.DataFrame) -> Figure:
+def scores_figure(scores: pd.DataFrame) -> Figure:
+    """F4: the best peer beside the ensemble, of `results.scores_table` of one suite and protocol."""
     members = [name for name in ("best_peer", "ensemble") if name in set(scores["member"])]
     figure, axes = panels(1, len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
     for ax, member in zip(axes[0], members, strict=True):

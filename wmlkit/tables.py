@@ -345,7 +345,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T4_differences": lambda: differences(all_scores(folder), runs),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),
-        "T5": lambda: by_phenomenon(results.paradigm_table(folder), runs),
+        "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
         "T8": lambda: ablation_table(paths.preset(folder.parent, f"{folder.name}-ablations"), _configured(runs)),
@@ -362,6 +362,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             noted = of_runs(runs, command, "wmlkit.tables.write_tables")
             written.append(save_table(folder / "tables", name, table, **noted))
     return written
+
+
+def _main_protocol(paradigms: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Of several protocols the one that the runs' configuration names, as T4_protocols has the others."""
+    own = paradigms[paradigms["protocol"] == run.config["evaluate"]["protocol"]] if len(paradigms) else paradigms
+    return own if len(own) else paradigms
 
 
 def _configured(runs: Sequence[Run]) -> Config:
