@@ -17,7 +17,7 @@ from small import make_tokenizer
 from typer.testing import CliRunner
 
 from wmlkit import cli, environment, ngrams, paths, session
-from wmlkit.config import load_preset
+from wmlkit.config import Config, load_preset
 from wmlkit.data.fetch import RELEASES
 from wmlkit.errors import Stopped, UserError
 from wmlkit.evaluate.suites import Pair
@@ -186,6 +186,7 @@ def test_a_run_of_a_kernel_is_noted_with_the_command_that_trains_it(monkeypatch)
     same = load_preset("nursery", words[5::2])
     assert same == config.updated({"study.seeds": load_preset("nursery").study.seeds}) and len(words) == 4 + 2 * 6
     assert environment.command(load_preset("smoke")) == "wmlkit train --preset smoke"
+    assert environment.command(Config(preset="my own")) == "a cell of a notebook"
 
 
 def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_path, capsys):

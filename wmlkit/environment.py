@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
-from .config import Config, load_preset
+from .config import Config, load_preset, preset_names
 from .device import Device
 from .identity import SHAPING
 from .redact import redacted
@@ -43,7 +43,8 @@ def command(config: Config | None = None) -> str:
     """
     program = Path(sys.argv[0]).name
     if program == "ipykernel_launcher.py":
-        return train_command(config) if config else "a cell of a notebook"
+        # A configuration that was built without a preset has no such command
+        return train_command(config) if config and config.preset in preset_names() else "a cell of a notebook"
     return shlex.join(["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])])
 
 
