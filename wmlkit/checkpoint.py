@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,21 @@ def save(
     optimizers: list[list[Optimizer]],
     state: dict[str, Any],
     keep: int,
+    averages: Sequence[PreTrainedModel] = (),
 ) -> Path:
     """Write ``folder/step-<step>/``: one safetensors file, one JSON file and the checksums of both, then drop all but
     the last `keep`.
 
+    averages: of the models' weights, where they are kept.
     state: JSON types; what else the run must remember (peer weights, length of metrics.jsonl, ...).
     The folder gets its name when it is complete, so a half-written checkpoint is never seen.
     """
     tensors: dict[str, Tensor] = {"rng/torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    for i, average in enumerate(averages, 1):
+        for name, parameter in average.named_parameters():
+            tensors[f"peer_{i}/average/{name}"] = parameter.contiguous()
     groups = []
     for i, (model, own) in enumerate(zip(models, optimizers, strict=True), 1):
         for name, parameter in model.named_parameters():
@@ -84,7 +90,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
 
 
-def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Optimizer]]) -> tuple[int, dict[str, Any]]:
+def restore(
+    path: Path,
+    models: list[PreTrainedModel],
+    optimizers: list[list[Optimizer]],
+    averages: Sequence[PreTrainedModel] = (),
+) -> tuple[int, dict[str, Any]]:
     """Load a checkpoint into models and optimizers of the same shapes; returns (step, state).
 
     Raises UserError for a damaged checkpoint or one of another version, naming the file.
@@ -102,6 +113,10 @@ def restore(path: Path, models: list[PreTrainedModel], optimizers: list[list[Opt
         )
     try:
         _apply(document, tensors, models, optimizers)
+        with torch.no_grad():
+            for i, average in enumerate(averages, 1):
+                for name, parameter in average.named_parameters():
+                    parameter.copy_(tensors[f"peer_{i}/average/{name}"])
         return document["step"], document["state"]
     except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:  # not the parts that a run has
         raise _damaged(path, error) from None

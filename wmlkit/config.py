@@ -176,6 +176,8 @@ class TrainConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
+    # Of the moving average of each peer's weights, which is then what is measured, scored and exported; 0: none
+    ema_decay: float = Field(0.0, ge=0, lt=1)
     skip_not_finite: int = Field(0, ge=0)  # steps of a run that may be left out because a number was not finite
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = Field(1, ge=1)  # CPU threads of one run

@@ -37,8 +37,9 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_ha
     document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
     if document["search"]["saved"] is not None:
         document["search"] = {"saved": students_hash}
-    if not document["train"]["skip_not_finite"]:  # a run that skips nothing is what it was before one could
-        document["train"] = {k: v for k, v in document["train"].items() if k != "skip_not_finite"}
+    # a run that skips and averages nothing is what it was before one could
+    unused = [key for key in ("skip_not_finite", "ema_decay") if not document["train"][key]]
+    document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
     mutual = document["mutual"]
     dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}

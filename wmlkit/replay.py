@@ -28,6 +28,7 @@ from .errors import UserError
 from .evaluate import evaluate_pairs
 from .evaluate.suites import pairs_folder
 from .identity import digest
+from .measure import measure
 from .released import Case, Defects, cases
 from .released_data import text_rows, widened, without_capitals
 from .replay_scoring import scoring
@@ -35,7 +36,6 @@ from .replay_steps import Setting, epochs
 from .replay_teacher import teacher_for, teacher_identity
 from .steps import State, build_state
 from .students import find_students
-from .train import measure
 
 
 def replay_config(config: Config, case: Case, seed: int) -> Config:

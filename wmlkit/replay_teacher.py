@@ -31,13 +31,13 @@ from .device import Device
 from .errors import UserError
 from .forward import AtPositions
 from .identity import digest
+from .measure import measure
 from .released import Case
 from .released_data import possible_pairs, widened
 from .replay_steps import Setting, epochs
 from .steps import build_state
 from .students import find_students
 from .teacher import frozen_model, given_folder
-from .train import measure
 
 
 def numbered_by_frequency(tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> PreTrainedTokenizerFast:

@@ -20,7 +20,8 @@ from . import paths
 from .errors import UserError
 from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_object, read_runs
 
-PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce")  # lists of P values
+# lists of P values
+PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
 PER_RUN = ("lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory", "seconds")
 TEACHER_COST = ("tokens", "words", "flops", "seconds")
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.

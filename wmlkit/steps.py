@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import bilevel, faults, losses
+from . import averaging, bilevel, faults, losses
 from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
@@ -44,6 +44,7 @@ class State:
     optimizers: list[list[Optimizer]]
     peer_weights: Tensor  # (P,) float64, on the CPU; (P + 1,) where the teacher is a frozen peer, the last one
     teacher: AtPositions | None = None
+    averages: list[AtPositions] = field(default_factory=list)  # of the peers' weights, with `train.ema_decay`
     step: int = 0
     tokens: int = 0
     words: int = 0
@@ -56,6 +57,19 @@ class State:
     @property
     def models(self) -> list[PreTrainedModel]:
         return [peer.model for peer in self.peers]
+
+    @property
+    def average_models(self) -> list[PreTrainedModel]:
+        return [average.model for average in self.averages]
+
+    @property
+    def reported(self) -> list[AtPositions]:
+        """What is measured, scored and exported: the averages where they are kept, else the peers."""
+        return self.averages or self.peers
+
+    @property
+    def reported_models(self) -> list[PreTrainedModel]:
+        return [peer.model for peer in self.reported]
 
     @property
     def ensemble_weights(self) -> Tensor:
@@ -96,7 +110,8 @@ def build_state(
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
-    return State(peers, optimizers, weights, teacher, parts=config.train.accumulate)
+    averages = [AtPositions(averaging.average_of(p.model)) for p in peers] if config.train.ema_decay else []
+    return State(peers, optimizers, weights, teacher, averages, parts=config.train.accumulate)
 
 
 def mutual_options(config: Config, step: int) -> MutualOptions:
@@ -315,6 +330,9 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
         if hypergradient is not None:
             outer_step(state, hypergradient, config)
         clip_and_update(state, config, norms)
+        if state.averages:
+            updates = step + 1 - state.skipped
+            averaging.update(state.average_models, state.models, train.ema_decay, updates)
     for model in state.models:
         model.zero_grad()
     state.step += 1

@@ -24,13 +24,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from . import bilevel, checkpoint, environment, faults, losses, paths
 from .config import Config
 from .data.prepare import Prepared, prepare
-from .data.texts import Source, Texts, open_texts
+from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, peak_memory, setup
 from .errors import Stopped, UserError, disk_is_full, signal_name
 from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
 from .identity import run_hash
+from .measure import evaluation_row
 from .models import body_parameters
 from .runs import FORMAT, run_document
 from .search import Found
@@ -40,48 +41,6 @@ from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained
 from .track import Mirror, check_tracker, open_tracker
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@torch.inference_mode()
-def measure(state: State, source: Source, config: Config, device: Device) -> tuple[list[float], float]:
-    """(CE of each peer, CE of the weighted logit ensemble) over `train.eval_rows` rows, in nats per scored token.
-
-    The rows and masks are the same at every call, so the values of a run compare.
-    """
-    total = torch.zeros(len(state.peers) + 1, dtype=torch.float64)
-    count = 0
-    for model in state.models:
-        model.eval()
-    # Processes take turns; the sums are in double precision where there is one, so they hardly feel the order.
-    for number in range(device.index, math.ceil(config.train.eval_rows / config.outer.batch_size), device.processes):
-        batch = source(number, config.train.mask_ratio).to(device.device)
-        targets = batch.targets[batch.scored]
-        with device.autocast():
-            logits = [peer(batch, batch.scored).float() for peer in state.peers]
-        weights = state.ensemble_weights.to(device.device, torch.float32)
-        ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
-        losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
-        total += len(targets) * losses_now.double().cpu()
-        count += len(targets)
-    for model in state.models:
-        model.train()
-    if device.processes > 1:
-        total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
-        count = int(counted)
-    *peers, ensemble_ce = (total / count).tolist()
-    return peers, ensemble_ce
-
-
-def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -> dict[str, Any]:
-    """Losses on dev text (for reports) and on held-out text (for choosing the best peer)."""
-    dev, dev_ensemble = measure(state, texts.dev, config, device)
-    held_out, held_out_ensemble = measure(state, texts.held_out, config, device)
-    return {
-        "dev_ce": dev,
-        "held_out_ce": held_out,
-        "dev_ce_ensemble": dev_ensemble,
-        "held_out_ce_ensemble": held_out_ensemble,
-    }
 
 
 def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
@@ -208,7 +167,7 @@ def _train(
     saved = checkpoint.checkpoints(folder / "checkpoints")
     metrics_bytes = 0
     if saved:
-        state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers)
+        state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers, state.average_models)
         state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
         state.hypergradient = record["hypergradient"]
         state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
@@ -252,6 +211,7 @@ def _train(
                         state.optimizers,
                         state.record(metrics.tell()),
                         train.keep_checkpoints,
+                        state.average_models,
                     )
             if stopped and not last:
                 device.wait()
@@ -314,7 +274,7 @@ def _finish(
     if not device.is_main:
         return
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
-    for i, model in enumerate(state.models):
+    for i, model in enumerate(state.reported_models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card)
     flops = sum(6.0 * body_parameters(model) * state.tokens for model in state.models)

@@ -58,7 +58,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
         began = time.perf_counter()
         documents = [
             evaluate_pairs(
-                state.models,
+                state.reported_models,
                 tokenizer,
                 pairs,
                 suite=suite,
@@ -75,7 +75,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
         for name, target in passed:
             place = {"target_words": target, "words": state.words, "tokens": state.tokens, "step": state.step}
             if chosen.curve_export:
-                for index, model in enumerate(state.models, 1):
+                for index, model in enumerate(state.reported_models, 1):
                     card = f"Peer {index} after {state.words:,} words, step {state.step}.\n"
                     checkpoint.export(model, tokenizer, paths.curve(folder) / name / f"peer_{index}", card)
             document = {**place, "seconds": seconds / len(passed), "evaluations": documents}

@@ -1,0 +1,67 @@
+"""Losses of a run's peers and of their ensemble on dev and held-out text, the same rows and masks every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import bilevel, losses
+from .config import Config
+from .data.texts import Source, Texts
+from .device import Device
+from .forward import AtPositions
+from .steps import State
+
+
+@torch.inference_mode()
+def measure(
+    state: State, source: Source, config: Config, device: Device, peers: Sequence[AtPositions] | None = None
+) -> tuple[list[float], float]:
+    """(CE of each peer, CE of the weighted logit ensemble) over `train.eval_rows` rows, in nats per scored token.
+
+    peers: what to measure; None: what the run reports (`State.reported`). The rows and masks are the same at every
+    call, so the values of a run compare.
+    """
+    peers = state.reported if peers is None else peers
+    total = torch.zeros(len(peers) + 1, dtype=torch.float64)
+    count = 0
+    for peer in peers:
+        peer.eval()
+    # Processes take turns; the sums are in double precision where there is one, so they hardly feel the order.
+    for number in range(device.index, math.ceil(config.train.eval_rows / config.outer.batch_size), device.processes):
+        batch = source(number, config.train.mask_ratio).to(device.device)
+        targets = batch.targets[batch.scored]
+        with device.autocast():
+            logits = [peer(batch, batch.scored).float() for peer in peers]
+        weights = state.ensemble_weights.to(device.device, torch.float32)
+        ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
+        losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
+        total += len(targets) * losses_now.double().cpu()
+        count += len(targets)
+    for peer in state.peers:
+        peer.train()
+    if device.processes > 1:
+        total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
+        count = int(counted)
+    *each, ensemble_ce = (total / count).tolist()
+    return each, ensemble_ce
+
+
+def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -> dict[str, Any]:
+    """Losses on dev text (for reports) and on held-out text (for choosing the best peer).
+
+    With averages these are theirs, and the peers' own on dev text are there for comparison.
+    """
+    dev, dev_ensemble = measure(state, texts.dev, config, device)
+    held_out, held_out_ensemble = measure(state, texts.held_out, config, device)
+    own = {"dev_ce_unaveraged": measure(state, texts.dev, config, device, state.peers)[0]} if state.averages else {}
+    return {
+        "dev_ce": dev,
+        "held_out_ce": held_out,
+        "dev_ce_ensemble": dev_ensemble,
+        "held_out_ce_ensemble": held_out_ensemble,
+        **own,
+    }
