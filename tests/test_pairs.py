@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
 from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
-from wmlkit.evaluate.protocols import PROTOCOLS
+from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
 from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
 from wmlkit.models import build_model
 from wmlkit.shapes import Student
@@ -322,3 +323,51 @@ def test_write_evaluation_refuses_what_json_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_evaluation(tmp_path, document, [])
     assert not (tmp_path / "evaluation" / "s-p.json").exists()
+
+
+def write_phenomena(folder, phenomena):
+    """One file of one pair for each (paradigm, phenomenon)."""
+    folder.mkdir(parents=True)
+    for paradigm, phenomenon in phenomena.items():
+        pair = {"sentence_good": "the cat sleeps", "sentence_bad": "the cat sleep", "UID": paradigm}
+        pair |= {"linguistics_term": phenomenon, "field": "syntax", "pair_id": "0"}
+        (folder / f"{paradigm}.jsonl").write_text(json.dumps(pair) + "\n")
+
+
+def test_a_third_of_a_suite_to_tune_on_and_the_rest(tmp_path):
+    """Ordered by phenomenon, then name: b, d | a, c, e | f; every third from the first on."""
+    phenomena = {"a": "binding", "b": "agreement", "c": "binding", "d": "agreement", "e": "binding", "f": "ellipsis"}
+    write_phenomena(tmp_path / "pairs/blimp_filtered", phenomena)
+    config = load_preset("nursery", {"evaluate.pairs": str(tmp_path / "pairs")})
+    tuning, rest = (pairs_folder(config, f"blimp_{part}", tmp_path) for part in ("tuning", "untouched"))
+    assert [pair.paradigm for pair in read_suite(tuning, get_protocol("babylm2025"))] == ["b", "c"]
+    assert [pair.paradigm for pair in read_suite(rest, get_protocol("babylm2025"))] == ["a", "d", "e", "f"]
+    assert pairs_folder(config, "blimp_tuning", tmp_path) == tuning
+    (tmp_path / "pairs/blimp_filtered/a.jsonl").unlink()  # another suite has another part
+    assert pairs_folder(config, "blimp_tuning", tmp_path) != tuning
+
+
+def test_a_suite_of_one_file_has_no_rest(tmp_path):
+    write_phenomena(tmp_path / "blimp", {"a": "binding"})
+    config = load_preset("nursery", {"evaluate.pairs": str(tmp_path / "blimp")})
+    with pytest.raises(UserError, match="leaves none for blimp_untouched"):
+        pairs_folder(config, "blimp_untouched", tmp_path)
+    assert not (tmp_path / "data").exists() or not list((tmp_path / "data").iterdir())
+
+
+def test_the_thirds_of_the_real_suite(tmp_path):
+    """23 and 44 of BLiMP's 67 paradigms; both hold each of the phenomena with five paradigms or more."""
+    real = Path(__file__).parents[2] / "shared/data/babylm_eval"
+    if not real.is_dir():
+        pytest.skip("the real test sets are not on this machine")
+    config = load_preset("nursery", {"evaluate.pairs": str(real)})
+    parts = []
+    for part in ("tuning", "untouched"):
+        pairs = read_suite(pairs_folder(config, f"blimp_{part}", tmp_path), get_protocol("babylm2025"))
+        parts.append({(pair.phenomenon, pair.paradigm) for pair in pairs})
+    tuning, rest = parts
+    assert (len(tuning), len(rest), len(tuning & rest)) == (23, 44, 0)
+    counts = Counter(phenomenon for phenomenon, _ in tuning | rest)
+    large = {phenomenon for phenomenon, count in counts.items() if count >= 5}
+    for part in parts:
+        assert large <= {phenomenon for phenomenon, _ in part}

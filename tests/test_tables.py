@@ -248,3 +248,32 @@ def test_runs_of_another_setting_stay_apart(tmp_path: Path) -> None:
     best = table[table["member"] == "best_peer"].set_index("setting")["n_seeds"]
     assert dict(best) == {"": 2, "mutual.alpha=0.9": 1}
     assert json.loads(table.to_json(orient="records"))
+
+
+def test_thirds_of_blimp_by_hand(tmp_path: Path) -> None:
+    """The 13 paradigms in the order of their phenomena: every third is tuned on, five of them."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",), suite="blimp")
+    table = tables.thirds(results.paradigm_table(folder)).set_index(["member", "part"])
+    chosen = {
+        "anaphor_number_agreement", "existential_there_subject_raising", "wh_vs_that_with_gap_long_distance",
+        "sentential_negation_npi_licensor_present", "irregular_plural_subject_verb_agreement_1",
+    }  # fmt: skip
+    peers = {}
+    for run in read_runs(folder):
+        document = paths.read_json(run.folder / "evaluation" / "blimp-babylm2025.json")
+        for member in document["members"]:
+            for part in ("tuning", "untouched"):
+                rows = [row for row in member["paradigms"] if (row["paradigm"] in chosen) == (part == "tuning")]
+                accuracy = np.mean([row["accuracy"] for row in rows])
+                peers.setdefault((member["member"], part), []).append(accuracy)
+    for part, paradigms in (("tuning", 5), ("untouched", 8)):
+        row = table.loc[("ensemble", part)]
+        assert row["paradigms"] == paradigms and row["n_seeds"] == 3
+        assert row["mean"] == pytest.approx(np.mean(peers["ensemble", part]))
+        mean_peer = np.mean([peers["peer_1", part], peers["peer_2", part]])
+        assert table.loc[("mean_peer", part), "mean"] == pytest.approx(mean_peer)
+    assert "T4_thirds" in [path.stem for path in tables.write_tables(folder)]
+
+
+def test_other_suites_have_no_thirds(folder: Path) -> None:
+    assert tables.thirds(results.paradigm_table(folder)).empty

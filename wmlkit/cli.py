@@ -114,7 +114,9 @@ def train(
 @app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A run folder, or a model folder in Hugging Face format.")],
-    suite: Annotated[str, typer.Option(help="nursery, blimp, supplement, ewok, glue or lm.")] = "nursery",
+    suite: Annotated[
+        str, typer.Option(help="nursery, blimp, supplement, ewok, glue, lm, blimp_tuning, ...")
+    ] = "nursery",
     pairs: Annotated[Path | None, typer.Option(help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
     ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",

@@ -85,6 +85,29 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def thirds(paradigms: pd.DataFrame) -> pd.DataFrame:
+    """T4_thirds: the score of a whole suite on its tuning third, and on the two thirds that no recipe was chosen on.
+
+    `paradigms`: `results.paradigm_table`. Columns: the shared ones, part, paradigms (their number), mean, low, high,
+    n_seeds, seeds, values.
+    """
+    # Imported here, as above.
+    from .evaluate.suites import tuning_third
+
+    shown = paradigms[paradigms["suite"] == "blimp"] if len(paradigms) else paradigms
+    if shown.empty:
+        return shown
+    chosen = tuning_third(zip(shown["phenomenon"], shown["paradigm"], strict=True))
+    shown = shown.assign(part=np.where(shown["paradigm"].isin(chosen), "tuning", "untouched"))
+    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", "part"]
+    shared = [*dict.fromkeys([*by, "run", "seed", "note"])]
+    grouped = shown.groupby(shared, sort=False, dropna=False)
+    means = grouped.agg(score=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
+    means = results.with_mean_peer(means)
+    means = means[means["member"].isin(MEMBERS)]
+    return results.with_notes(results.over_seeds(means, [*by, "paradigms"]), means, by)
+
+
 def dev_text(table: pd.DataFrame) -> pd.DataFrame:
     """T4_text: bits a byte of dev text by domain over seeds, from `evaluations.text_table`.
 

@@ -22,7 +22,7 @@ from .errors import UserError
 from .provenance import of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .runs import Run, read_runs
-from .score_tables import dev_text, glue, protocols, with_item_intervals
+from .score_tables import dev_text, glue, protocols, thirds, with_item_intervals
 
 PROVENANCES = ("published", "secondary", "unknown")
 
@@ -48,6 +48,8 @@ CAPTIONS = {
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
+    "T4_thirds": "Accuracy on BLiMP (percent) apart for the third of its paradigms on which a recipe may be chosen "
+    "(tuning) and the other two thirds (untouched); mean over seeds with a 95 % t-interval.",
     "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers), mean over seeds with a 95 % "
     "t-interval; floor: the same text predicted by what knows its grammar (nursery, tokenizers that keep words "
     "whole). Masked models: each token masked in turn, all others visible, so not comparable with causal ones.",
@@ -344,6 +346,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
+        "T4_thirds": lambda: thirds(_main_protocol(results.paradigm_table(folder), main)),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),
         "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from .. import paths
 from ..config import Config
 from ..data import nursery_pairs
 from ..errors import UserError
-from .protocols import Protocol
+from .protocols import Protocol, get_protocol
 
 EWOK_KEYS = ("Context1", "Context2", "Target1", "Target2")
 
 # Labels that BLiMP's files spell in two ways or split off; the paper has 12 phenomena and 4 fields.
 PHENOMENON = {"s-selection": "argument_structure"}
 FIELD = {"syntax/semantics": "syntax_semantics"}
+
+# Parts of a suite that are suites themselves, blimp_tuning and blimp_untouched: see `tuning_third`
+PARTS = ("tuning", "untouched")
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,47 @@ def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
     return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in read_rows(file)]
 
 
+def tuning_third(paradigms: Iterable[tuple[str, str]]) -> set[str]:
+    """Of (phenomenon, paradigm) the paradigms on which a recipe may be chosen: every third in alphabetical order.
+
+    The order is by phenomenon first, so both parts hold a share of each large phenomenon. Scores of a recipe that was
+    chosen on the third say something new on the other two thirds only (table T4_thirds).
+
+    >>> sorted(tuning_third([("binding", "a"), ("binding", "b"), ("ellipsis", "c"), ("agreement", "d")]))
+    ['c', 'd']
+    """
+    return {paradigm for _, paradigm in sorted(set(paradigms))[::3]}
+
+
+def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
+    """A folder with those files of `whole` that are in a part of the suite, one file a paradigm."""
+    files = {file.stem: file for file in suite_files(whole)}
+    chosen = tuning_third((first_phenomenon(file), name) for name, file in files.items())
+    names = [name for name in files if (name in chosen) == (part == "tuning")]
+    if not names:
+        raise UserError(
+            f"{whole} has {len(files)} file of pairs, which leaves none for {suite}_{part}; score all of it: {suite}"
+        )
+
+    def write(temporary: Path) -> None:
+        for name in names:
+            shutil.copyfile(files[name], temporary / files[name].name)
+
+    folder = out / "data" / f"{suite}_{part}-{suite_hash(whole)[:8]}"
+    return folder if folder.is_dir() else paths.write_folder(folder, write)
+
+
+def first_phenomenon(file: Path) -> str:
+    """The phenomenon of a file's first pair."""
+    protocol = get_protocol("babylm2025")  # any: they differ in scores, not in labels
+    return next((_pair(row, file, number, protocol).phenomenon for number, row in read_rows(file)), "")
+
+
 def pairs_folder(config: Config, suite: str, out: Path) -> Path:
-    """The folder of a suite's pairs; the nursery's are written on first use."""
+    """The folder of a suite's pairs; the nursery's and those of a part of a suite are written on first use."""
+    whole, _, part = suite.rpartition("_")
+    if part in PARTS:
+        return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
         folder = out / "data" / f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}"
         if not (folder / "done.json").is_file():
