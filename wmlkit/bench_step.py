@@ -117,7 +117,7 @@ def random_batch(vocab_size: int, batch_size: int, block_size: int) -> Batch:
     scored = torch.randperm(count)[: round(MASKED * count)].sort().values
     return Batch(
         input_ids=torch.randint(5, vocab_size, (batch_size, block_size)),
-        attention_mask=None,
+        documents=None,
         position_ids=torch.arange(block_size).expand(batch_size, -1),
         targets=torch.randint(5, vocab_size, (count,)),
         scored=scored,

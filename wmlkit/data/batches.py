@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,32 @@ STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three 
 class Batch:
     """One batch on its device.
 
-    input_ids (B, T); attention_mask (B, 1, T, T) boolean, or None where all may attend to all; position_ids
-    (B, T), from 0 within each document; targets (B*T,), what each position is scored on; scored (K,) and
-    real (N,), flat indices of the scored positions and of all but padding; tokens, words: how many the batch
-    shows (tokens without padding, words without special tokens).
+    input_ids (B, T); documents (B, T) int32, the document of each token, -1 on padding, or None where all may
+    attend to all; position_ids (B, T), from 0 within each document; targets (B*T,), what each position is scored
+    on; scored (K,) and real (N,), flat indices of the scored positions and of all but padding; tokens, words: how
+    many the batch shows (tokens without padding, words without special tokens); causal: nobody sees what follows.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor | None
+    documents: Tensor | None
     position_ids: Tensor
     targets: Tensor
     scored: Tensor
     real: Tensor
     tokens: int
     words: int
+    causal: bool = False
+
+    @cached_property
+    def attention_mask(self) -> Tensor | None:
+        """(B, 1, T, T) boolean, true where attention is allowed; None where all may attend to all, or all to what
+        came before. Made on the batch's device: it is T times as large as all else."""
+        if self.documents is None:
+            return None
+        # Padding attends to padding: a row of the mask without any true entry would give NaN.
+        # transformers takes a mask of this shape as it is: a causal model adds nothing to it.
+        allowed = self.documents[:, None, :, None] == self.documents[:, None, None, :]
+        return allowed.tril() if self.causal else allowed
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`. To a GPU from pinned memory, so that nobody waits for the copy: the processor
@@ -65,7 +78,7 @@ class Batch:
         return replace(
             self,
             input_ids=self.input_ids[own],
-            attention_mask=None if self.attention_mask is None else self.attention_mask[own],
+            documents=None if self.documents is None else self.documents[own],
             position_ids=self.position_ids[own],
             targets=self.targets.view(rows, length)[own].flatten(),
             scored=kept(self.scored),
@@ -188,16 +201,19 @@ class Rows:
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         document = np.full(shape, -1, dtype=np.int64)
         position = np.zeros(shape, dtype=np.int64)
-        for b, number in enumerate(range(step * batch_size, (step + 1) * batch_size)):
-            epoch, within = divmod(number, len(self.rows))
-            place = 0
-            for piece in self.rows[self.epoch_order(epoch)[within]]:
-                start, length = self.pieces[piece]
-                ids[b, place] = self.bos_id
-                ids[b, place + 1 : place + 1 + length] = self.tokens[start : start + length]
-                document[b, place : place + 1 + length] = piece
-                position[b, place : place + 1 + length] = np.arange(1 + length)
-                place += 1 + int(length)
+        places = (divmod(number, len(self.rows)) for number in range(step * batch_size, (step + 1) * batch_size))
+        rows = [self.rows[self.epoch_order(epoch)[within]] for epoch, within in places]
+        counts = np.array([len(row) for row in rows])
+        pieces = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+        row_of_piece = np.repeat(np.arange(batch_size), counts)
+        widths = self.pieces[pieces, 1] + 1  # with the start token
+        before = np.cumsum(widths) - widths  # tokens of the batch before each piece
+        first = row_of_piece * self.block_size + before - before[np.cumsum(counts) - counts][row_of_piece]
+        within = np.arange(widths.sum()) - np.repeat(before, widths)  # place of each token in its piece
+        where = np.repeat(first, widths) + within
+        position.flat[where], document.flat[where] = within, np.repeat(pieces, widths)
+        ids.flat[where] = self.tokens[np.repeat(self.pieces[pieces, 0] - 1, widths) + within]
+        ids.flat[first] = self.bos_id
         return ids, document, position
 
     def masked_batch(
@@ -227,23 +243,19 @@ class Rows:
         ids: NDArray[np.int64],
         causal: bool = False,
     ) -> Batch:
-        mask = None
-        if (document != document[:, :1]).any():
-            # Padding attends to padding: a row of the mask without any true entry would give NaN.
-            allowed = document[:, None, :, None] == document[:, None, None, :]  # (B, 1, T, T)
-            # transformers takes a mask of this shape as it is: a causal model adds nothing to it.
-            mask = torch.from_numpy(np.tril(allowed) if causal else allowed)
+        apart = (document != document[:, :1]).any()
         before = np.concatenate([np.ones((len(ids), 1), dtype=bool), self.special[ids[:, :-1]]], axis=1)
         words = int(((self.starts_word[ids] | before) & ~self.special[ids]).sum())
         return Batch(
             torch.from_numpy(inputs),
-            mask,
+            torch.from_numpy(document.astype(np.int32)) if apart else None,
             torch.from_numpy(position),
             torch.from_numpy(targets.reshape(-1)),
             torch.from_numpy(np.flatnonzero(scored)),
             torch.from_numpy(np.flatnonzero(document >= 0)),
             int((document >= 0).sum()),
             words,
+            causal,
         )
 
 
