@@ -13,9 +13,11 @@ from wmlkit import bench_loss, bench_measure, bench_report, bench_search, bench_
 from wmlkit.bench_measure import describe, interleaved, peak_above, peaks
 from wmlkit.bench_step import RELEASED, Setting, find_setting, make_work, released_loss, step_variants
 from wmlkit.cli import app
+from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.losses import mutual_loss_reference
 from wmlkit.shapes import Student
+from wmlkit.students import find_students
 
 TOY = Setting(50, 2, 8, (Student(1, 2, 8, 16), Student(2, 2, 16, 32)))
 CPU = torch.device("cpu")
@@ -194,7 +196,15 @@ def test_train(monkeypatch):
     assert tuple(times) == bench_train.PARTS
     own = times[f"outer, {document['hypergradient']}"]
     step = times["batch"] + times["inner"] + times["optimizer"] + own / document["every"]
-    assert document["ratios"] == pytest.approx({"step_ms": step, "outer_to_inner": own / times["inner"]})
+    config = load_preset("smoke")
+    flop = 0
+    for found in find_students(config, document["vocab_size"]):
+        embedded = document["vocab_size"] + config.data.block_size + 2 + 1  # tokens, positions, the one token type
+        flop += 6 * document["tokens"] * (found.parameters - embedded * found.hidden_size)
+    assert document["flop_of_a_step"] == flop
+    utilisation = flop / step / (2 * 1024**3 / times["matrix product"])
+    ratios = {"step_ms": step, "outer_to_inner": own / times["inner"], "utilisation": utilisation}
+    assert document["ratios"] == pytest.approx(ratios)
 
 
 def test_the_page_is_what_its_documents_make():

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from test_figures import faults
 
-from wmlkit import figure_corpus, figures, report
+from wmlkit import captions, figure_corpus, report
 from wmlkit.data import statistics
 from wmlkit.data.statistics import DomainCounts, domain_statistics, read_statistics
 from wmlkit.errors import UserError
@@ -177,7 +177,7 @@ def test_the_report_names_them_after_the_method(tmp_path: Path) -> None:
         (tmp_path / f"{name}.svg").write_text("<svg/>")
     found = [file.stem for file in report._found(tmp_path, "F*.svg")]
     assert found == ["F1", "F01_lengths", "F01_mix", "F01_vocabulary", "F2"]
-    assert all(len(report._caption(figures.CAPTIONS, name)) > 40 for name in found)
+    assert all(len(report._caption(captions.FIGURES, name)) > 40 for name in found)
 
 
 def test_fonts_are_embedded_and_bytes_repeat(tmp_path: Path) -> None:

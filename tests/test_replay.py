@@ -28,7 +28,7 @@ from wmlkit.losses import MutualOptions
 from wmlkit.models import build_model
 from wmlkit.released import FINDINGS, OF_TEACHER, Case, Defects, cases
 from wmlkit.shapes import Student
-from wmlkit.steps import State
+from wmlkit.state import State
 
 TINY = {
     "data.words": 4000,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from fake_runs import write_run, write_study
 
-from wmlkit import paths, tables
+from wmlkit import captions, paths, tables
 from wmlkit.answer import Answer, answer
 from wmlkit.errors import UserError
 from wmlkit.report import _markdown, write_report
@@ -67,7 +67,7 @@ def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: s
             assert f"#{file.stem.lower()}" in parsed.links
     assert len(parsed.ids) == len(set(parsed.ids))
     assert "commit 0123abc, seeds 0, 1, 2" in parsed.text
-    assert tables.CAPTIONS["T4_differences"] in parsed.text
+    assert captions.TABLES["T4_differences"] in parsed.text
     assert "Nothing is noted" not in parsed.text
     assert "generated text, not from BabyLM" in parsed.text
 

@@ -74,8 +74,12 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matrix_product(device: torch.device, size: int = 1024, dtype: torch.dtype = torch.float32) -> tuple[Run, float]:
-    """(a square matrix product to time beside the rest, its floating-point operations)."""
+def matrix_product(device: torch.device) -> tuple[Run, float]:
+    """(a square matrix product to time beside the rest, its floating-point operations).
+
+    Large enough to fill what it runs on, in the precision that training uses there.
+    """
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = torch.randn(size, size, device=device, dtype=dtype), torch.randn(size, size, device=device, dtype=dtype)
     return lambda: a @ b, 2.0 * size**3
 

@@ -29,8 +29,8 @@ SECTIONS = {
         "same peers with cross-entropy alone. `trunks`: without any head or loss, at all positions, which "
         "`fast` may beat because it computes the last layer's feed-forward part only where it is read. "
         "`optimizer`: AdamW, which comes on top for all. Memory is above weights and gradients. Utilisation "
-        "compares the model's FLOP (6 a weight and token, and attention) with a matrix product of 1,024 x "
-        "1,024 timed in the same turns.",
+        "compares the model's FLOP (6 a weight and token, and attention) with a matrix product timed in the "
+        "same turns (1,024 x 1,024; on a card 8,192 x 8,192 in bfloat16).",
     ),
     "loss": (
         "The loss alone",
@@ -42,7 +42,8 @@ SECTIONS = {
         "The parts of a run's step",
         "Arm `wml` in a preset's sizes on nursery text. `inner`: forward, loss and backward of all peers. "
         "`outer`: one outer step by kind of hypergradient, of which a run takes one every `every` steps; "
-        "`step ms` is the whole step with that share.",
+        "`step ms` is the whole step with that share. Utilisation compares 6 FLOP a token and parameter without "
+        "embeddings with the matrix product timed in the same turns.",
     ),
     "search": (
         "The student search",

@@ -8,41 +8,50 @@ from typing import Any
 
 import torch
 
-from .bench_measure import Run, check_repeats, interleaved, peak_above, peaks, rows
+from .bench_measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
 from .config import load_preset
 from .data.prepare import prepare
 from .data.texts import open_texts
 from .data.tokenizer import load_tokenizer
 from .device import setup
+from .models import body_parameters
 from .optim import set_learning_rate
-from .steps import build_state, clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
+from .state import build_state
+from .steps import clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
 from .students import find_students
 
 WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
-PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam")
+PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam", "matrix product")
 
 
 def bench_train(preset: str = "nursery", repeats: int = 7) -> dict[str, Any]:
     """The parts of a step of arm `wml` in a preset's sizes, on nursery text.
 
     inner: forward, loss, backward of all peers. outer: one outer step, of which a run takes one every `outer.every`
-    steps; `step_ms` is the whole step with that share of it.
+    steps; `step_ms` is the whole step with that share of it. utilisation: the peers' FLOP (6 a token and parameter
+    without embeddings) in the time of a step, as a share of the rate of a matrix product.
     """
     check_repeats(repeats)
     with tempfile.TemporaryDirectory() as folder:
         facts, variants, device = _parts(preset, Path(folder))
+        variants["matrix product"], product_flop = matrix_product(device)
         times = interleaved(variants, repeats, device)
     memory = peaks(train_peaks, preset)
     own = f"outer, {facts['hypergradient']}"
     inner = times["inner"]["median_ms"]
     step = sum(times[name]["median_ms"] for name in PARTS[:3]) + times[own]["median_ms"] / facts["every"]
+    rate = product_flop / times["matrix product"]["median_ms"]  # FLOP a millisecond
     return {
         "setting": preset,
         **facts,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
         "variants": rows(times, memory),
-        "ratios": {"step_ms": step, "outer_to_inner": times[own]["median_ms"] / inner},
+        "ratios": {
+            "step_ms": step,
+            "outer_to_inner": times[own]["median_ms"] / inner,
+            "utilisation": facts["flop_of_a_step"] / step / rate,
+        },
     }
 
 
@@ -84,6 +93,7 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
         "scored": len(batch.scored),
         "vocab_size": len(tokenizer),
         "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
+        "flop_of_a_step": sum(6.0 * body_parameters(model) for model in state.models) * batch.tokens,
         "hypergradient": config.outer.hypergradient,
         "every": config.outer.every,
     }

@@ -33,32 +33,6 @@ from .figure_style import (
 )  # fmt: skip
 from .runs import ARMS
 
-CAPTIONS = {
-    "F1": "The method, drawn by code: peers learn from text (cross-entropy, CE) and from each other (Kullback-Leibler "
-    "divergence, KL); the slope g of the ensemble's loss on held-out text moves their weights. z: logits.",
-    "F01_lengths": "Line lengths of the cleaned training text: percent of lines with at most so many words, by domain.",
-    "F01_vocabulary": "Growth of the vocabulary: distinct words against words read, in the order of the text, by "
-    "domain. A line that flattens out has shown its words; natural text goes on rising.",
-    "F01_mix": "Left: share of each domain in the words of training, held-out and dev text (their number in "
-    "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
-    "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
-    "marks), and that of the ensemble. Mean over seeds; the band spans the seeds.",
-    "F3": "Peer weights and their hypergradients over tokens seen; only differences between peers move the weights. "
-    "Mean over seeds; the band spans the seeds.",
-    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which may reach beyond 100 %; small "
-    "marks: single seeds. Where no run has one peer, its place shows the first peer of independent: it learns alone.",
-    "F5": "Search landscape: parameters of every shape, the targets (dotted; N: parameters of the base model) and what "
-    "was found (crosses).",
-    "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
-    "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
-    "F7": "The same models under every scoring protocol, ties counted as in its own year. Bars: 95 % t-interval over "
-    "seeds; small marks: single seeds. Black: what the protocol says of a scorer that is always right, on these "
-    "pairs, and where each is followed by a copy in which the other sentence is right (EWoK's form): 100 unless "
-    "scores get out of order.",
-    "F8": "Accuracy against words seen, repetitions counted, on a few pairs of each paradigm, the same at every "
-    "point. Bars: 95 % t-interval over seeds; small marks: single seeds.",
-}
-
 
 @styled
 def plot_losses(

@@ -13,7 +13,7 @@ from .config import Config
 from .data.texts import Source, Texts
 from .device import Device
 from .forward import AtPositions
-from .steps import State
+from .state import State
 
 
 @torch.inference_mode()

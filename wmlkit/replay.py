@@ -34,7 +34,7 @@ from .released_data import text_rows, widened, without_capitals
 from .replay_scoring import scoring
 from .replay_steps import Setting, epochs
 from .replay_teacher import teacher_for, teacher_identity
-from .steps import State, build_state
+from .state import State, build_state
 from .students import find_students
 
 

@@ -23,7 +23,7 @@ from .device import Device
 from .forward import frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
 from .losses import MutualLoss, MutualOptions
 from .released import Case, Defects, clamped, epoch_learning_rate, loss_options, outer_step_size
-from .steps import State
+from .state import State
 from .updates import sgd_update
 
 

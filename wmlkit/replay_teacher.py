@@ -35,7 +35,7 @@ from .measure import measure
 from .released import Case
 from .released_data import possible_pairs, widened
 from .replay_steps import Setting, epochs
-from .steps import build_state
+from .state import build_state
 from .students import find_students
 from .teacher import frozen_model, given_folder
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import figures, paths, tables
+from . import captions, paths, tables
 from .answer import QUESTION, Answer, answer
 from .errors import UserError, first_line
 from .figure_set import write_figures
@@ -187,7 +187,7 @@ def _index(names: Sequence[str]) -> str:
 def _table(folder: Path, name: str, table: pd.DataFrame) -> str:
     corpora = [str(corpus) for corpus in table["corpus"].dropna().unique()] if "corpus" in table else []
     note = "Rows of the nursery come from generated text, not from BabyLM." if "nursery" in corpora else ""
-    caption = " ".join(filter(None, (_caption(tables.CAPTIONS, name), note)))
+    caption = " ".join(filter(None, (_caption(captions.TABLES, name), note)))
     parts = "".join(
         _part(title, part, folded=name == "T5" and place > 0)
         for place, (title, part) in enumerate(readable(name, table))
@@ -255,7 +255,7 @@ def _figure(file: Path) -> str:
     data = base64.b64encode(svg.encode()).decode()
     points = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
     width = f' style="width: {float(points[1]) * _PIXELS_A_POINT:.0f}px"' if points else ""
-    caption = _text(_caption(figures.CAPTIONS, name))
+    caption = _text(_caption(captions.FIGURES, name))
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
     return (
         f'{_heading(name)}<figure><span class="sheet"{width}>{image}</span>\n'

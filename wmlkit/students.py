@@ -20,7 +20,8 @@ from .identity import digest
 from .search import Found, Preference, count_parameters, search_students, targets
 from .search_cost import Workload, diversity, within
 from .shapes import Student, base_student
-from .steps import build_state, train_step
+from .state import build_state
+from .steps import train_step
 
 SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
 

@@ -26,64 +26,6 @@ from .score_tables import dev_text, glue, protocols, thirds, with_item_intervals
 
 PROVENANCES = ("published", "secondary", "unknown")
 
-CAPTIONS = {
-    "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are "
-    "counted without start and end tokens; fertility is tokens a word; used_words went into training, held-out and "
-    "dev text; coverage is the share of their words (punctuation apart) that are one token.",
-    "T1_removed": "What cleaning removed: how often each reason applied, in all and a thousand lines of the source.",
-    "T2": "Hyper-parameters, each with its source.",
-    "T3": "Searched students: target and found number of parameters, error in percent of the target.",
-    "T3_choices": "Which of the shapes nearest to a target is taken: the nearest (size), the one that makes the set "
-    "most diverse (mean distance of two peers in log depth and width), or the one with the lowest loss after a few "
-    "steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
-    "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
-    "token). Mean over seeds with a 95 % t-interval over seeds. One seed has none: item_low and item_high resample "
-    "its items and say nothing about other seeds (column interval). ensemble weighs the peers' logits with their "
-    "learned weights, uniform_ensemble equally. GLUE is the mean over tasks of the best epoch on the scored file. "
-    "best_peer was chosen on held-out text; mean_peer is the mean over the peers; teacher is the model that distill "
-    "learned from. Where no run has one peer, its row is the first peer of independent, which learns alone.",
-    "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
-    "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
-    "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
-    "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
-    "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
-    "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
-    "T4_thirds": "Accuracy on BLiMP (percent) apart for the third of its paradigms on which a recipe may be chosen "
-    "(tuning) and the other two thirds (untouched); mean over seeds with a 95 % t-interval.",
-    "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers), mean over seeds with a 95 % "
-    "t-interval; floor: the same text predicted by what knows its grammar (nursery, tokenizers that keep words "
-    "whole). Masked models: each token masked in turn, all others visible, so not comparable with causal ones.",
-    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds; "
-    "for one seed item_low and item_high resample its items.",
-    "T6": "(Super)GLUE by task: metric in percent, mean over fine-tuning seeds, then runs. The best epoch is chosen "
-    "on the file that is scored, as in the official pipelines, so the numbers are optimistic. majority_class: share "
-    "of the most frequent class. Skipped tasks are named with the reason.",
-    "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds (seconds_values: each seed's, without a teacher's). Tokens, words, FLOP and seconds of runs with a "
-    "teacher include its training, as the note says.",
-    "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
-    "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
-    "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). peer_weights are "
-    "those at the end.",
-    "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
-    "teacher) against distill, the same without its two (finding: docs/deviations.md). Losses in nats per scored "
-    "token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, values its seeds, change "
-    "that against none or distill, paired by seed; low and high are 95 % t-intervals over seeds, empty for one. "
-    "updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms of the loss. "
-    "correction: that term of the hypergradient over the explicit one. weight_ratio: largest weight over smallest. "
-    "Students of a teacher have no weights, and unmasked_inputs no true tokens: those columns are empty. teacher_ce: "
-    "dev_ce of the teacher on the students' ids. lost_case, uncleaned_text, all and vanilla_all have another text and "
-    "tokenizer. Accuracy in percent; chance is 50.",
-    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent: in order with half a point for a "
-    "tie (none), E0 scores in the released order, E1 ties at random or (official_ties) correct. Beside them scorers "
-    "that are no models: perfect prefers every good sentence, constant gives all the same score. crossed: EWoK-shaped "
-    "items made from the pairs, in which every target is scored twice. displaced: scores that do not come back in "
-    "their place.",
-    "T9_search": "Shapes of four peers around RoBERTa-base in the released space: as described (none), with indices "
-    "rounded down in a Bayesian search (S1), FFN width 3,072 for all (S3), only non-zero entries counted (S4), and "
-    "all. error_percent: counted against target. nearest: no shape of the space is nearer.",
-}
-
 
 def corpora(prepared_folder: Path) -> pd.DataFrame:
     """T1: one row a domain of a split of the source, and one for all of them, from a prepared corpus."""

@@ -35,7 +35,8 @@ from .measure import evaluation_row
 from .models import body_parameters
 from .runs import FORMAT, run_document
 from .search import Found
-from .steps import State, build_state, mutual_options, train_step
+from .state import State, build_state
+from .steps import mutual_options, train_step
 from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 from .track import Mirror, check_tracker, open_tracker

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from .. import checkpoint, paths
 from ..config import Config
 from ..errors import UserError
-from ..steps import State
+from ..state import State
 from .pairs import evaluate_pairs
 from .protocols import get_protocol
 from .suites import pairs_folder, read_suite

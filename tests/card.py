@@ -1,0 +1,136 @@
+"""What to ask of a machine with a card before anything is trained on it: one command that ends in time.
+
+    python -m tests.card OUT [--minutes 9] [--preset modern-10m] [--set KEY=VALUE]...
+
+Parts in this order: what `wmlkit doctor` finds; the tests of the training loop; the parts of a step in the preset's
+sizes with their utilisation; tokens a second of one, two and three runs side by side, and of one with train.compile;
+the benchmarks of step, loss and scoring. Each part is a process of its own; one that does not fit into the time that
+is left is not begun, one that outlasts it is stopped. OUT/card.json has what is known as soon as a part ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wmlkit import paths
+
+STEPS = 60  # of a run whose speed is measured; the first ten do not count
+
+
+@dataclass(frozen=True)
+class Part:
+    """Commands that run side by side, and the fewest seconds with which it makes sense to begin them."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    seconds: float = 20.0
+
+
+def parts(out: Path, preset: str, settings: Sequence[str]) -> list[Part]:
+    """All parts in their order."""
+
+    def wmlkit(*words: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "wmlkit", *words)
+
+    def training(name: str, seeds: Sequence[int], *more: str) -> Part:
+        changes = (
+            "data.max_passes=none", f"train.steps={STEPS}", "train.log_every=10", f"train.eval_every={STEPS}",
+            f"train.checkpoint_every={STEPS}", "evaluate.curve=[]", *settings, *more,
+        )  # fmt: skip
+        given = [word for change in changes for word in ("--set", change)]
+        run = ("train", "--preset", preset, "--arm", "wml", "--out", str(out / name))
+        return Part(name, tuple(wmlkit(*run, "--seed", str(seed), *given) for seed in seeds), 60.0)
+
+    return [
+        Part("doctor", (wmlkit("doctor", "--json"),)),
+        Part("tests", ((sys.executable, "-m", "pytest", "-q", "-x", "tests/test_train.py", "-k", "card or equals"),)),
+        Part("bench train", (wmlkit("bench", "train", "--preset", preset, "--repeats", "5", "--json"),)),
+        *(training(f"runs {count}", range(count)) for count in (1, 2, 3)),
+        training("compiled", [0], "train.compile=true"),
+        *(
+            Part(f"bench {name} {size}", (wmlkit("bench", name, "--setting", size, "--json"),))
+            for name, size in (("step", "small"), ("step", "paper"), ("loss", "small"), ("scoring", "paper"))
+        ),
+    ]
+
+
+def ask(every: Sequence[Part], out: Path, minutes: float) -> dict[str, Any]:
+    """Run the parts one after the other; returns what is also in ``OUT/card.json``."""
+    end = time.monotonic() + 60 * minutes
+    found: dict[str, Any] = {"minutes": minutes, "parts": []}
+    for part in every:
+        left = end - time.monotonic()
+        begun = {"name": part.name, "commands": [" ".join(words[1:]) for words in part.commands]}
+        result = _run(part, left) if left >= part.seconds else {"status": "no time left"}
+        found["parts"].append(begun | result)
+        paths.write_json(out / "card.json", found)
+        print(f"{part.name}: {result['status']}", flush=True)
+    return found
+
+
+def _run(part: Part, seconds: float) -> dict[str, Any]:
+    """One part, stopped after so many seconds. What a command prints is kept as JSON where it is, else its end."""
+    start = time.monotonic()
+    running = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for words in part.commands
+    ]
+    printed, codes = [], []
+    for process in running:
+        try:
+            text, errors = process.communicate(timeout=max(0.0, start + seconds - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.terminate()  # a run leaves a checkpoint
+            text, errors = process.communicate()
+        codes.append(process.returncode)
+        printed.append(_printed(text, errors, process.returncode))
+    late = time.monotonic() - start > seconds
+    status = "stopped" if late else "done" if not any(codes) else f"failed with {max(codes, key=abs)}"
+    return {"status": status, "seconds": time.monotonic() - start, "printed": printed, **_speed(printed)}
+
+
+def _printed(text: str, errors: str, code: int) -> Any:
+    if code == 0 and text.lstrip().startswith("{"):
+        return json.loads(text)
+    return (text if code == 0 else text + errors)[-2000:]
+
+
+def _speed(printed: Sequence[Any]) -> dict[str, Any]:
+    """Tokens a second of all runs that a part trained together, from their rows after the first ten steps."""
+    folders = [Path(text.strip().splitlines()[-1]) for text in printed if isinstance(text, str) and text.strip()]
+    folders = [folder for folder in folders if (folder / "done.json").is_file()]
+    if not folders:
+        return {}
+    each = []
+    for folder in folders:
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        first, last = rows[0], rows[-1]
+        each.append((last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]))
+    done = paths.read_json(folders[0] / "done.json")
+    return {
+        "tokens_per_second": sum(each),
+        "flop_per_second": sum(each) * done["flops"] / done["tokens"],
+        "peak_memory": done["peak_memory"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.card", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--preset", default="modern-10m")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    given = parser.parse_args()
+    found = ask(parts(given.out, given.preset, given.settings), given.out, given.minutes)
+    sys.exit(any(part["status"].startswith("failed") for part in found["parts"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The questions to a machine with a card: parts that end in time, and a speed that is by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from card import STEPS, Part, ask, parts
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def test_parts_end_in_time_and_what_is_known_is_kept(tmp_path):
+    every = [
+        Part("speaks", (python("print('{\"a\": 1}')"), python("print('words')")), 0.1),
+        Part("fails", (python("import sys; print('before'); sys.exit('why')"),), 0.1),
+        Part("outlasts", (python("import time; time.sleep(60)"),), 0.1),
+        Part("too late", (python("print('never')"),), 60.0),
+    ]
+    found = ask(every, tmp_path, 3 / 60)
+    assert json.loads((tmp_path / "card.json").read_text()) == found
+    speaks, fails, outlasts, late = found["parts"]
+    assert speaks["printed"] == [{"a": 1}, "words\n"] and speaks["status"] == "done"
+    assert fails["status"] == "failed with 1" and "before" in fails["printed"][0] and "why" in fails["printed"][0]
+    assert outlasts["status"] == "stopped" and outlasts["seconds"] < 10
+    assert late["status"] == "no time left" and "printed" not in late
+
+
+def test_speed_of_runs_side_by_side(tmp_path):
+    """Two folders with 1,000 tokens in 2 s and in 4 s after their first rows: 750 a second together."""
+    lines = []
+    for number, seconds in enumerate((2, 4)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = [{"tokens": 500, "seconds": 9}, {"tokens": 1500, "seconds": 9 + seconds}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "done.json").write_text(json.dumps({"flops": 3000.0, "tokens": 1500, "peak_memory": 7.0}))
+        lines.append(python(f"print('a line'); print({str(folder)!r})"))
+    (found,) = ask([Part("runs", tuple(lines), 0.1)], tmp_path, 1)["parts"]
+    assert found["tokens_per_second"] == pytest.approx(750) and found["flop_per_second"] == pytest.approx(1500)
+    assert found["peak_memory"] == 7
+
+
+def test_a_run_as_it_is_asked_for(tmp_path):
+    """The commands are those that wmlkit takes: one short training in the sizes of `smoke`."""
+    settings = ["train.steps=12", "train.log_every=4", "train.eval_every=12", "train.checkpoint_every=12"]
+    asked = parts(tmp_path, "smoke", [*settings, "data.words=4000", "data.dev_words=1500"])
+    assert [part.name for part in asked[:3]] == ["doctor", "tests", "bench train"]
+    runs = {part.name: len(part.commands) for part in asked if part.name.startswith("runs")}
+    assert runs == {"runs 1": 1, "runs 2": 2, "runs 3": 3}
+    assert all(f"train.steps={STEPS}" in part.commands[0] for part in asked if part.name in (*runs, "compiled"))
+    (found,) = ask([part for part in asked if part.name == "runs 1"], tmp_path, 3)["parts"]
+    assert found["status"] == "done" and found["tokens_per_second"] > 0, found

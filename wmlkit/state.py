@@ -1,0 +1,102 @@
+"""What changes while a run trains: the peers, their optimizers, their weights, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import averaging
+from .config import Config
+from .device import Device
+from .forward import AtPositions
+from .models import build_model
+from .optim import build_optimizers
+from .search import Found
+from .shapes import Student
+
+
+@dataclass
+class State:
+    """What changes while a run trains, and the teacher, which does not.
+
+    `record` is what a checkpoint must remember besides tensors.
+    """
+
+    peers: list[AtPositions]
+    optimizers: list[list[Optimizer]]
+    peer_weights: Tensor  # (P,) float64, on the CPU; (P + 1,) where the teacher is a frozen peer, the last one
+    teacher: AtPositions | None = None
+    averages: list[AtPositions] = field(default_factory=list)  # of the peers' weights, with `train.ema_decay`
+    step: int = 0
+    tokens: int = 0
+    words: int = 0
+    hypergradient: list[float] | None = None
+    seconds: float = 0.0
+    parts: int = 1  # in which a process takes its rows; grows where memory runs out
+    skipped: int = 0  # steps without an update, because a number was not finite
+    faults: Tensor | None = None  # of `faults.note`; not remembered, as a run with one stops or has skipped the step
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [peer.model for peer in self.peers]
+
+    @property
+    def average_models(self) -> list[PreTrainedModel]:
+        return [average.model for average in self.averages]
+
+    @property
+    def reported(self) -> list[AtPositions]:
+        """What is measured, scored and exported: the averages where they are kept, else the peers."""
+        return self.averages or self.peers
+
+    @property
+    def reported_models(self) -> list[PreTrainedModel]:
+        return [peer.model for peer in self.reported]
+
+    @property
+    def ensemble_weights(self) -> Tensor:
+        """(P,): the peers' weights without the frozen teacher's, on the simplex."""
+        weights = self.peer_weights[: len(self.peers)]
+        return weights / weights.sum()
+
+    def record(self, metrics_bytes: int) -> dict[str, Any]:
+        return {
+            "peer_weights": self.peer_weights.tolist(),
+            "hypergradient": self.hypergradient,
+            "tokens": self.tokens,
+            "words": self.words,
+            "seconds": self.seconds,
+            "parts": self.parts,
+            "skipped": self.skipped,
+            "metrics_bytes": metrics_bytes,
+        }
+
+
+def build_state(
+    config: Config,
+    students: Sequence[Student | Found],
+    tokenizer: PreTrainedTokenizerBase,
+    device: Device,
+    teacher: AtPositions | None = None,
+) -> State:
+    """Freshly initialised peers: peer i's weights depend on (seed, i) alone, so all arms start alike."""
+    # a teacher that has a student's shape must not start as that student
+    first = 999 if config.mutual.arm == "teacher" else 0
+    peers, optimizers = [], []
+    for i, found in enumerate(students, first):
+        shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
+        seed = 1000 * config.train.seed + i
+        model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
+        model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
+        peers.append(AtPositions(model, config.train.compile))
+        optimizers.append(build_optimizers(model, config.train, device.device))
+    count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
+    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    averages = [AtPositions(averaging.average_of(p.model)) for p in peers] if config.train.ema_decay else []
+    return State(peers, optimizers, weights, teacher, averages, parts=config.train.accumulate)
