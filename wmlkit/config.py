@@ -203,7 +203,7 @@ class EvaluateConfig(Section):
     protocol: str = "babylm2025"
     ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
     per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
-    token_budget: int = Field(8192, ge=64)  # tokens a forward pass
+    token_budget: int | None = Field(None, ge=64)  # tokens a forward pass; None: what suits the device
     # Learning curve: words seen, repetitions counted, at which training scores the peers; the end is one point more
     curve: tuple[int, ...] = ()
     curve_per_paradigm: int = Field(20, ge=1)  # pairs a paradigm at each point, always the same ones

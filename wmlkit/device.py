@@ -104,6 +104,11 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     return Device(accelerator, device, chosen, why, together)
 
 
+def best_device() -> torch.device:
+    """What `setup` chooses where one process works alone: CUDA, else Apple's MPS, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def peak_memory(device: torch.device) -> float:
     """Peak memory in MiB: of the card on CUDA, else of this process."""
     if device.type == "cuda":

@@ -183,7 +183,7 @@ def numeric_error(device: torch.device) -> float:
     """Largest difference between float32 on `device` and float64 on the CPU, relative to the largest value."""
     found, expected = _step(device, torch.float32), _step(torch.device("cpu"), torch.float64)
     return max(
-        float((a.double().cpu() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
+        float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def measure(
         weights = state.ensemble_weights.to(device.device, torch.float32)
         ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
         losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
-        total += len(targets) * losses_now.double().cpu()
+        total += len(targets) * losses_now.cpu().double()
         count += len(targets)
     for peer in state.peers:
         peer.train()

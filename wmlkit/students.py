@@ -109,7 +109,7 @@ def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer:
     state = build_state(config, [student], tokenizer, device)
     ce = [train_step(state, texts, config, device)[0].ce for _ in range(config.train.steps)]
     last = ce[-math.ceil(len(ce) / 4) :]
-    return float(sum(value.double().sum() for value in last)) / len(last)
+    return float(sum(value.cpu().double().sum() for value in last)) / len(last)
 
 
 def saved_hash(config: Config) -> str:

@@ -234,7 +234,7 @@ def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config
     options = mutual_options(config, state.step - 1)
     weights = state.peer_weights[: len(state.peers)]
     weights = weights if options.ce_weight == "peer" else torch.ones_like(weights)
-    ce, kl = loss.ce.double().cpu(), loss.kl.double().cpu()
+    ce, kl = loss.ce.cpu().double(), loss.kl.cpu().double()  # on the CPU: MPS has no float64
     split = {"parts": state.parts} if state.parts > config.train.accumulate else {}
     skipped = {"skipped": state.skipped} if state.skipped else {}
     return {

@@ -17,9 +17,8 @@ from .. import checkpoint, paths
 from ..config import Config
 from ..errors import UserError
 from ..state import State
-from .pairs import evaluate_pairs
-from .protocols import get_protocol
-from .suites import pairs_folder, read_suite
+from .pairs import evaluate_pairs, read_pairs
+from .suites import pairs_folder
 
 END = "end"  # name of the last point
 Recorder = Callable[[State, int, bool], float]
@@ -46,8 +45,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
         return None
     try:
         suites = {suite: pairs_folder(config, suite, out) for suite in wanted}
-        for pairs in suites.values():
-            read_suite(pairs, get_protocol(chosen.protocol))
+        pairs = {s: read_pairs(folder, chosen.protocol, chosen.curve_per_paradigm) for s, folder in suites.items()}
     except UserError as error:
         raise UserError(f"{error}; or train without a learning curve: --set evaluate.curve=[]") from None
 
@@ -60,7 +58,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
             evaluate_pairs(
                 state.reported_models,
                 tokenizer,
-                pairs,
+                suite_folder,
                 suite=suite,
                 protocol=chosen.protocol,
                 ties=chosen.ties,
@@ -68,8 +66,9 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
                 member_weights=state.ensemble_weights.tolist(),
                 objective=config.model.objective,
                 token_budget=chosen.token_budget,
+                pairs=pairs[suite],
             )[0]
-            for suite, pairs in suites.items()
+            for suite, suite_folder in suites.items()
         ]
         seconds = time.perf_counter() - began
         for name, target in passed:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import paths
+from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
 from ..runs import known_result
@@ -42,7 +44,7 @@ def evaluate_glue(
     max_valid: int | None = None,
     epochs: int | None = None,
     objective: Objective | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> dict[str, Any]:
     """Fine-tune each model on each task and score it on the task's validation file.
 
@@ -107,12 +109,13 @@ def evaluate_run_glue(
     max_train: int | None = None,
     max_valid: int | None = None,
     epochs: int | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """`evaluate_glue` of a finished run's peers, with its options; written into the run folder.
 
     A run that has this document already, with the same settings and data, is not fine-tuned again unless `force`.
+    device: None: the best of this machine.
     """
     models, tokenizer = load_peers(run_folder)
     objective = run_facts(run_folder)[1]
@@ -133,7 +136,7 @@ def evaluate_run_glue(
         max_valid=max_valid,
         epochs=epochs,
         objective=objective,
-        device=device,
+        device=device or best_device(),
     )
     paths.write_json(path, document)
     return document
@@ -221,7 +224,7 @@ def _task_rows(
     rules: GlueProtocol,
     seeds: Sequence[int],
     objective: Objective,
-    device: str | None,
+    device: str | torch.device | None,
 ) -> dict[str, dict[str, Any]]:
     """Rows of the result for the columns `scored`, all from trainings on `task`."""
     select_by: Metric = "f1" if task in rules.f1_selects else "accuracy"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import paths
@@ -20,6 +21,7 @@ from ..data import nursery
 from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
 from ..data.prepare import open_prepared
 from ..data.tokenizer import load_tokenizer
+from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
 from ..runs import known_result, other_format, run_document
@@ -43,8 +45,8 @@ def evaluate_text(
     seed: int = 0,
     member_weights: Sequence[float] | None = None,
     temperature: float = 1.0,
-    token_budget: int = 8192,
-    device: str | None = None,
+    token_budget: int | None = None,
+    device: str | torch.device | None = None,
 ) -> dict[str, Any]:
     """Loss of one model (member "model") or of peers and their ensembles on `texts`, domain -> documents of lines.
 
@@ -108,13 +110,13 @@ def evaluate_run_text(
     prepared_folder: Path,
     *,
     words_per_domain: int | None = 2000,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder.
 
     For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
-    settings on the same corpus is not measured again unless `force` is set.
+    settings on the same corpus is not measured again unless `force` is set. device: None: the best of this machine.
     """
     data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
     known = None if force else known_text(run_folder, data_hash, words_per_domain)
@@ -130,7 +132,7 @@ def evaluate_run_text(
         objective=objective,
         words_per_domain=words_per_domain,
         member_weights=weights,
-        device=device,
+        device=device or best_device(),
     )
     document["data_hash"] = data_hash
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":

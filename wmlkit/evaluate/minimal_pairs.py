@@ -35,7 +35,7 @@ def score_sentences(
     prefix: Prefix = "none",
     temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     device: str | torch.device | None = None,
     origins: Sequence[str] | None = None,
 ) -> np.ndarray: ...
@@ -54,7 +54,7 @@ def score_sentences(
     prefix: Prefix = "none",
     temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     device: str | torch.device | None = None,
     origins: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]: ...
@@ -72,7 +72,7 @@ def score_sentences(
     prefix: Prefix = "none",
     temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     device: str | torch.device | None = None,
     origins: Sequence[str] | None = None,
 ) -> np.ndarray | dict[str, np.ndarray]:
@@ -88,7 +88,7 @@ def score_sentences(
     within_word: mask the later pieces of a word together with the scored one (masked models only).
     reduction: sum over the scored tokens, or their mean.
     prefix: how the text is built and the span found, see `spans.encode_spans`.
-    token_budget: tokens a forward pass; speed and memory only, scores do not depend on it.
+    token_budget: tokens a forward pass, None: what suits the device; speed and memory only, no score depends on it.
     device: where to score; None: where the first model is. Models are moved there.
     origins: what to call each sentence in messages, for example "agreement.jsonl line 3".
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import paths
 from ..config import EvaluateConfig
 from ..data.tokenizer import load_tokenizer, tokenizer_hash
+from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
 from ..runs import known_result, other_format, read_object, run_document
@@ -49,8 +51,9 @@ def evaluate_pairs(
     temperature: float = 1.0,
     within_word: bool = False,
     objective: Objective | None = None,
-    token_budget: int = 8192,
-    device: str | None = None,
+    token_budget: int | None = None,
+    device: str | torch.device | None = None,
+    pairs: Sequence[Pair] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Accuracy of one model (member "model") or of peers and their ensembles on the pairs of `folder`.
 
@@ -61,6 +64,7 @@ def evaluate_pairs(
     per_paradigm: pairs a paradigm, drawn with `seed`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
     member_weights, temperature, within_word, objective, token_budget, device: see `score_sentences`.
+    pairs: those that `folder`, `per_paradigm` and `seed` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
     ties, n and paradigms; accuracies and ties in percent, score the unweighted mean over paradigms, official_score the
@@ -70,7 +74,7 @@ def evaluate_pairs(
     """
     rules = get_protocol(protocol)
     rule = tie_rule(rules, ties)
-    pairs = sample_pairs(read_suite(folder, rules), per_paradigm, seed)
+    pairs = read_pairs(folder, protocol, per_paradigm, seed) if pairs is None else pairs
     first = models if isinstance(models, PreTrainedModel) else models[0]
     objective = objective or objective_of(first)
     scores = score_sentences(
@@ -129,6 +133,11 @@ def evaluate_pairs(
     return document, items
 
 
+def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None, seed: int = 0) -> list[Pair]:
+    """The pairs that `evaluate_pairs` scores."""
+    return sample_pairs(read_suite(folder, get_protocol(protocol)), per_paradigm, seed)
+
+
 def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
     """Write both parts of an evaluation into the run folder, the document last; returns its path."""
     path = paths.evaluation(run_folder, document["suite"], document["protocol"])
@@ -145,13 +154,13 @@ def evaluate_run(
     *,
     temperature: float = 1.0,
     seed: int = 0,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Evaluate all peers of a finished run and their ensembles on `pairs_folder`; returns the written document.
 
     A run that has this evaluation already, with the same settings and the same pairs, is not scored again unless
-    `force` is set. Raises UserError for a run that is not finished.
+    `force` is set. device: None: the best of this machine. Raises UserError for a run that is not finished.
     """
     known = None if force else known_evaluation(run_folder, suite, pairs_folder, config, temperature, seed)
     if known is not None:
@@ -171,7 +180,7 @@ def evaluate_run(
         temperature=temperature,
         objective=objective,
         token_budget=config.token_budget,
-        device=device,
+        device=device or best_device(),
     )
     write_evaluation(run_folder, document, items)
     return document

@@ -25,6 +25,9 @@ from .spans import Encoded, Objective
 # new memory (32 MiB in glibc); a GPU wants fewer and larger calls.
 LOGITS_CPU = 4_000_000
 LOGITS_GPU = 64_000_000
+# Tokens a forward pass where nobody says how many: on a GPU a call of thousands of tokens is all overhead.
+TOKENS_CPU = 8_192
+TOKENS_GPU = 131_072
 COPY_CELLS = 4_000_000  # tokens in the masked copies that are held at once
 
 
@@ -37,7 +40,7 @@ def score_encoded(
     weights: np.ndarray,
     within_word: bool = False,
     temperature: float = 1.0,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     device: str | torch.device | None = None,
 ) -> np.ndarray:
     """Summed log-probabilities of the scored tokens, (members, texts) float64.
@@ -52,6 +55,7 @@ def score_encoded(
         model.to(device or peers[0].device)  # type: ignore[arg-type]
     with evaluation_mode(peers):
         readers = [logits_at(model) for model in peers]
+    token_budget = token_budget or (TOKENS_CPU if peers[0].device.type == "cpu" else TOKENS_GPU)
     totals = np.zeros((len(peers) + len(weights), len(encoded)))
     by_length: dict[int, list[int]] = {}
     for index, item in enumerate(encoded):
@@ -87,23 +91,20 @@ class _Jobs:
 
 
 def _masked_jobs(items: Sequence[Encoded], mask_id: int, within_word: bool) -> _Jobs:
-    """One masked copy a scored token; equal copies are kept once."""
-    copies, texts, targets = [], [], []
-    for text, item in enumerate(items):
-        ids = np.array(item.ids, dtype=np.int32)
-        for position in item.scored:
-            # The last column is the position to read: copies are equal only if that is equal too.
-            copy = np.append(ids, np.int32(position))
-            copy[position] = mask_id
-            if within_word:
-                for later in range(position + 1, len(ids)):
-                    if item.words[later] < 0 or item.words[later] != item.words[position]:
-                        break
-                    copy[later] = mask_id
-            copies.append(copy)
-            texts.append(text)
-            targets.append(item.ids[position])
-    unique, row_of = np.unique(np.stack(copies), axis=0, return_inverse=True)
+    """One masked copy a scored token of texts of one length; equal copies are kept once."""
+    ids = np.array([item.ids for item in items], dtype=np.int32)
+    texts = np.repeat(np.arange(len(items)), [len(item.scored) for item in items])
+    positions = np.concatenate([np.array(item.scored, dtype=np.int32) for item in items])
+    copies = ids[texts]
+    if within_word:
+        words = np.array([item.words for item in items])[texts]
+        own = words[np.arange(len(texts)), positions, None]
+        later = np.arange(ids.shape[1]) > positions[:, None]
+        copies[later & (words == own) & (words >= 0)] = mask_id
+    copies[np.arange(len(texts)), positions] = mask_id
+    # The last column is the position to read: copies are equal only if that is equal too.
+    copies = np.concatenate([copies, positions[:, None]], axis=1)
+    unique, row_of = np.unique(copies, axis=0, return_inverse=True)
     row_of = row_of.reshape(-1)
     order = np.argsort(row_of, kind="stable")
     return _Jobs(
@@ -111,8 +112,8 @@ def _masked_jobs(items: Sequence[Encoded], mask_id: int, within_word: bool) -> _
         place_row=np.arange(len(unique)),
         place_position=unique[:, -1],
         job_place=row_of[order],
-        job_target=np.array(targets)[order],
-        job_text=np.array(texts)[order],
+        job_target=ids[texts, positions][order],
+        job_text=texts[order],
     )
 
 
@@ -192,7 +193,7 @@ def _log_probabilities(
                 mixture.add_(logits, alpha=float(row[i]))
         values.append(_picked(logits, place, target))
     values.extend(_picked(mixture, place, target) for mixture in mixtures)
-    return torch.stack(values).double().cpu().numpy()
+    return torch.stack(values).cpu().double().numpy()  # MPS has no float64
 
 
 def _picked(logits: Tensor, place: Tensor, target: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
+from ..device import best_device
 from ..errors import UserError
 from .glue import evaluate_glue, evaluate_run_glue
 from .language_modelling import evaluate_run_text, evaluate_text, prepared_of
@@ -95,6 +96,7 @@ def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, fo
         per_paradigm=chosen.per_paradigm,
         objective=objective,
         token_budget=chosen.token_budget,
+        device=best_device(),
     )
     return document
 
@@ -105,7 +107,9 @@ def _glue(target: Path, is_run: bool, config: Config, out: Path, options: GlueOp
     if is_run:
         return evaluate_run_glue(target, folder, protocol=year, force=force, **vars(options))
     model, tokenizer, objective = load_outside(target)
-    return evaluate_glue(model, tokenizer, folder, protocol=year, objective=objective, **vars(options))
+    return evaluate_glue(
+        model, tokenizer, folder, protocol=year, objective=objective, device=best_device(), **vars(options)
+    )
 
 
 def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:
@@ -119,11 +123,19 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
         models, tokenizer = load_peers(target)
         weights, objective = run_facts(target)
         document = evaluate_text(
-            models, tokenizer, texts, objective=objective, words_per_domain=words, member_weights=weights
+            models,
+            tokenizer,
+            texts,
+            objective=objective,
+            words_per_domain=words,
+            member_weights=weights,
+            device=best_device(),
         )
     else:
         model, tokenizer, objective = load_outside(target)
-        document = evaluate_text(model, tokenizer, texts, objective=objective, words_per_domain=words)
+        document = evaluate_text(
+            model, tokenizer, texts, objective=objective, words_per_domain=words, device=best_device()
+        )
     return {**document, "corpus": corpus.name}
 
 
