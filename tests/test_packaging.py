@@ -6,12 +6,14 @@ import ast
 import re
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from supply import EXTRAS, PROJECT, ROOT, normal, read_pins, version_of
+
+from wmlkit import environment
 
 OPTIONAL = {"tensorboard", "wandb", "submitit"}
 PINS = {name: version_of(pin) for name, pin in read_pins().items()}
@@ -111,3 +113,13 @@ def test_version_and_citation_agree():
     paper = citation["preferred-citation"]
     assert (paper["start"], paper["end"], paper["year"]) == (197, 211, 2024)
     assert {"arXiv:2411.16487", "2024.conll-babylm.17"} <= {entry["value"] for entry in paper["identifiers"]}
+
+
+def test_a_folder_that_is_not_installed_knows_its_version(monkeypatch):
+    """As where the packages are there and nothing may be installed: the version is then that of pyproject.toml."""
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(environment, "version", missing)
+    assert environment.own_version() == PROJECT["version"]

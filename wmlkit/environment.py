@@ -7,7 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def train_command(config: Config) -> str:
     return shlex.join(redacted(word) for word in words)
 
 
+def own_version() -> str:
+    """wmlkit's version; of a folder that is imported without being installed, what its pyproject.toml says."""
+    try:
+        return version("wmlkit")
+    except PackageNotFoundError:
+        project = tomllib.loads((paths.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+
+
 def document(device: Device, config: Config | None = None) -> dict[str, Any]:
     """environment.json: named facts only; nothing is copied from the process's environment variables.
 
@@ -89,7 +99,7 @@ tags: [babylm, wmlkit]
 ---
 # Peer {peer} of {mutual.num_peers}, arm `{mutual.arm}`, preset `{config.preset}`, seed {config.train.seed}
 
-Trained by wmlkit {version("wmlkit")}, a reproduction of "When Babies Teach Babies" (arXiv 2411.16487).
+Trained by wmlkit {own_version()}, a reproduction of "When Babies Teach Babies" (arXiv 2411.16487).
 
 | | |
 |---|---|

@@ -83,8 +83,8 @@ def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Ses
     """Open a notebook's session and print what it runs on. `out` empty: the default output folder."""
     config = load_preset(preset, list(overrides))
     root = paths.output(out or None)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("wmlkit", "torch", "transformers"))
-    print(f"Python {sys.version.split()[0]}, {versions}")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup().reason}")
     _show_figures()
     return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))

@@ -1,0 +1,108 @@
+"""Where evaluation computes, and what is not asked of every device."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from small import make_peers, make_tokenizer
+
+from wmlkit import device, paths
+from wmlkit.config import load_preset
+from wmlkit.data.tokenizer import save_tokenizer
+from wmlkit.evaluate import glue, language_modelling, minimal_pairs, target
+from wmlkit.evaluate.scoring import score_encoded
+from wmlkit.evaluate.spans import Encoded
+from wmlkit.evaluate.target import GlueOptions, evaluate_target
+
+CARD = torch.device("cuda", 7)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder of one peer, its exported model, and a suite of one pair."""
+    folder, tokenizer = tmp_path / "wml-p1-s0-00000000", make_tokenizer()
+    (peer,) = make_peers("roberta", ((1, 8),))
+    peer.model.save_pretrained(paths.peer(folder, 1))
+    save_tokenizer(tokenizer, paths.peer(folder, 1))
+    paths.write_json(folder / "config.json", {"config": {"model": {"objective": "mlm"}}})
+    paths.write_json(folder / "done.json", {"peer_weights": [1.0], "best_peer": 1})
+    pair = {"sentence_good": "the cat sleeps", "sentence_bad": "the cat sleep"}
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "agreement.jsonl").write_text(json.dumps(pair) + "\n")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "simple_wiki.dev").write_text("the cat sleeps\nthe dogs sleep\n")
+    return folder
+
+
+@pytest.mark.parametrize("suite", ["toy", "lm"])
+@pytest.mark.parametrize("model", [".", "peers/peer_1"])
+def test_what_is_loaded_for_an_evaluation_goes_to_the_best_device(run, suite, model, tmp_path, monkeypatch):
+    """A run's peers and a model folder: a card is not left idle because nobody named it."""
+    seen = []
+
+    def scored(peers, mask_id, encoded, *, weights, device, **_):
+        seen.append(device)
+        return np.zeros((len(peers) + len(weights), len(encoded)))
+
+    for module in (minimal_pairs, language_modelling):
+        monkeypatch.setattr(module, "score_encoded", scored)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: CARD)
+    config = load_preset("nursery", {"evaluate.pairs": str(tmp_path)})
+    corpus = tmp_path / "text" if suite == "lm" else None
+    evaluate_target(run / model, suite, config, tmp_path, corpus=corpus, glue=GlueOptions())
+    assert set(seen) == {CARD}
+
+
+@pytest.mark.parametrize("model", [".", "peers/peer_1"])
+def test_fine_tuning_goes_there_too(run, model, tmp_path, monkeypatch):
+    seen = []
+
+    def tuned(*_, device, **__):
+        seen.append(device)
+        return {"suite": "glue", "members": []}
+
+    for module in (glue, target):
+        monkeypatch.setattr(module, "evaluate_glue", tuned)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: CARD)
+    config = load_preset("nursery", {"evaluate.pairs": str(tmp_path)})
+    evaluate_target(run / model, "glue", config, tmp_path, glue=GlueOptions())
+    assert seen == [CARD]
+
+
+def test_without_a_card_it_is_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    assert device.best_device() == torch.device("cpu")
+
+
+def test_a_card_gets_larger_calls(monkeypatch):
+    """Tokens a forward pass where nobody says: what suits the device. The stand-in for a card is told by its type."""
+    from wmlkit.evaluate import scoring
+
+    budgets = []
+    monkeypatch.setattr(scoring, "_add_scores", lambda *arguments: budgets.append(arguments[-1]))
+    monkeypatch.setattr(scoring, "logits_at", lambda model: None)
+    encoded = [Encoded((0, 5, 2), (1,), (-1, 0, -1))]
+    for kind, given in (("cpu", None), ("cuda", None), ("cuda", 64)):
+        peer = SimpleNamespace(
+            device=torch.device(kind), to=lambda _: None, training=False, eval=lambda: None, train=lambda _: None
+        )
+        score_encoded([peer], 4, encoded, objective="mlm", weights=np.zeros((0, 1)), token_budget=given)
+    assert budgets == [scoring.TOKENS_CPU, scoring.TOKENS_GPU, 64]
+
+
+def test_no_value_becomes_float64_before_it_leaves_its_device():
+    """Apple's MPS has no float64, and a loss of a step lies on the device: first to the CPU, then to float64."""
+    wrong = re.compile(r"\.double\(\)\.(cpu|sum|mean|item|tolist)\(|to\(torch\.float64\)")
+    sources = (paths.REPOSITORY / "wmlkit").rglob("*.py")
+    found = [
+        f"{file.name}: {line.strip()}"
+        for file in sources
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if wrong.search(line) and ".cpu().double()" not in line
+    ]
+    assert found == []
