@@ -302,6 +302,25 @@ def test_one_student_learns(out):
     assert done["dev_ce"][0] < unigram - 0.8, (done["dev_ce"], unigram)
 
 
+@pytest.mark.parametrize("family", ["modernbert", "gpt2"])
+def test_bf16_is_float32_to_rounding_in_one_process(out, family):
+    """What a card that has it trains with: forward passes in bf16, weights and the outer problem in float32."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        settings = config(
+            model__family=family, model__objective="mlm" if family == "modernbert" else "clm",
+            train__precision=precision, outer__every=2, train__log_every=1, train__seed=11, evaluate__curve=[],
+        )  # fmt: skip
+        folder = train.run(settings, out)
+        assert paths.read_json(folder / "environment.json")["precision"] == precision
+        assert checkpoint.load_file(paths.peer(folder, 1) / "model.safetensors").popitem()[1].dtype == torch.float32
+        found.append(rows(folder))
+    for plain, rounded in zip(*found, strict=True):
+        assert rounded["ce"] == pytest.approx(plain["ce"], rel=1e-3) and rounded["ce"] != plain["ce"]
+        assert rounded["hypergradient"] == pytest.approx(plain["hypergradient"], rel=0.05, abs=1e-3)
+    assert found[1][-1]["dev_ce"] == pytest.approx(found[0][-1]["dev_ce"], rel=1e-3)
+
+
 ARMS = ("independent", "dml", "wml", "distill")
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}
 

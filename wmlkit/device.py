@@ -71,8 +71,11 @@ class Device:
             self.accelerator.wait_for_everyone()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Mixed precision where `precision` asks for it."""
-        return self.accelerator.autocast()
+        """Mixed precision where `precision` asks for it.
+
+        torch's own: accelerate has one precision a process, and a notebook trains in several.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
 def setup(precision: str = "auto", threads: int | None = None, together: bool = True) -> Device:
@@ -92,7 +95,7 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     chosen = ("bf16" if bf16 else "fp32") if precision == "auto" else precision
     # told of a machine without a card, several processes on it find one another
     alone_with_cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=alone_with_cpu, mixed_precision="bf16" if chosen == "bf16" else "no")
+    accelerator = Accelerator(cpu=alone_with_cpu, mixed_precision="no")  # see `Device.autocast`
     device = accelerator.device
     why = f"{device.type} is the best device found"
     if precision != "auto":
