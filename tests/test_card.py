@@ -51,6 +51,8 @@ def test_a_run_as_it_is_asked_for(tmp_path):
     assert [part.name for part in asked[:3]] == ["doctor", "tests", "bench train"]
     runs = {part.name: len(part.commands) for part in asked if part.name.startswith("runs")}
     assert runs == {"runs 1": 1, "runs 2": 2, "runs 3": 3}
+    seeds = [words[words.index("--seed") + 1] for part in asked if part.name in runs for words in part.commands]
+    assert len(set(seeds)) == 6  # a finished run would be returned at once
     assert all(f"train.steps={STEPS}" in part.commands[0] for part in asked if part.name in (*runs, "compiled"))
     (found,) = ask([part for part in asked if part.name == "runs 1"], tmp_path, 3)["parts"]
     assert found["status"] == "done" and found["tokens_per_second"] > 0, found
