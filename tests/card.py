@@ -4,8 +4,8 @@
 
 Parts in this order: what `wmlkit doctor` finds; the tests of the training loop; the parts of a step in the preset's
 sizes with their utilisation; tokens a second of one, two and three runs side by side; the benchmarks of step, loss and
-scoring; tokens a second of a run with train.compile. Each part is a process of its own; one that does not fit into the time that
-is left is not begun, one that outlasts it is stopped. OUT/card.json has what is known as soon as a part ends.
+scoring; tokens a second of a run with train.compile. Each part is a process of its own; one that does not fit into the
+time that is left is not begun, one that outlasts it is stopped. OUT/card.json has what is known as soon as a part ends.
 """
 
 from __future__ import annotations
