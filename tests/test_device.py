@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small import make_peers, make_tokenizer
+from small import make_batch, make_peers, make_tokenizer
 
 from wmlkit import device, paths
 from wmlkit.config import load_preset
@@ -93,6 +93,18 @@ def test_a_card_gets_larger_calls(monkeypatch):
         )
         score_encoded([peer], 4, encoded, objective="mlm", weights=np.zeros((0, 1)), token_budget=given)
     assert budgets == [scoring.TOKENS_CPU, scoring.TOKENS_GPU, 64]
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("mps", {}), ("cuda", {"non_blocking": True})])
+def test_a_batch_on_its_way_to_a_device(kind, asked, monkeypatch):
+    """Without waiting to CUDA only, from pinned memory: to MPS such a copy may read what was given back."""
+    seen, pinned = [], []
+    batch = make_batch("roberta", 0)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, **options: seen.append((device, options)) or tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(1) or tensor)
+    batch.to(torch.device(kind))
+    assert len(seen) >= 5 and all(found == (torch.device(kind), asked) for found in seen)
+    assert len(pinned) == (len(seen) if kind == "cuda" else 0)
 
 
 def test_no_value_becomes_float64_before_it_leaves_its_device():

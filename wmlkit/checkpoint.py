@@ -45,6 +45,8 @@ def save(
     tensors: dict[str, Tensor] = {"rng/torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        tensors["rng/mps"] = torch.mps.get_rng_state()
     for i, average in enumerate(averages, 1):
         for name, parameter in average.named_parameters():
             tensors[f"peer_{i}/average/{name}"] = parameter.contiguous()
@@ -152,6 +154,8 @@ def _apply(
     torch.set_rng_state(tensors["rng/torch"])
     if "rng/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng/cuda"])
+    if "rng/mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["rng/mps"])
     version, keys, gauss = document["rng"]["python"]
     random.setstate((version, tuple(keys), gauss))
     name, numpy_keys, *rest = document["rng"]["numpy"]

@@ -112,6 +112,16 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`: to CUDA from pinned memory, so that nobody waits for the copy.
+
+    To MPS the copy is waited for: torch may else read memory that was given back (pytorch issues 139550 and 189690).
+    """
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def peak_memory(device: torch.device) -> float:
     """Peak memory in MiB: of the card on CUDA, else of this process."""
     if device.type == "cuda":

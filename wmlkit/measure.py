@@ -36,7 +36,7 @@ def measure(
         targets = batch.targets[batch.scored]
         with device.autocast():
             logits = [peer(batch, batch.scored).float() for peer in peers]
-        weights = state.ensemble_weights.to(device.device, torch.float32)
+        weights = state.ensemble_weights.float().to(device.device)
         ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
         losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
         total += len(targets) * losses_now.cpu().double()

@@ -96,7 +96,7 @@ def inner_loss(state: State, batch: Batch, setting: Setting) -> MutualLoss:
     targets = batch.targets[index]
     if setting.case.mode == "teacher":
         return losses.distillation_loss(logits, teacher[0], targets, options, rows, scored)
-    weights = state.peer_weights.to(setting.device.device, torch.float32)
+    weights = state.peer_weights.float().to(setting.device.device)
     return losses.mutual_loss(logits, targets, weights, options, rows, scored)
 
 
@@ -143,7 +143,7 @@ def outer_parts(
     """
     objective = "weighted_ce" if setting.defects.weighted_ce else "logit_ensemble"
     parameters = [{k: v.detach() for k, v in parameters_of(peer).items()} for peer in state.peers]
-    weights = state.peer_weights.to(held_out.input_ids.device, torch.float32)
+    weights = state.peer_weights.float().to(held_out.input_ids.device)
     outer = outer_batch(state.peers, held_out)
     with torch.no_grad():
         logits = [forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)]

@@ -19,7 +19,7 @@ from . import averaging, bilevel, faults, losses
 from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
-from .device import Device
+from .device import Device, moved
 from .errors import UserError
 from .forward import frozen_heads, inner_batch, kl_positions, outer_batch, parameters_of, share_of
 from .losses import MutualOptions
@@ -56,7 +56,7 @@ def inner_loss(
     whole: the batch that this is a part of; None: it is all of it.
     """
     mutual, teacher = config.mutual, state.teacher
-    weights = state.peer_weights.to(torch.float32)
+    weights = state.peer_weights.float()
     if mutual.arm == "distill":  # L1 with all weight on the teacher as a target
         weights = torch.cat([0 * weights, torch.ones(1)])
         options = replace(options, kl_weight="target", frozen=1)
@@ -70,7 +70,7 @@ def inner_loss(
         return losses.mutual_loss_of_heads(
             chain(peers, frozen_heads(teacher, batch, index)),
             batch.targets[index],
-            weights.to(device.device, non_blocking=True),
+            moved(weights, device.device),
             options,
             len(batch.input_ids),
             scored,
@@ -111,7 +111,7 @@ def outer_gradient(
     own = [part for part in own_parts(held_out, state.parts, device) if len(part.scored)]
     gradient, _ = bilevel.hypergradient(
         parameters,
-        state.peer_weights.to(device.device, torch.float32),
+        state.peer_weights.float().to(device.device),
         inner,
         [outer_batch(state.peers, part, teacher, len(part.scored) / len(held_out.scored)) for part in own],
         options,

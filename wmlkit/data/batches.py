@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..device import moved
 from ..errors import UserError
 
 STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
@@ -54,16 +55,16 @@ class Batch:
         return allowed.tril() if self.causal else allowed
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`. To a GPU from pinned memory, so that nobody waits for the copy: the processor
-        makes the next batch while the card is at the last step."""
+        """The same batch on `device`. Nobody waits for a copy to a CUDA card: the processor makes the next batch while
+        the card is at the last step."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            field.name: (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+        there: dict[str, Any] = {
+            field.name: moved(value, device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **there)
 
     def part(self, index: int, count: int) -> Batch:
         """Rows `index`, `index` + `count`, ... of the batch; `tokens` and `words` stay those of the whole batch."""
