@@ -15,13 +15,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
-from wmlkit.config import ModelConfig
+from wmlkit.config import ModelConfig, load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import glue
 from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
 from wmlkit.evaluate.glue import _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
+from wmlkit.evaluate.target import GlueOptions, evaluate_target
 from wmlkit.models import build_model
 from wmlkit.shapes import Student
 
@@ -243,6 +244,33 @@ def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: P
     assert path.stat().st_mtime_ns == stamp  # the same settings: nothing is fine-tuned twice
     assert evaluate_run_glue(run_folder, folder, max_train=9, **options)["settings"]["max_train"] == 9
     assert path.stat().st_mtime_ns > stamp
+
+
+def test_the_best_peer_alone_is_fine_tuned(
+    folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three peers the second; a run that has all three has the best one too."""
+    run_folder, tuned = tmp_path / "run", []
+    for index in (1, 2, 3):
+        tiny("gpt2", tokenizer).save_pretrained(paths.peer(run_folder, index))
+        save_tokenizer(tokenizer, paths.peer(run_folder, index))
+    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "done.json", {"peer_weights": [0.3, 0.4, 0.3], "best_peer": 2})
+    real = glue.finetune
+
+    def finetune(model: Any, *arguments: Any, **options: Any) -> Any:
+        tuned.append(Path(model.name_or_path).name)
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(glue, "finetune", finetune)
+    options = {"tasks": ["mnli"], "seeds": [0], "epochs": 1, "max_train": 8, "max_valid": 4}
+    document = evaluate_run_glue(run_folder, folder, best=True, **options)
+    assert [member["member"] for member in document["members"]] == ["peer_2"] and tuned == ["peer_2"]
+    whole = evaluate_run_glue(run_folder, folder, **options)
+    assert [member["member"] for member in whole["members"]] == ["peer_1", "peer_2", "peer_3"] and len(tuned) == 4
+    assert evaluate_run_glue(run_folder, folder, best=True, **options) == whole and len(tuned) == 4
+    with pytest.raises(UserError, match="--best is for glue"):
+        evaluate_target(run_folder, "blimp", load_preset("nursery"), tmp_path, glue=GlueOptions(best=True))
 
 
 def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -121,6 +121,15 @@ def test_mean_peer_is_the_mean_over_the_peers_of_a_run(folder: Path) -> None:
     assert of_run["mean_peer"] == pytest.approx((of_run["peer_1"] + of_run["peer_2"]) / 2)
 
 
+def test_some_peers_have_no_mean(folder: Path) -> None:
+    """Where only the best peer was scored, its score is not called that of the mean peer."""
+    scores = results.scores_table(folder)
+    run = scores["run"].iloc[0]
+    some = scores[(scores["run"] != run) | (scores["member"] != "peer_1")]
+    means = results.with_mean_peer(some).query("member == 'mean_peer'")
+    assert run not in set(means["run"]) and len(means)
+
+
 def test_interval_by_hand() -> None:
     # mean 2, standard deviation 1, t(0.975, 2) = 4.302653: 2 -/+ 4.302653 / sqrt(3)
     assert results.interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)

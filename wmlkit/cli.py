@@ -129,6 +129,7 @@ def evaluate(
     max_train: Annotated[int | None, typer.Option(help="glue: the first so many training rows.")] = None,
     max_valid: Annotated[int | None, typer.Option(help="glue: the first so many validation rows.")] = None,
     epochs: Annotated[int | None, typer.Option(help="glue: fewer or more epochs.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="glue: only the best peer of a run.")] = False,
     out: Out = None,
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
     as_json: Json = False,
@@ -149,7 +150,7 @@ def evaluate(
         config,
         paths.output(out),
         corpus=corpus,
-        glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
+        glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs, best),
         ensemble=ensemble,
         force=force,
     )

@@ -147,13 +147,18 @@ def dev_table(folder: Path) -> pd.DataFrame:
 
 
 def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
-    """`scores` and one more member a run, `mean_peer`: the mean over its peers of score, ties and n."""
+    """`scores` and one more member a run, `mean_peer`: the mean over its peers of score, ties and n.
+
+    Where only some peers of a run were scored, there is no such mean.
+    """
     if scores.empty:
         return scores
     peers = scores[scores["member"].str.fullmatch(r"peer_\d+")]
     numbers = [name for name in ("score", "ties", "n") if name in scores]
     shared = [name for name in scores if name not in (*numbers, "member")]
-    mean = peers.groupby(shared, sort=False, dropna=False)[numbers].mean().reset_index().assign(member="mean_peer")
+    grouped = peers.groupby(shared, sort=False, dropna=False)
+    mean = grouped[numbers].mean().reset_index().assign(member="mean_peer")
+    mean = mean[grouped.size().to_numpy() == mean["peers"].to_numpy()]
     return pd.concat([scores, mean[list(scores.columns)]], ignore_index=True)
 
 

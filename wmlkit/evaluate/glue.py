@@ -23,7 +23,7 @@ from .. import paths
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
-from ..runs import known_result
+from ..runs import known_result, read_object
 from .finetune import Example, Recipe, finetune
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
@@ -45,6 +45,7 @@ def evaluate_glue(
     epochs: int | None = None,
     objective: Objective | None = None,
     device: str | torch.device | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune each model on each task and score it on the task's validation file.
 
@@ -56,22 +57,23 @@ def evaluate_glue(
 
     Returns the evaluation document; a task's "accuracy" is its reported metric (accuracy, F1 or Matthews
     correlation, named in "metric") in percent, the mean over `seeds` of the best epoch on validation; "score" is the
-    unweighted mean over tasks. A single model is member "model", peers are "peer_1" ...
+    unweighted mean over tasks. A single model is member "model", peers are "peer_1" ..., or what `names` calls them.
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
     plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
+    names = names or (["model"] if single else [f"peer_{index}" for index in range(1, len(peers) + 1)])
     present, rules, folder = plan.present, plan.rules, Path(folder)
     data = {name: _read(folder / name, max_train, max_valid) for name in sorted(_files(present))}
     trainings = list(dict.fromkeys(_trained(task) for task in present))  # mnli-mm is scored by the model of mnli
     progress = tqdm(total=len(peers) * len(trainings), desc="glue", unit="task", disable=None, leave=False)
     members = []
-    for index, model in enumerate(peers, 1):
+    for name, model in zip(names, peers, strict=True):
         rows: dict[str, dict[str, Any]] = {}
         for task in trainings:
             progress.set_postfix_str(task)
-            scored = [name for name in present if _trained(name) == task]
+            scored = [column for column in present if _trained(column) == task]
             recipe = replace(rules.recipe, **rules.overrides.get(task, {}))
             recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
             rows |= _task_rows(
@@ -81,7 +83,7 @@ def evaluate_glue(
         ordered = [rows[task] for task in present]
         members.append(
             {
-                "member": "model" if single else f"peer_{index}",
+                "member": name,
                 "score": float(np.mean([row["accuracy"] for row in ordered])),
                 "ties": 0.0,
                 "n": sum(row["n"] for row in ordered),
@@ -109,21 +111,27 @@ def evaluate_run_glue(
     max_train: int | None = None,
     max_valid: int | None = None,
     epochs: int | None = None,
+    best: bool = False,
     device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """`evaluate_glue` of a finished run's peers, with its options; written into the run folder.
 
     A run that has this document already, with the same settings and data, is not fine-tuned again unless `force`.
-    device: None: the best of this machine.
+    best: only the peer that the held-out text chose, at a fraction of the time. device: None: the best of this machine.
     """
     models, tokenizer = load_peers(run_folder)
+    names = [f"peer_{index}" for index in range(1, len(models) + 1)]
+    if best:
+        chosen = int(read_object(run_folder / "done.json", ("best_peer",))["best_peer"]) - 1
+        models, names = [models[chosen]], [names[chosen]]
     objective = run_facts(run_folder)[1]
     path = paths.evaluation(run_folder, "glue", protocol)
     known = None if force else known_result(path, ("settings", "data_hash", "members"))
     if known is not None:
         plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
-        if (known["settings"], known["data_hash"]) == (plan.settings, plan.data_hash):
+        same = (known["settings"], known["data_hash"]) == (plan.settings, plan.data_hash)
+        if same and set(names) <= {member["member"] for member in known["members"]}:
             return known
     document = evaluate_glue(
         models,
@@ -137,6 +145,7 @@ def evaluate_run_glue(
         epochs=epochs,
         objective=objective,
         device=device or best_device(),
+        names=names,
     )
     paths.write_json(path, document)
     return document

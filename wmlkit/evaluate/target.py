@@ -21,24 +21,31 @@ ENSEMBLES = ("ensemble", "uniform_ensemble")
 
 @dataclass(frozen=True)
 class GlueOptions:
-    """What a trial of (Super)GLUE changes; None: as the protocol has it."""
+    """What a trial of (Super)GLUE changes; None: as the protocol has it. best: only the best peer of a run."""
 
     tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     max_train: int | None = None
     max_valid: int | None = None
     epochs: int | None = None
+    best: bool = False
 
     @classmethod
     def of(
-        cls, tasks: str, seeds: str, max_train: int | None, max_valid: int | None, epochs: int | None
+        cls,
+        tasks: str,
+        seeds: str,
+        max_train: int | None,
+        max_valid: int | None,
+        epochs: int | None,
+        best: bool = False,
     ) -> GlueOptions:
         """From comma-separated texts, empty for the protocol's own."""
         numbers = [part.strip() for part in seeds.split(",") if part.strip()]
         if not all(part.isdigit() for part in numbers):
             raise UserError(f"--seeds got {seeds!r}; expected whole numbers with commas, for example 12,13")
         names = tuple(part.strip() for part in tasks.split(",") if part.strip())
-        return cls(names or None, tuple(map(int, numbers)) or None, max_train, max_valid, epochs)
+        return cls(names or None, tuple(map(int, numbers)) or None, max_train, max_valid, epochs, best)
 
 
 def evaluate_target(
@@ -69,6 +76,8 @@ def evaluate_target(
         raise UserError(f"--corpus came with suite {suite!r}; it is the text of suite lm: leave it off or use lm")
     if ensemble and (not is_run or suite == "glue"):
         raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
+    if glue and glue.best and (not is_run or suite != "glue"):
+        raise UserError("--best is for glue and the peers of a run; leave it off or give a run folder")
     if suite == "lm":
         document = _text(target, is_run, corpus, config, force)
     elif suite == "glue":
@@ -106,10 +115,9 @@ def _glue(target: Path, is_run: bool, config: Config, out: Path, options: GlueOp
     year = "babylm2024" if config.evaluate.protocol.startswith("babylm2024") else "babylm2025"
     if is_run:
         return evaluate_run_glue(target, folder, protocol=year, force=force, **vars(options))
+    given = {name: value for name, value in vars(options).items() if name != "best"}
     model, tokenizer, objective = load_outside(target)
-    return evaluate_glue(
-        model, tokenizer, folder, protocol=year, objective=objective, device=best_device(), **vars(options)
-    )
+    return evaluate_glue(model, tokenizer, folder, protocol=year, objective=objective, device=best_device(), **given)
 
 
 def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:
