@@ -23,19 +23,21 @@ def out(tmp_path_factory):
 def test_by_hand():
     """Weights 1, 2, 3 after three updates: shares 2/11, 3/12, 4/13 of the average are kept."""
     (peer,) = make_peers("roberta", ((1, 8),))
-    average = averaging.average_of(peer.model)
+    average = averaging.average_of(peer)
     for number in (1, 2, 3):
         with torch.no_grad():
             for parameter in peer.model.parameters():
                 parameter.fill_(number)
-        averaging.update([average], [peer.model], 0.99, number)
+        averaging.update([average], [peer], 0.99, number)
         if number == 1:  # what the weights were before training has 2/11
-            first = {name: p.clone() for name, p in average.named_parameters()}
-    for name, parameter in average.named_parameters():
+            first = {name: p.clone() for name, p in average.model.named_parameters()}
+    for name, parameter in average.model.named_parameters():
         by_hand = (first[name] * 3 / 12 + 2 * 9 / 12) * 4 / 13 + 3 * 9 / 13
         torch.testing.assert_close(parameter, by_hand)
         assert not parameter.requires_grad
-    assert average.get_input_embeddings().weight is average.get_output_embeddings().weight  # tied, as in the peer
+    assert (
+        average.model.get_input_embeddings().weight is average.model.get_output_embeddings().weight
+    )  # tied, as in the peer
 
 
 def test_the_decay_is_the_limit():
@@ -109,7 +111,7 @@ def test_a_skipped_step_is_no_update(out, monkeypatch):
         return left_out
 
     monkeypatch.setattr(steps, "_leaves_out", leaves_out)
-    monkeypatch.setattr(averaging, "update", lambda averages, models, decay, updates: seen.append(updates))
+    monkeypatch.setattr(averaging, "update", lambda averages, peers, decay, updates: seen.append(updates))
     train.run(config(**AVERAGED, train__steps=3), out, force=True)
     assert seen == [1, 2]
 

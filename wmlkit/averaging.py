@@ -10,7 +10,8 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from transformers import PreTrainedModel
+
+from .forward import AtPositions
 
 
 def decay_at(decay: float, updates: int) -> float:
@@ -24,17 +25,16 @@ def decay_at(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def average_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of `model` to keep its average in; it is never trained."""
-    average = copy.deepcopy(model)
+def average_of(peer: AtPositions) -> AtPositions:
+    """A copy of `peer` to keep its average in; it is never trained."""
+    average = AtPositions(copy.deepcopy(peer.model))
     average.requires_grad_(False)
     average.eval()
     return average
 
 
 @torch.no_grad()
-def update(averages: Iterable[PreTrainedModel], models: Iterable[PreTrainedModel], decay: float, updates: int) -> None:
-    """Take the models' weights after update number `updates` into their averages, in place."""
-    for average, model in zip(averages, models, strict=True):
-        share = 1 - decay_at(decay, updates)
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+def update(averages: Iterable[AtPositions], peers: Iterable[AtPositions], decay: float, updates: int) -> None:
+    """Take the peers' weights after update number `updates` into their averages, in place."""
+    for average, peer in zip(averages, peers, strict=True):
+        torch._foreach_lerp_(average.weights, peer.weights, 1 - decay_at(decay, updates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,11 @@ class AtPositions(nn.Module):
         if compiled:
             torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler too, see `device.setup`
         self._features = torch.compile(self.features, dynamic=True) if compiled else self.features
+
+    @cached_property
+    def weights(self) -> list[Tensor]:
+        """The parameters, tied ones once. Kept, as a step asks five times and torch walks all modules for them."""
+        return list(self.model.parameters())
 
     def features(self, batch: Batch, index: Tensor) -> Tensor:
         """(N, H) at flat positions `index` (N,): what the decoder maps to logits."""

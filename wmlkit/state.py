@@ -98,5 +98,5 @@ def build_state(
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
-    averages = [AtPositions(averaging.average_of(p.model)) for p in peers] if config.train.ema_decay else []
+    averages = [averaging.average_of(peer) for peer in peers] if config.train.ema_decay else []
     return State(peers, optimizers, weights, teacher, averages, parts=config.train.accumulate)

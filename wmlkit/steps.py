@@ -160,7 +160,7 @@ def _sum(parts: Sequence[losses.MutualLoss], state: State, device: Device) -> lo
 
 def _exchange_gradients(state: State, device: Device) -> None:
     """Each parameter's gradient summed over the processes."""
-    parameters = [p for peer in state.peers for p in peer.parameters()]
+    parameters = [p for peer in state.peers for p in peer.weights]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter, gradient in zip(parameters, device.total(gradients), strict=True):
         parameter.grad = gradient
@@ -170,14 +170,20 @@ def clip_and_update(state: State, config: Config, norms: Tensor) -> None:
     """Each peer's gradient, whose norm is in `norms` (P,), clipped, and the step of its optimizers."""
     for peer, optimizers, norm in zip(state.peers, state.optimizers, norms, strict=True):
         if config.train.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(peer.parameters(), config.train.grad_clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(peer.weights, config.train.grad_clip, norm)
         for optimizer in optimizers:
             optimizer.step()
 
 
 def gradient_norms(state: State) -> Tensor:
     """(P,): norm of each peer's gradient, before clipping."""
-    return faults.gradient_norms(peer.parameters() for peer in state.peers)
+    return faults.gradient_norms(peer.weights for peer in state.peers)
+
+
+def _drop_gradients(state: State) -> None:
+    for peer in state.peers:
+        for parameter in peer.weights:
+            parameter.grad = None
 
 
 def _gradients(
@@ -211,8 +217,7 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
             "train.accumulate, a smaller data.block or smaller students, and run again"
         )
     state.parts *= 2
-    for model in state.models:
-        model.zero_grad()
+    _drop_gradients(state)
     gc.collect()
     if device.device.type != "cpu":
         torch.accelerator.empty_cache()
@@ -246,9 +251,8 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
         clip_and_update(state, config, norms)
         if state.averages:
             updates = step + 1 - state.skipped
-            averaging.update(state.average_models, state.models, train.ema_decay, updates)
-    for model in state.models:
-        model.zero_grad()
+            averaging.update(state.averages, state.peers, train.ema_decay, updates)
+    _drop_gradients(state)
     state.step += 1
     state.tokens += batch.tokens
     state.words += batch.words
