@@ -271,6 +271,12 @@ def test_rules_on_scorers_that_are_no_models():
     assert 40 < drawn["accuracy"] < 60 and drawn["ties"] == 100 and drawn["displaced"] == 0
 
 
+def test_a_preset_with_averages_is_replayed_without(out):
+    """The replay takes its own steps: an average that those do not move would be reported as untrained peers."""
+    assert replay.run(config(train__ema_decay=0.9), out, "none", Case()) == replay.run(config(), out, "none", Case())
+    assert replay.replay_config(config(train__ema_decay=0.9), Case("teacher"), 0).train.ema_decay == 0
+
+
 def test_scoring_table_of_the_replayed_peers(out):
     record = replay.run(config(), out, "none", Case())
     table = replay_tables.scoring_table([record, record | {"seed": 1}]).set_index(["items", "scorer", "case"])

@@ -45,6 +45,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.optimizer": "adamw",
         "train.lr": config.replay.lr,
         "train.batch_size": config.replay.batch_size,
+        "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
         "mutual.num_peers": config.replay.num_peers,
     }
