@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 CHUNK = 1 << 17  # logits of a peer in one go: all peers' stay in a CPU's cache
 HEAD_CHUNK, HEAD_ROWS = 1 << 19, 64  # logits of a peer that `OfHeads` makes at one time, and positions at least
-CHUNKS_ON_GPU = 1 << 7  # times as many of both: a card passes over 16 MB in the time of a launch
+CHUNKS_ON_GPU = 1 << 7  # times as many of both; by arithmetic, as no card has been measured
 
 
 class Head(NamedTuple):

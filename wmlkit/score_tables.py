@@ -100,8 +100,7 @@ def thirds(paradigms: pd.DataFrame) -> pd.DataFrame:
     chosen = tuning_third(zip(shown["phenomenon"], shown["paradigm"], strict=True))
     shown = shown.assign(part=np.where(shown["paradigm"].isin(chosen), "tuning", "untouched"))
     by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", "part"]
-    shared = [*dict.fromkeys([*by, "run", "seed", "note"])]
-    grouped = shown.groupby(shared, sort=False, dropna=False)
+    grouped = shown.groupby([*by, "run", "seed", "note"], sort=False, dropna=False)
     means = grouped.agg(score=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
     means = results.with_mean_peer(means)
     means = means[means["member"].isin(MEMBERS)]

@@ -25,7 +25,7 @@ from .spans import Encoded, Objective
 # new memory (32 MiB in glibc); a GPU wants fewer and larger calls.
 LOGITS_CPU = 4_000_000
 LOGITS_GPU = 64_000_000
-# Tokens a forward pass where nobody says how many: on a GPU a call of thousands of tokens is all overhead.
+# Tokens a forward pass where nobody says how many; for GPUs by arithmetic, as none has been measured.
 TOKENS_CPU = 8_192
 TOKENS_GPU = 131_072
 COPY_CELLS = 4_000_000  # tokens in the masked copies that are held at once

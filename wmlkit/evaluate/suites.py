@@ -73,7 +73,7 @@ def tuning_third(paradigms: Iterable[tuple[str, str]]) -> set[str]:
 def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
     """A folder with those files of `whole` that are in a part of the suite, one file a paradigm."""
     files = {file.stem: file for file in suite_files(whole)}
-    chosen = tuning_third((first_phenomenon(file), name) for name, file in files.items())
+    chosen = tuning_third((_first_phenomenon(file), name) for name, file in files.items())
     names = [name for name in files if (name in chosen) == (part == "tuning")]
     if not names:
         raise UserError(
@@ -88,7 +88,7 @@ def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
     return folder if folder.is_dir() else paths.write_folder(folder, write)
 
 
-def first_phenomenon(file: Path) -> str:
+def _first_phenomenon(file: Path) -> str:
     """The phenomenon of a file's first pair."""
     protocol = get_protocol("babylm2025")  # any: they differ in scores, not in labels
     return next((_pair(row, file, number, protocol).phenomenon for number, row in read_rows(file)), "")
