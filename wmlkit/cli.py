@@ -18,7 +18,7 @@ from .cli_bench import bench_app
 from .cli_output import Json, emit, say
 from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
-from .guard import end_with_parent
+from .guard import end_with_parent, started_together
 
 # What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
 _USERS_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -259,20 +259,22 @@ def study_plan(
 @study_app.command("run")
 def study_run(
     preset: Preset = "nursery",
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Slice I of N of the plan.")] = "1/1",
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Slice I of N, in this process alone.")] = None,
     stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
     ablations: Ablations = False,
     out: Out = None,
     set_: Set = None,
 ) -> None:
-    """Train and evaluate one slice of a study in this process."""
-    from .study import parse_shard, run_shard
+    """Train and evaluate the runs of a study, study.workers of them side by side; or one slice of them."""
+    from . import study
 
-    index, count = parse_shard(shard)
-    config = load_preset(preset, set_ or [])
-    for folder in run_shard(
-        config, paths.output(out), index, count, stage, say, part="ablations" if ablations else "runs"
-    ):
+    config, place = load_preset(preset, set_ or []), paths.output(out)
+    part: study.Part = "ablations" if ablations else "runs"
+    if shard is None and min(config.study.workers, len(study.plan(config, part))) > 1 and not started_together():
+        folders = study.run(preset, set_ or [], place, stage, say, part)
+    else:
+        folders = study.run_shard(config, place, *study.parse_shard(shard or "1/1"), stage, say, part)
+    for folder in folders:
         print(folder)
 
 

@@ -37,6 +37,11 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def started_together() -> bool:
+    """Whether a launcher (``accelerate launch``, ``torchrun``) started this process and others for the same runs."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder`, which need not exist, for this process. The kernel lets go of it when the process ends, killed or

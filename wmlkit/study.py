@@ -24,12 +24,12 @@ from .ablations import ablation_base, ablation_name, changes
 from .config import Arm, Config, load_preset
 from .data.prepare import prepare
 from .device import side_by_side
-from .errors import UserError
+from .errors import Stopped, UserError, signal_name
 from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
 from .evaluate.pairs import evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
-from .guard import WATCHED
+from .guard import WATCHED, stop_signals
 from .runs import run_document
 from .train import run as train_run
 from .train import run_folder
@@ -116,8 +116,7 @@ def run_shard(
     part: Part = "runs",
 ) -> list[Path]:
     """Do one slice of the plan in this process; `stage` is train, evaluate or all. Returns the run folders."""
-    if stage not in STAGES:
-        raise UserError(f"--stage got {stage!r}; expected one of {', '.join(STAGES)}; change it")
+    _check_stage(stage)
     say = progress or (lambda text: None)
     folders = []
     for one in shard(plan(config, part), index, count):
@@ -133,6 +132,11 @@ def run_shard(
             say(f"{name}: evaluated")
         folders.append(folder)
     return folders
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise UserError(f"--stage got {stage!r}; expected one of {', '.join(STAGES)}; change it")
 
 
 def _report(say: Callable[[str], None], config: Config, name: str, row: dict[str, Any]) -> None:
@@ -206,8 +210,10 @@ def run(
 
     Nothing is started when nothing is left to do. Each process is ``wmlkit study run --shard I/N``, so what happens
     here can be done by hand on N machines. The corpus is prepared first: the processes would otherwise all do it.
-    Raises UserError when one fails.
+    SIGTERM and Ctrl-C are passed on, so each run that trains leaves a checkpoint; then Stopped is raised. Raises
+    UserError when a process fails.
     """
+    _check_stage(stage)
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
@@ -241,16 +247,22 @@ def run(
         for index, process in enumerate(processes)
     ]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C in a notebook: the children stop with us, each with a checkpoint
+        with stop_signals() as stop_asked:
+            for thread in threads:
+                thread.start()
+            _wait(threads, processes, stop_asked)
+    except BaseException:  # a second Ctrl-C, or `progress` failed: the children stop with us, each with a checkpoint
         for process in processes:
             process.terminate()
         for process in processes:
             process.wait()
         raise
+    if stop_asked():
+        raise Stopped(
+            f"the study was stopped by {signal_name(stop_asked())}; runs that trained have a checkpoint; "
+            "run the same command again to go on",
+            stop_asked(),
+        )
     failed = [index for index, process in enumerate(processes) if process.wait() != 0]
     if failed:
         raise UserError(
@@ -258,6 +270,20 @@ def run(
             "mend that and run again: finished runs and checkpoints are kept"
         )
     return folders
+
+
+def _wait(
+    threads: Sequence[threading.Thread], processes: Sequence[subprocess.Popen[str]], stop_asked: Callable[[], int]
+) -> None:
+    """Until all threads have ended; a signal that comes meanwhile asks the processes to stop."""
+    told = False
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)
+            if stop_asked() and not told:
+                told = True
+                for process in processes:
+                    process.terminate()
 
 
 def _is_done(folder: Path, config: Config, out: Path, stage: str) -> bool:

@@ -1,0 +1,93 @@
+"""`wmlkit study run`: how many processes it starts, and how a stop reaches them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from compare import rows
+from typer.testing import CliRunner
+
+from wmlkit import cli, paths, study
+from wmlkit.errors import UserError
+
+SMALL = ["data.words=3000", "data.dev_words=1000", "evaluate.per_paradigm=1", "study.seeds=[0]"]
+TWO = [*SMALL, 'study.runs=[["independent", 1], ["wml", 2]]']
+
+
+def arguments(out, settings):
+    return ["study", "run", "--preset", "smoke", "--out", str(out), *(f"--set={one}" for one in settings)]
+
+
+def test_runs_go_side_by_side_each_in_a_process_of_its_own(tmp_path):
+    done = CliRunner().invoke(cli.app, arguments(tmp_path, [*TWO, "train.steps=2"]), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    folders = [paths.Path(line) for line in done.stdout.splitlines()]
+    assert [folder.name.rpartition("-")[0] for folder in folders] == ["independent-p1-s0", "wml-p2-s0"]
+    assert all(list((folder / "evaluation").glob("*.items.jsonl")) for folder in folders)
+    commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
+    # the dearest run goes to the first slice
+    assert ["--shard 2/2" in commands[0], "--shard 1/2" in commands[1]] == [True, True], commands
+
+
+@pytest.mark.parametrize(
+    ("shard", "workers", "launched", "expected"),
+    [
+        (None, 2, False, "processes"),
+        (None, 1, False, (1, 1)),
+        (None, 2, True, (1, 1)),  # the launcher's processes train each run together
+        ("1/1", 2, False, (1, 1)),
+        ("2/2", 2, False, (2, 2)),
+    ],
+)
+def test_when_the_runs_stay_in_this_process(shard, workers, launched, expected, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(study, "run", lambda *given: calls.append("processes") or [])
+    monkeypatch.setattr(study, "run_shard", lambda config, out, index, count, *more: calls.append((index, count)) or [])
+    monkeypatch.setenv("WORLD_SIZE", "2" if launched else "1")
+    given = [*arguments(tmp_path, [*TWO, f"study.workers={workers}"]), *(["--shard", shard] if shard else [])]
+    done = CliRunner().invoke(cli.app, given, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert calls == [expected]
+
+
+def test_a_signal_reaches_every_run_and_each_leaves_a_checkpoint(tmp_path):
+    settings = [*TWO, "train.steps=4000", "train.log_every=1", "train.checkpoint_every=4000", "evaluate.curve=[]"]
+    command = [sys.executable, "-m", "wmlkit", *arguments(tmp_path, settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        told, training = [], set()
+        for line in parent.stderr:
+            told.append(line)
+            if ": step " in line:
+                training.add(line.split(":")[0])
+            if len(training) == 2:
+                parent.send_signal(signal.SIGTERM)
+                break
+        told += parent.stderr.readlines()
+        assert parent.wait(60) == 128 + signal.SIGTERM, told
+    assert told[-1].startswith("wmlkit: the study was stopped by SIGTERM; runs that trained have a checkpoint"), told
+    left = sorted(tmp_path.glob("smoke/*/checkpoints/step-*"))
+    assert {path.parents[1].name.rpartition("-")[0] for path in left} == {"independent-p1-s0", "wml-p2-s0"}
+    for path in left:
+        step = int(path.name.removeprefix("step-"))
+        assert 1 <= step < 4000 and rows(path.parents[1])[-1]["step"] == step
+
+
+def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
+    """The second seed's folder is taken by a file."""
+    settings = [*SMALL, 'study.runs=[["independent", 1]]', "study.seeds=[0,1]", "train.steps=2"]
+    config = study.load_preset("smoke", settings)
+    second = study.run_folder(study.plan(config)[1], tmp_path)
+    second.parent.mkdir(parents=True)
+    second.write_text("in the way")
+    with pytest.raises(UserError, match=r"1 of 2 training processes failed; the last line was: .*" + second.name):
+        study.run("smoke", settings, tmp_path, progress=lambda line: None)
+    assert (study.run_folder(study.plan(config)[0], tmp_path) / "done.json").is_file()
+
+
+def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
+    with pytest.raises(UserError, match="--stage got 'tests'; expected one of train, evaluate, all"):
+        study.run("smoke", TWO, tmp_path, stage="tests")
+    assert not list(tmp_path.iterdir())
