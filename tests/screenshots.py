@@ -80,4 +80,4 @@ def _photograph(page: Any, heading: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else paths.REFERENCE_FIGURES / "screenshots")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else paths.REFERENCES / "screenshots")

@@ -55,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_study(out, study, (0, 1), ("babylm2025",), overrides={"train.steps": 100})
     (folder / "tables").mkdir()
     for name in ("T2", "T3", "T9"):  # what runs alone do not give
-        shutil.copy(paths.REFERENCE_FIGURES / "tables" / f"{name}.csv", folder / "tables")
+        shutil.copy(paths.reference("nursery") / "tables" / f"{name}.csv", folder / "tables")
     write_report(folder)
     return folder / "report.html"
 

@@ -5,24 +5,35 @@ from __future__ import annotations
 import re
 import shutil
 
+import pandas as pd
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import paths
 from wmlkit.errors import UserError
-from wmlkit.readme import BEGIN, END, results_section, write_reference, write_section
+from wmlkit.readme import BEGIN, END, _read_text, results_section, write_reference
 
 README = paths.REPOSITORY / "README.md"
 
 
-def test_the_result_section_comes_from_the_committed_tables():
+PRESETS = sorted(path.parent.name for path in paths.REFERENCES.glob("*/summary.json"))
+
+
+def test_there_is_a_reference_run_of_the_nursery():
+    assert "nursery" in PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_result_section_comes_from_the_committed_tables(preset):
     text = README.read_text(encoding="utf-8")
-    assert text.partition(BEGIN)[2].partition(END)[0].strip() == results_section(paths.REFERENCE_FIGURES).strip()
+    written = text.partition(BEGIN.format(preset=preset))[2].partition(END)[0].strip()
+    assert written == results_section(paths.reference(preset)).strip()
 
 
-def test_every_committed_table_and_figure_says_what_made_it():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_committed_table_and_figure_says_what_made_it(preset):
     for kind, suffix in (("tables", "csv"), ("figures", "svg")):
-        folder = paths.REFERENCE_FIGURES / kind
+        folder = paths.reference(preset) / kind
         notes = paths.read_json(folder / "provenance.json")
         assert {path.stem for path in folder.glob(f"*.{suffix}")} <= set(notes)
         assert all(note["commit"] and note["command"] for note in notes.values())
@@ -65,20 +76,61 @@ def test_the_lines_for_an_own_corpus_give_a_model_that_transformers_loads(tmp_pa
     assert model(**tokenizer("Das alte Haus.", return_tensors="pt")).logits.isfinite().all()
 
 
-def test_the_reference_keeps_the_screenshots(tmp_path):
-    for name in ("tables", "figures"):
-        shutil.copytree(paths.REFERENCE_FIGURES / name, tmp_path / "new" / name)
-        shutil.copytree(paths.REFERENCE_FIGURES / name, tmp_path / "old" / name)
-    shutil.copy(paths.REFERENCE_FIGURES / "summary.json", tmp_path / "new")
-    (tmp_path / "old" / "screenshots").mkdir()
-    (tmp_path / "old" / "screenshots" / "a.png").write_bytes(b"picture")
-    shutil.copy(README, tmp_path)
+@pytest.fixture
+def documents(tmp_path):
+    """A README with a place for two presets, and the page of deviations."""
+    places = [f"{BEGIN.format(preset=preset)}\nold {preset}\n{END}\n" for preset in ("nursery", "smoke")]
+    (tmp_path / "README.md").write_text("".join(places), encoding="utf-8")
     shutil.copy(paths.REPOSITORY / "docs" / "deviations.md", tmp_path)
-    write_reference(tmp_path / "new", tmp_path / "old", tmp_path / "README.md", tmp_path / "deviations.md")
-    assert (tmp_path / "old" / "screenshots" / "a.png").read_bytes() == b"picture"
+    return tmp_path / "README.md", tmp_path / "deviations.md"
 
 
-def test_a_readme_without_marks_is_refused(tmp_path):
-    (tmp_path / "README.md").write_text("# nothing\n")
-    with pytest.raises(UserError, match="has no result section"):
-        write_section(tmp_path / "README.md", paths.REFERENCE_FIGURES)
+def changed_run(folder):
+    """The committed run with other numbers in T4 and T9."""
+    shutil.copytree(paths.reference("nursery"), folder)
+    for name, column, value in (("T4", "mean", 12.3), ("T9", "dev_ce", 77.0)):
+        table = pd.read_csv(folder / "tables" / f"{name}.csv")
+        table.assign(**{column: value}).to_csv(folder / "tables" / f"{name}.csv", index=False)
+    return folder
+
+
+def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_path):
+    readme, deviations = documents
+    old = tmp_path / "figures" / "nursery"
+    paths.write_text(old / "tables" / "T99.csv", "goes with the run that it is of")
+    write_reference(changed_run(tmp_path / "runs" / "nursery"), old, readme, deviations)
+    text = readme.read_text(encoding="utf-8")
+    assert "| dml | 4 | 12.3 [" in text and "old nursery" not in text and "old smoke" in text
+    assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
+    assert sorted(path.name for path in old.iterdir()) == ["figures", "summary.json", "tables"]
+    assert not (old / "tables" / "T99.csv").exists()
+
+
+def test_only_the_nursery_s_effects_are_quoted(documents, tmp_path):
+    readme, deviations = documents
+    before = deviations.read_text(encoding="utf-8")
+    write_reference(changed_run(tmp_path / "runs" / "smoke"), tmp_path / "figures" / "smoke", readme, deviations)
+    assert "old nursery" in readme.read_text(encoding="utf-8") and "old smoke" not in readme.read_text(encoding="utf-8")
+    assert deviations.read_text(encoding="utf-8") == before
+
+
+def test_a_preset_without_a_place_is_refused_before_anything_is_replaced(documents, tmp_path):
+    readme, deviations = documents
+    new, old = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+    paths.write_text(old / "summary.json", "old")
+    readme.write_text("# nothing\n")
+    with pytest.raises(UserError, match="has no results of nursery; expected the lines .* add them"):
+        write_reference(new, old, readme, deviations)
+    assert (old / "summary.json").read_text() == "old"
+    shutil.copy(README, readme)
+    (new / "tables" / "T9.csv").unlink()
+    with pytest.raises(UserError, match=r"has no T9.csv"):
+        write_reference(new, old, readme, deviations)
+    assert (old / "summary.json").read_text() == "old"
+
+
+def test_what_a_run_read_leaves_out_its_teacher():
+    """The row of `distill` holds the teacher's reading too; the teacher's own row is none of the study's arms."""
+    rows = [("teacher", 1e6, 0.5e6), ("distill", 4e6, 2e6), ("wml", 3e6, 1.5e6)]
+    table = pd.DataFrame(rows, columns=["arm", "tokens", "words"]).assign(setting=float("nan"), corpus="texts")
+    assert _read_text(table) == ("A run reads 3.00 million tokens of texts (1.50 million words, repetitions counted).")

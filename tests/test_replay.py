@@ -349,10 +349,10 @@ def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
     text = DEVIATIONS.read_text(encoding="utf-8")
     copy = tmp_path / "deviations.md"
     copy.write_text(text, encoding="utf-8")
-    write_deviations(copy, paths.REFERENCE_FIGURES)
+    write_deviations(copy, paths.reference("nursery"))
     assert copy.read_text(encoding="utf-8") == text
     marked = {key for _, key in MARK.findall(text)}
-    assert marked == set(measured(paths.REFERENCE_FIGURES)) - {"none"}  # every case has its place
+    assert marked == set(measured(paths.reference("nursery"))) - {"none"}  # every case has its place
     numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -361,12 +361,12 @@ def test_effects_follow_the_tables(tmp_path):
     tables = tmp_path / "tables"
     tables.mkdir()
     for name in ("T9", "T9_scoring", "T9_search"):
-        table = pd.read_csv(paths.REFERENCE_FIGURES / "tables" / f"{name}.csv")
+        table = pd.read_csv(paths.reference("nursery") / "tables" / f"{name}.csv")
         if name == "T9":
             table.loc[table["case"] == "digit_pairs", "dev_ce"] = 77.0
         table.to_csv(tables / f"{name}.csv", index=False)
     paths.write_json(
-        tables / "provenance.json", paths.read_json(paths.REFERENCE_FIGURES / "tables" / "provenance.json")
+        tables / "provenance.json", paths.read_json(paths.reference("nursery") / "tables" / "provenance.json")
     )
     document = tmp_path / "text.md"
     document.write_text("a\n  <!-- measured: digit_pairs -->\n  old\n  <!-- end -->\nb\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .readable import p_value
 from .results import CONTRASTS, main_evaluation
 from .runs import Run
 
@@ -69,9 +70,9 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
 
 
 def _read(row: Any) -> dict[str, str]:
-    """Columns `difference`, `interval`, `p` and what they say together."""
+    """Columns `difference`, `interval`, `p`, `p, adjusted` and what they say together."""
     seeds = int(row["n_seeds"])
-    interval, p = "none", ""
+    interval = "none"
     if seeds == 1:
         reading = "one seed only: nothing can be said about other seeds"
         if pd.notna(row.get("item_low")):
@@ -80,9 +81,11 @@ def _read(row: Any) -> dict[str, str]:
         reading = "the same for all seeds, so no interval can be estimated and no difference claimed"
     else:
         interval = f"[{row['low']:+.1f}, {row['high']:+.1f}] over {seeds} seeds"
-        p = f"{row['p']:.2g}" if row["p"] >= 0.001 else "< 0.001"
         reading = _WORDS[_verdict(row)]
-    return {"difference (points)": f"{row['mean']:+.1f}", "95 % interval": interval, "p": p, "reading": reading}
+    return {
+        "difference (points)": f"{row['mean']:+.1f}", "95 % interval": interval, "p": p_value(row["p"]),
+        "p, adjusted": p_value(row["p_adjusted"]), "reading": reading,
+    }  # fmt: skip
 
 
 _WORDS = {

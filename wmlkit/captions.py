@@ -19,8 +19,9 @@ TABLES = {
     "best_peer was chosen on held-out text; mean_peer is the mean over the peers; teacher is the model that distill "
     "learned from. Where no run has one peer, its row is the first peer of independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
-    "t-test (p is not corrected for the number of rows). item_low and item_high resample the items within each seed "
-    "and paradigm: they say how much the choice of items matters for these runs, nothing about other seeds.",
+    "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure and member. item_low and "
+    "item_high resample the items within each seed and paradigm: they say how much the choice of items matters for "
+    "these runs, nothing about other seeds.",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",

@@ -184,7 +184,7 @@ def report(
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
         documents = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "deviations.md")
-        write_reference(folder, paths.REFERENCE_FIGURES, *documents)
+        write_reference(folder, paths.reference(folder.name), *documents)
     print(page)
 
 

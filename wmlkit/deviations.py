@@ -19,6 +19,7 @@ from . import paths
 from .errors import UserError
 from .replay_tables import CONTROLS
 
+PRESET = "nursery"  # whose reference run the page quotes
 TABLES = ("T9", "T9_scoring", "T9_search")
 MARK = re.compile(r"( *)<!-- measured: (\S+) -->.*?<!-- end -->", re.DOTALL)
 FORMATS: dict[str, tuple[str, str]] = {

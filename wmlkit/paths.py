@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
 REPOSITORY = PACKAGE.parent  # the checkout, when wmlkit runs from one
 PRESETS = PACKAGE / "presets"
 OFFICIAL_BLOBS = PACKAGE / "data" / "official_blobs.txt"  # git blob ids of the official BabyLM files
-REFERENCE_FIGURES = REPOSITORY / "figures"  # committed figures of the reference run
+REFERENCES = REPOSITORY / "figures"  # committed tables and figures of the reference runs, a folder a preset
 
 
 def notebooks() -> Path:
@@ -52,6 +52,11 @@ def prepared(out: Path, name: str, data_hash: str) -> Path:
 def fetched(out: Path, name: str) -> Path:
     """Folder of a downloaded corpus or evaluation set, as its source publishes it."""
     return out / "downloads" / name
+
+
+def reference(name: str) -> Path:
+    """Folder of the committed tables and figures of a preset's reference run."""
+    return REFERENCES / name
 
 
 def preset(out: Path, name: str) -> Path:

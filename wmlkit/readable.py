@@ -42,6 +42,15 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [("", _plain(table))]
 
 
+def p_value(p: float) -> str:
+    """Two digits; nothing where there was no test.
+
+    >>> [p_value(p) for p in (0.0341, 0.00049, float("nan"))]
+    ['0.034', '< 0.001', '']
+    """
+    return "" if pd.isna(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001"
+
+
 def _single(table: pd.DataFrame) -> list[str]:
     """Columns that say the same in every row; the caption says it once."""
     return [
@@ -125,7 +134,7 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
                 "member": record["member"],
                 "measure": "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']}",
                 "difference [95 %]": _with_interval(record, digits, sign="+"),
-                "p": "" if pd.isna(record["p"]) else f"{record['p']:.2g}", "n_seeds": record["n_seeds"],
+                "p": p_value(record["p"]), "p, adjusted": p_value(record["p_adjusted"]), "n_seeds": record["n_seeds"],
                 "item level [95 %]": items, **({"note": record["note"]} if "note" in table else {}),
             }
         )  # fmt: skip
@@ -146,7 +155,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row[f"{column}: difference [95 %]"] = _with_interval(
             {**record, **change, "values": record["differences"]}, digits, "+"
         )
-        row[f"{column}: p, adjusted"] = "" if pd.isna(record["p_adjusted"]) else f"{record['p_adjusted']:.2g}"
+        row[f"{column}: p, adjusted"] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
     return _plain(frame[[*(name for name in frame if name != "weights"), "weights"]]) if len(frame) else frame

@@ -241,7 +241,7 @@ def paired_differences(
     """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group of `by`.
 
     Columns: by, a, b, mean, low, high (95 % t-interval over the seeds' differences), p (two-sided paired t-test,
-    not corrected for the number of rows), n_seeds, seeds, values, note. One seed has neither interval nor p.
+    for one comparison), n_seeds, seeds, values, note. One seed has neither interval nor p.
     """
     rows = []
     for a, b in CONTRASTS:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import evaluations, paths, results
-from .ablations import ablation_table
+from .ablations import ablation_table, adjusted
 from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
 from .errors import UserError
@@ -81,6 +81,8 @@ def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str) and Path(value).is_absolute():
+        value = Path(value).name  # where a folder lies on somebody's machine is not for a table
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
@@ -182,9 +184,12 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
 def differences(
     scores: pd.DataFrame, runs: Sequence[Run] = (), rng: np.random.Generator | None = None, resamples: int = 2000
 ) -> pd.DataFrame:
-    """T4_differences: `results.paired_differences` of the members of T4; with `runs`, item_low and item_high too."""
+    """T4_differences: `results.paired_differences` of the members of T4, with p_adjusted (Benjamini-Hochberg over the
+    contrasts of one measure, number of peers and member); with `runs`, item_low and item_high too."""
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
+    measure = ["setting", "corpus", "suite", "protocol", "peers", "member"]
+    table.insert(table.columns.get_loc("p") + 1, "p_adjusted", table.groupby(measure)["p"].transform(adjusted))
     rng = rng or np.random.default_rng(0)
     loaded: dict[
         tuple[Any, ...], dict[int, pd.DataFrame]
