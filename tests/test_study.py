@@ -91,3 +91,27 @@ def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
     with pytest.raises(UserError, match="--stage got 'tests'; expected one of train, evaluate, all"):
         study.run("smoke", TWO, tmp_path, stage="tests")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"mutual.arm": "independent", "mutual.num_peers": 1}, 1 / 2),
+        ({"mutual.arm": "wml", "mutual.num_peers": 4}, 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5),
+        ({"mutual.arm": "distill", "mutual.num_peers": 2}, 1 / 2 + 1 / 3 + 1 + 1 / 3),
+        ({"mutual.arm": "distill", "mutual.num_peers": 2, "mutual.teacher": "a_folder"}, 1 / 2 + 1 / 3 + 1 / 3),
+        ({"mutual.arm": "dml", "mutual.num_peers": 2, "mutual.frozen_teacher": True}, 1 / 2 + 1 / 3 + 1 + 1 / 3),
+        ({"mutual.arm": "teacher", "mutual.num_peers": 1}, 1),
+    ],
+)
+def test_the_work_of_a_run_by_hand(settings, expected):
+    run = study.load_preset("smoke", settings | {"train.steps": 60})
+    assert study.work(run) == pytest.approx(60 * expected)
+
+
+def test_teachers_do_not_gather_in_one_slice():
+    """Runs that take turns, as a study lists them, used to put every teacher into the second of two slices."""
+    settings = {"study.runs": [["independent", 2], ["dml", 2], ["wml", 2], ["distill", 2]], "study.seeds": [0, 1]}
+    runs = study.plan(study.load_preset("smoke", settings))
+    slices = [study.shard(runs, index, 2) for index in (1, 2)]
+    assert [[run.mutual.arm for run in part].count("distill") for part in slices] == [1, 1]

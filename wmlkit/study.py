@@ -68,19 +68,29 @@ def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def work(run: Config) -> float:
+    """About what a run costs, in steps of its base model, of N parameters: peer i has N / (i + 1) (docs/notation.md).
+
+    A teacher's forward pass is a third of a step; trained for these runs, it is the base model and costs a step more.
+    """
+    students = 1.0 if run.mutual.arm == "teacher" else sum(1 / (i + 1) for i in range(1, run.mutual.num_peers + 1))
+    teacher = 0.0 if not run.mutual.uses_teacher else 1 / 3 + (run.mutual.teacher is None)
+    return run.train.steps * (students + teacher)
+
+
 def shard(runs: Sequence[Config], index: int, count: int) -> list[Config]:
     """Slice `index` (1-based) of `count`: each run goes to the slice with the least work so far, dearest first.
 
-    The work of a run is taken as its number of peers, so the slices end at about the same time.
+    So the slices end at about the same time.
     """
     if not 1 <= index <= count:
         raise UserError(f"shard {index}/{count} does not exist; expected I/N with 1 <= I <= N, for example 1/2")
     load = [0.0] * count
     slices: list[list[int]] = [[] for _ in range(count)]
-    for position in sorted(range(len(runs)), key=lambda i: (-runs[i].mutual.num_peers, i)):
+    for position in sorted(range(len(runs)), key=lambda i: (-work(runs[i]), i)):
         lightest = min(range(count), key=lambda s: load[s])
         slices[lightest].append(position)
-        load[lightest] += runs[position].mutual.num_peers
+        load[lightest] += work(runs[position])
     return [runs[position] for position in sorted(slices[index - 1])]
 
 
