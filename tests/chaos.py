@@ -55,7 +55,8 @@ PROGRAM = """
 import os, shutil, sys, traceback
 from pathlib import Path
 from wmlkit import reproduce, study, train
-from wmlkit.config import DataConfig, load_preset
+from wmlkit.config import load_preset
+from wmlkit.settings import DataConfig
 from wmlkit.data import download, fetch, prepare
 
 def prepare_nursery(out):

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from wmlkit.config import ModelConfig
 from wmlkit.data.batches import Batch, Rows
 from wmlkit.forward import AtPositions
 from wmlkit.models import build_model
+from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
 WORDS = [

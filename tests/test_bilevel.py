@@ -14,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wmlkit import losses
 from wmlkit.bilevel import entropy, hypergradient, inner_gradients, mirror_step, outer_gradients, outer_loss
-from wmlkit.config import TrainConfig
 from wmlkit.forward import inner_batch, outer_batch, parameters_of
 from wmlkit.losses import MutualOptions
 from wmlkit.optim import build_optimizers
+from wmlkit.settings import TrainConfig
 from wmlkit.updates import optimizer_update, sgd_update
 
 SHAPES = ((1, 8), (2, 8), (1, 16))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from wmlkit import tables
-from wmlkit.config import DataConfig
 from wmlkit.data.coverage import _kinds, count_whole, whole_words
 from wmlkit.data.encode import open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.statistics import read_statistics
 from wmlkit.data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
+from wmlkit.settings import DataConfig
 
 
 def test_by_hand() -> None:

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
-from wmlkit.config import ModelConfig, load_preset
+from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import glue
@@ -24,6 +24,7 @@ from wmlkit.evaluate.glue import _read, evaluate_glue, evaluate_run_glue, metric
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
 from wmlkit.evaluate.target import GlueOptions, evaluate_target
 from wmlkit.models import build_model
+from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
 GLUE = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "glue_filtered"

@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
-from wmlkit.config import DataConfig, ModelConfig
 from wmlkit.data import nursery
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
@@ -25,6 +24,7 @@ from wmlkit.evaluate.language_modelling import (
     prepared_texts,
 )
 from wmlkit.models import build_model
+from wmlkit.settings import DataConfig, ModelConfig
 from wmlkit.shapes import Student
 
 TEXTS = {

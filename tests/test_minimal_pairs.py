@@ -12,13 +12,13 @@ import torch
 from tokenizers.processors import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from wmlkit.config import ModelConfig
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import score_sentences, scoring
 from wmlkit.evaluate.last_layer import hidden_at
 from wmlkit.evaluate.spans import encode_spans
 from wmlkit.models import build_model, hidden_states
+from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
 BLIMP = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "blimp_filtered"

@@ -6,7 +6,6 @@ import pytest
 import torch
 from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
 
-from wmlkit.config import ModelConfig
 from wmlkit.errors import UserError
 from wmlkit.forward import kl_positions
 from wmlkit.models import (
@@ -18,6 +17,7 @@ from wmlkit.models import (
     load_model,
     max_length,
 )
+from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}

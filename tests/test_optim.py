@@ -6,8 +6,8 @@ import pytest
 import torch
 from small import make_peers
 
-from wmlkit.config import TrainConfig
 from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
+from wmlkit.settings import TrainConfig
 from wmlkit.updates import muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]

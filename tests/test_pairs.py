@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
-from wmlkit.config import EvaluateConfig, ModelConfig, load_preset
+from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
@@ -20,6 +20,7 @@ from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
 from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
 from wmlkit.models import build_model
+from wmlkit.settings import EvaluateConfig, ModelConfig
 from wmlkit.shapes import Student
 
 NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]

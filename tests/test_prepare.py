@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmlkit.config import DataConfig
 from wmlkit.data import prepare as prepare_module
 from wmlkit.data import splits
 from wmlkit.data.encode import check_tokenizer, open_documents, open_tokens
@@ -21,6 +20,7 @@ from wmlkit.data.prepare import Prepared, open_prepared, prepare
 from wmlkit.data.statistics import GROWTH_POINTS, LINE_WORDS, DomainCounts, example_lines
 from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from wmlkit.errors import UserError
+from wmlkit.settings import DataConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "babylm2024"
 
@@ -246,7 +246,7 @@ def test_open_prepared_names_the_file_that_differs(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from wmlkit.config import DataConfig
+from wmlkit.settings import DataConfig
 from wmlkit.data import prepare as module
 out = Path(sys.argv[2])
 points = ["_clean_part", "train_tokenizer", "save_tokenizer", "write_documents", "_seal", "_publish", "open_prepared"]

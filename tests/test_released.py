@@ -14,7 +14,7 @@ from small import make_batch, make_peers, make_tokenizer
 from torch.nn import functional as F
 
 from wmlkit import bilevel, losses, paths, replay, replay_steps, replay_tables
-from wmlkit.config import ReplayConfig, load_preset
+from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.device import setup
 from wmlkit.errors import UserError
@@ -31,6 +31,7 @@ from wmlkit.released import (
     released_outer_gradient,
 )
 from wmlkit.released_data import digit_pair_ids, one_stream, possible_pairs, rows_of_pairs, widened, without_capitals
+from wmlkit.settings import ReplayConfig
 from wmlkit.train import State
 from wmlkit.updates import sgd_update
 

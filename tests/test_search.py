@@ -21,7 +21,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from wmlkit.config import ModelConfig, SearchConfig, load_preset, preset_names
+from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.models import build_model, hidden_states, lm_logits
 from wmlkit.search import (
@@ -44,6 +44,7 @@ from wmlkit.search_cost import (
     step_seconds,
     within,
 )
+from wmlkit.settings import ModelConfig, SearchConfig
 from wmlkit.shapes import Student, base_student
 
 FAMILIES = {"roberta": "mlm", "modernbert": "mlm", "gpt2": "clm", "llama": "clm"}

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
 from . import losses
 from .bench_measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
-from .config import TrainConfig, load_preset
+from .config import load_preset
 from .data.batches import Batch
 from .device import setup
 from .errors import UserError
@@ -27,6 +27,7 @@ from .models import hidden_states
 from .optim import build_optimizers
 from .search import search_students
 from .search_cost import flop_per_token
+from .settings import TrainConfig
 from .shapes import Student, base_student
 
 MASKED = 0.15  # share of the positions that are scored

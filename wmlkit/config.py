@@ -9,261 +9,29 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationError
 
 from . import paths
 from .errors import UserError, first_line
 from .redact import check_settings, redacted
+from .settings import (
+    AblationsConfig,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    MutualConfig,
+    OuterConfig,
+    ReplayConfig,
+    SearchConfig,
+    Section,
+    StudyConfig,
+    TrackConfig,
+    TrainConfig,
+)
 
 LONGEST_VALUE = 100  # characters of a wrong value that a message repeats
-Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if not switch and any(isinstance(one, bool) for one in values):
-            raise ValueError("expected a number or text, not true or false")
-        return value
-
-
-class DataConfig(Section):
-    corpus: str = "nursery"  # "nursery", a fetched corpus' name, or a folder/zip of .train/.dev files
-    words: int | None = Field(None, gt=0)  # words of training text to use (nursery: to write); None: all
-    dev_words: int | None = Field(None, gt=0)  # the same for the dev text
-    held_out: float = Field(0.05, gt=0, lt=0.5)  # share of the *training* text kept for the outer problem
-    seed: int = Field(0, ge=0)  # of the nursery and of the choice of the held-out slice
-    clean: bool = True
-    tokenizer: str = "train"  # "train", or a folder / Hugging Face id of an existing tokenizer
-    vocab_size: int = Field(1024, ge=270)  # 256 bytes + special tokens + merges
-    lowercase: bool = False
-    nfkc: bool = False
-    # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
-    packing: Literal["documents", "lines", "windows"] = "documents"
-    block_size: int = Field(32, ge=8)  # tokens a row
-    # (share of the steps, tokens a row) one after the other; rows a step change so that tokens a step do not
-    block_schedule: tuple[tuple[float, int], ...] = ()
-    max_passes: float | None = Field(None, gt=0)  # refuse to read the training text more often than this
-    legality: str = ""  # what a challenge's rules say of the preset; for people
-
-    @model_validator(mode="after")
-    def _schedule_covers_all_steps(self) -> DataConfig:
-        if self.block_schedule and abs(sum(share for share, _ in self.block_schedule) - 1) > 1e-6:
-            raise ValueError(
-                f"data.block_schedule has shares that sum to {sum(share for share, _ in self.block_schedule):g}, "
-                "expected 1; change the shares"
-            )
-        return self
-
-    @property
-    def longest_block(self) -> int:
-        """Tokens of the longest row of the schedule: what the models must take."""
-        return max([self.block_size, *(size for _, size in self.block_schedule)])
-
-
-class ModelConfig(Section):
-    objective: Literal["mlm", "clm"] = "mlm"
-    family: Literal["roberta", "modernbert", "gpt2", "llama"] = "roberta"
-    num_layers: int = Field(2, ge=1)  # the base model, whose size N sets the targets N/2, N/3, ...
-    num_heads: int = Field(2, ge=1)
-    hidden_size: int = Field(64, ge=8)
-    intermediate_size: int = Field(256, ge=8)
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        masked = self.family in ("roberta", "modernbert")
-        if masked != (self.objective == "mlm"):
-            fitting = "roberta or modernbert" if self.objective == "mlm" else "gpt2 or llama"
-            raise ValueError(
-                f"model.family {self.family!r} cannot be trained with objective {self.objective!r}; use {fitting}"
-            )
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"model.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
-                "change one of the two"
-            )
-        return self
-
-
-class SearchConfig(Section):
-    method: Literal["exact", "bayesian"] = "exact"
-    num_layers: tuple[int, ...] = (1, 2, 3)
-    num_heads: tuple[int, ...] = (2,)
-    hidden_size: tuple[int, ...] = (32, 48, 64)
-    intermediate: Literal["fixed", "tied"] = "tied"  # the base's FFN width, or in proportion to hidden_size
-    count: Literal["all", "nonzero"] = "all"  # "nonzero": as released, leaves out zero-initialised entries
-    init_points: int = Field(30, ge=1)  # Bayesian only
-    n_iter: int = Field(70, ge=0)  # Bayesian only
-    seed: int = Field(0, ge=0)  # Bayesian only
-    saved: str | None = None  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
-    tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
-    max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`
-    max_memory_mib: float | None = Field(None, gt=0)  # of training, by the same model
-    flop_per_second: float = Field(5e10, gt=0)  # the machine's rate in that model
-    # Which of the `shortlist` shapes nearest to a target: the nearest, the one least like the peers before, or the one
-    # with the lowest loss after `proxy_steps` steps of training
-    prefer: Literal["size", "diversity", "proxy"] = "size"
-    shortlist: int = Field(4, ge=1)
-    proxy_steps: int = Field(50, ge=1)
-
-
-class MutualConfig(Section):
-    # "teacher" is the base model alone, on the same text; `distill` trains it for itself, once a seed
-    arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
-    num_peers: int = Field(4, ge=1)
-    alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
-    kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries
-    ce_weight: Literal["one", "peer"] = "one"
-    detach_targets: bool = True
-    kl_positions: Literal["scored", "all"] = "scored"
-    kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
-    temperature: float = Field(1.0, gt=0)
-    kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
-    # Whom `distill` learns from: None trains the base model; else a Hugging Face folder or id with the data's tokenizer
-    teacher: str | None = None
-    teacher_within_budget: bool = False  # vouches that such a model saw no text beyond this corpus
-    frozen_teacher: bool = False  # dml, wml: the teacher is one more peer, a target that learns nothing
-
-    @model_validator(mode="after")
-    def _one_teacher(self) -> MutualConfig:
-        if self.arm == "teacher" and self.num_peers != 1:
-            raise ValueError(
-                f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is the base model alone; set it to 1"
-            )
-        return self
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether the peers of this run learn from a teacher."""
-        return self.arm == "distill" or (self.frozen_teacher and self.arm in ("dml", "wml"))
-
-
-class OuterConfig(Section):
-    objective: Literal["logit_ensemble", "probability_mixture", "weighted_ce"] = "logit_ensemble"
-    hypergradient: Literal["direct", "sgd", "adam"] = "sgd"
-    lr: float = Field(0.25, ge=0)  # eta, step size of the mirror descent
-    schedule: Literal["constant", "cosine"] = "constant"
-    every: int = Field(10, ge=1)  # inner steps between two outer steps
-    start: int = Field(0, ge=0)  # first inner step with an outer step
-    batch_size: int = Field(32, ge=1)  # rows of held-out text a step
-    min_weight: float = Field(0.0, ge=0, lt=1)  # floor of each peer's weight
-
-
-class TrainConfig(Section):
-    seed: int = Field(0, ge=0)
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(64, ge=1)  # rows a step, over all processes
-    accumulate: int = Field(1, ge=1)  # parts in which a process takes its rows, to save memory; the sums stay the same
-    mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM only
-    mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
-    mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead
-    mask_keep: float = Field(0.0, ge=0, le=1)  # share that shows the true token; both still scored
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    muon_lr: float = Field(0.02, gt=0)  # matrices of the trunk, with optimizer = "muon"
-    min_lr_ratio: float = Field(0.1, ge=0, le=1)  # final lr / lr
-    warmup_steps: int = Field(50, ge=0)
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    weight_decay: float = Field(0.1, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
-    # Of the moving average of each peer's weights, which is then what is measured, scored and exported; 0: none
-    ema_decay: float = Field(0.0, ge=0, lt=1)
-    skip_not_finite: int = Field(0, ge=0)  # steps of a run that may be left out because a number was not finite
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int = Field(1, ge=1)  # CPU threads of one run
-    compile: bool = False  # torch.compile of the peers in the inner step: minutes at the start, other rounding
-    log_every: int = Field(10, ge=1)
-    eval_every: int = Field(100, ge=1)  # steps between two measurements of the dev loss
-    eval_rows: int = Field(256, ge=1)  # rows of dev and of held-out text in such a measurement
-    checkpoint_every: int = Field(200, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-
-
-class TrackConfig(Section):
-    """A mirror of metrics.jsonl; no part of what a run is."""
-
-    to: Literal["off", "tensorboard", "wandb"] = "off"
-    project: str = "wmlkit"  # Weights & Biases only
-    run_name: str | None = None  # None: the run folder's name
-
-
-class EvaluateConfig(Section):
-    suites: tuple[str, ...] = ("nursery",)
-    pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
-    protocol: str = "babylm2025"
-    ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
-    per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
-    token_budget: int | None = Field(None, ge=64)  # tokens a forward pass; None: what suits the device
-    # Learning curve: words seen, repetitions counted, at which training scores the peers; the end is one point more
-    curve: tuple[int, ...] = ()
-    curve_per_paradigm: int = Field(20, ge=1)  # pairs a paradigm at each point, always the same ones
-    curve_export: bool = False  # keep the peers of each point too, as model folders
-    text_words: int | None = Field(None, ge=1)  # words of dev text a domain for bits per byte; None: not measured
-
-    @model_validator(mode="after")
-    def _curve_rises(self) -> EvaluateConfig:
-        if any(words < 1 for words in self.curve) or list(self.curve) != sorted(set(self.curve)):
-            raise ValueError(
-                f"evaluate.curve is {list(self.curve)}; expected word counts above 0 in rising order, such as "
-                "[1_000_000, 2_000_000]"
-            )
-        return self
-
-
-class StudyConfig(Section):
-    runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2))
-    seeds: tuple[int, ...] = (0, 1, 2)
-    workers: int = Field(2, ge=1)  # runs side by side
-
-
-class AblationsConfig(Section):
-    """Runs that differ from one another in one thing each (T8): the preset with `base`, and that with each of
-    `settings` on top. Keys are those of the configuration, ``"mutual.alpha"``."""
-
-    base: dict[str, Any] = {}
-    settings: tuple[dict[str, Any], ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
-class ReplayConfig(Section):
-    """Sizes of the replay of the released code (`wmlkit.released`); the defaults are the released values."""
-
-    num_epochs: int = Field(50, ge=1)
-    micro_batches: int = Field(60, ge=1)  # an epoch, and an outer problem's evaluation
-    batch_size: int = Field(3, ge=1)  # rows a micro-batch
-    num_peers: int = Field(4, ge=2)
-    lr: float = Field(1e-3, gt=0)  # of the peers, after warm-up
-    min_lr: float = Field(1e-4, ge=0)
-    weight_update_every: int = Field(5, ge=1)  # epochs between two outer problems
-    step_size: float = Field(0.25, ge=0)  # of the mirror descent, after warm-up
-    min_step_size: float = Field(0.0025, ge=0)
-    warmup_epochs: int = Field(5, ge=0)  # of both schedules
-    decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
-    seeds: tuple[int, ...] = (0,)  # the released training has none
-    per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
-    # A Hugging Face folder or id with a logit for each of the students' ids, as RoBERTa-base has 50,265: the teacher of
-    # another tokenizer (L9). None: the base model, trained with another tokenizer
-    teacher: str | None = None
-    workers: int = Field(1, ge=1)  # replays side by side
-
-    @model_validator(mode="after")
-    def _decay_follows_warmup(self) -> ReplayConfig:
-        if self.decay_epochs <= self.warmup_epochs:
-            raise ValueError(
-                f"replay.decay_epochs is {self.decay_epochs}; expected more than replay.warmup_epochs "
-                f"({self.warmup_epochs}); change one of the two"
-            )
-        return self
 
 
 class Config(Section):

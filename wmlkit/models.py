@@ -27,8 +27,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .config import ModelConfig
 from .errors import UserError, first_line
+from .settings import ModelConfig
 from .shapes import Student
 from .untrusted import check_model
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from .config import TrainConfig
+from .settings import TrainConfig
 from .updates import newton_schulz
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from . import environment, paths
-from .config import Config, DataConfig
+from .config import Config
 from .data.batches import Rows, batch_source
 from .data.prepare import Prepared, prepare
 from .data.texts import Source
@@ -34,6 +34,7 @@ from .released_data import text_rows, widened, without_capitals
 from .replay_scoring import scoring
 from .replay_steps import Setting, epochs
 from .replay_teacher import teacher_for, teacher_identity
+from .settings import DataConfig
 from .state import State, build_state
 from .students import find_students
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ModelConfig, SearchConfig
 from .errors import UserError
 from .search_bayesian import bayesian_order
+from .settings import ModelConfig, SearchConfig
 from .shapes import Student
 
 Count = Literal["all", "nonzero"]

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .config import SearchConfig
 from .errors import UserError
+from .settings import SearchConfig
 from .shapes import Student
 
 

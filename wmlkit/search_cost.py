@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from .config import ModelConfig, SearchConfig
 from .search import Allowed, Found, count_parameters, students
+from .settings import ModelConfig, SearchConfig
 from .shapes import Student
 
 _GATED = ("modernbert", "llama")  # families whose FFN has a third matrix

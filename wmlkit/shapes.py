@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import ModelConfig
+from .settings import ModelConfig
 
 
 @dataclass(frozen=True)

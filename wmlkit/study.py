@@ -21,7 +21,7 @@ import torch
 
 from . import paths
 from .ablations import ablation_base, ablation_name, changes
-from .config import Arm, Config, load_preset
+from .config import Config, load_preset
 from .data.prepare import prepare
 from .device import side_by_side
 from .errors import Stopped, UserError, signal_name
@@ -31,6 +31,7 @@ from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
 from .runs import run_document
+from .settings import Arm
 from .train import run as train_run
 from .train import run_folder
 

@@ -70,7 +70,7 @@ def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.
         if section == "preset":
             continue
         for name, value in values.items():
-            source = sources.get(f"{section}.{name}", "default of wmlkit.config")
+            source = sources.get(f"{section}.{name}", "default of wmlkit.settings")
             used = value
             if config is not None and (section, name) not in of_each_run:
                 used = config.get(section, {}).get(name, value)

@@ -17,13 +17,14 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .config import Config, MutualConfig
+from .config import Config
 from .data.tokenizer import load_tokenizer, tokenizer_hash
 from .device import Device
 from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
 from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
+from .settings import MutualConfig
 from .untrusted import read_settings
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles

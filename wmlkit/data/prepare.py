@@ -27,9 +27,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from .. import paths
-from ..config import DataConfig
 from ..errors import UserError
 from ..identity import digest
+from ..settings import DataConfig
 from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
 from .encode import count_tokens, write_documents

@@ -12,12 +12,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import paths
-from ..config import EvaluateConfig
 from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
 from ..runs import known_result, other_format, read_object, run_document
+from ..settings import EvaluateConfig
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,
