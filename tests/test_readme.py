@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import paths
 from wmlkit.errors import UserError
-from wmlkit.readme import BEGIN, END, _read_text, results_section, write_reference
+from wmlkit.readme import BEGIN, END, results_section, write_reference
 
 README = paths.REPOSITORY / "README.md"
 
@@ -91,6 +91,8 @@ def changed_run(folder):
     for name, column, value in (("T4", "mean", 12.3), ("T9", "dev_ce", 77.0)):
         table = pd.read_csv(folder / "tables" / f"{name}.csv")
         table.assign(**{column: value}).to_csv(folder / "tables" / f"{name}.csv", index=False)
+    told = paths.read_json(folder / "answer.json")
+    paths.write_json(folder / "answer.json", told | {"answer": "Another answer.", "basis": ["Another basis."]})
     return folder
 
 
@@ -100,9 +102,10 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     paths.write_text(old / "tables" / "T99.csv", "goes with the run that it is of")
     write_reference(changed_run(tmp_path / "runs" / "nursery"), old, readme, deviations)
     text = readme.read_text(encoding="utf-8")
-    assert "| dml | 4 | 12.3 [" in text and "old nursery" not in text and "old smoke" in text
+    assert "| dml | 4 | 12.3 [" in text and "**Another answer.**\n\n- Another basis.\n" in text
+    assert "old nursery" not in text and "old smoke" in text
     assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
-    assert sorted(path.name for path in old.iterdir()) == ["figures", "summary.json", "tables"]
+    assert sorted(path.name for path in old.iterdir()) == ["answer.json", "figures", "summary.json", "tables"]
     assert not (old / "tables" / "T99.csv").exists()
 
 
@@ -127,10 +130,3 @@ def test_a_preset_without_a_place_is_refused_before_anything_is_replaced(documen
     with pytest.raises(UserError, match=r"has no T9.csv"):
         write_reference(new, old, readme, deviations)
     assert (old / "summary.json").read_text() == "old"
-
-
-def test_what_a_run_read_leaves_out_its_teacher():
-    """The row of `distill` holds the teacher's reading too; the teacher's own row is none of the study's arms."""
-    rows = [("teacher", 1e6, 0.5e6), ("distill", 4e6, 2e6), ("wml", 3e6, 1.5e6)]
-    table = pd.DataFrame(rows, columns=["arm", "tokens", "words"]).assign(setting=float("nan"), corpus="texts")
-    assert _read_text(table) == ("A run reads 3.00 million tokens of texts (1.50 million words, repetitions counted).")

@@ -28,6 +28,10 @@ class Answer:
     basis: list[str]
     comparisons: pd.DataFrame
 
+    def document(self) -> dict[str, Any]:
+        """What ``answer.json`` holds; the comparisons are those of T4_differences."""
+        return {"question": QUESTION, "answer": self.headline, "basis": self.basis}
+
 
 def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataFrame) -> Answer:
     """Sentences from T4 and T4_differences (`wmlkit.tables`) about the runs of the main setting.

@@ -6,7 +6,7 @@ Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
     OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
     OUT/<preset>/replay/<name>/                   one folder a replay of the released code
     OUT/<preset>/{notebooks,tables,figures}/      what `wmlkit reproduce` leaves
-    OUT/<preset>/{report.html,summary.json}
+    OUT/<preset>/{report.html,answer.json,summary.json}
 """
 
 from __future__ import annotations

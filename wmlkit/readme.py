@@ -29,10 +29,14 @@ def results_section(folder: Path) -> str:
     is_loss = main["suite"] == "dev_ce"
     scored, losses = main[~is_loss], main[is_loss].set_index(["arm", "peers", "member"])
     columns = [*MEMBERS.values(), "dev loss, best peer"]
+    told = paths.read_json(folder / "answer.json")
     lines = [
-        f"{_read_text(pd.read_csv(folder / 'tables' / 'T7.csv'))} Accuracy on the {scored['suite'].iloc[0]} pairs in "
-        f"percent (protocol `{scored['protocol'].iloc[0]}`, chance 50): mean over seeds, 95 % t-interval over seeds, "
-        "and the seeds' values. Dev loss in nats a scored token.",
+        f"**{told['answer']}**",
+        "",
+        *(f"- {sentence}" for sentence in told["basis"]),
+        "",
+        "Accuracy in percent and dev loss in nats a scored token: mean over seeds, 95 % t-interval over seeds, and the "
+        "seeds' values.",
         "",
         "| arm | peers | " + " | ".join(columns) + " |",
         "|---|---|" + "---|" * len(columns),
@@ -45,15 +49,6 @@ def results_section(folder: Path) -> str:
     lines += ["", *_differences(pd.read_csv(folder / "tables" / "T4_differences.csv"))]
     lines += ["", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."]
     return "\n".join(lines)
-
-
-def _read_text(cost: pd.DataFrame) -> str:
-    """What a run of T7 read; a teacher's own reading, which a row of `distill` includes, is left out."""
-    alone = cost[(cost["arm"] != "teacher") & cost["setting"].isna()].sort_values("tokens").iloc[0]
-    return (
-        f"A run reads {alone['tokens'] / 1e6:.2f} million tokens of {alone['corpus']} ({alone['words'] / 1e6:.2f} "
-        "million words, repetitions counted)."
-    )
 
 
 def _cell(row: pd.Series, digits: int) -> str:
@@ -87,8 +82,8 @@ def _difference_table(heading: str, rows: pd.DataFrame, digits: int) -> list[str
 
 
 def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) -> Path:
-    """Copy tables, figures and summary of `folder` to `target`, and write the numbers of `readme` from them; those of
-    `deviations` too where the preset is the one that it quotes. `folder` and `target` have the preset's name.
+    """Copy tables, figures, summary and answer of `folder` to `target`, and write the results in `readme` from them;
+    those in `deviations` too where the preset is the one that it quotes. `folder` and `target` have the preset's name.
 
     Raises UserError where a table or a place that these need is missing, before anything is replaced.
     """
@@ -99,7 +94,8 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     def write(temporary: Path) -> None:
         for name in ("tables", "figures"):
             shutil.copytree(folder / name, temporary / name)
-        shutil.copy(folder / "summary.json", temporary)
+        for name in ("summary.json", "answer.json"):
+            shutil.copy(folder / name, temporary)
 
     paths.write_folder(target, write)
     write_section(readme, target)

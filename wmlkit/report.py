@@ -87,6 +87,7 @@ def write_report(
     folder: Path, path: Path | None = None, command: str = "wmlkit report", overwrite: bool = False
 ) -> Path:
     """Write the report of a preset's folder, ``<folder>/report.html`` unless `path` says otherwise; returns the file.
+    Its answer stands in ``<folder>/answer.json`` too.
 
     It shows the CSV tables in ``tables/`` and the figures in ``figures/``; those that the finished runs give and
     that are not there are made first, and with `overwrite` those that are there too. Raises UserError where there
@@ -99,8 +100,10 @@ def write_report(
         write_figures(folder, command, overwrite)
     found = {file.stem: _read_table(file) for file in _found(folder / "tables", "T*.csv")}
     drawn = _found(folder / "figures", "F*.svg")
+    found_answer = _answer(folder, runs)
+    paths.write_json(folder / "answer.json", found_answer.document())
     sections = {
-        "Answer": _summary(_answer(folder, runs)),
+        "Answer": _summary(found_answer),
         "Tables": _index(list(found))
         + "".join(_table(folder / "tables", name, table) for name, table in found.items()),
         "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
