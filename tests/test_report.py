@@ -72,6 +72,19 @@ def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: s
     assert "generated text, not from BabyLM" in parsed.text
 
 
+def test_the_answer_is_a_file_too(folder: Path, page: str) -> None:
+    told = paths.read_json(folder / "answer.json")
+    assert told["question"].endswith("on small datasets?") and len(told["basis"]) >= 3
+    assert told["answer"] == given_by(folder).headline
+    text = Page(page).text
+    assert all(sentence in text for sentence in (told["question"], told["answer"], *told["basis"]))
+
+
+def given_by(folder: Path) -> Answer:
+    runs, scores = read_runs(folder), tables.all_scores(folder)
+    return answer(runs, tables.main_result(scores), tables.differences(scores))
+
+
 def test_the_page_loads_nothing(page: str) -> None:
     for link in Page(page).links:
         assert link.startswith(("#", "data:")), link
