@@ -102,7 +102,8 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     paths.write_text(old / "tables" / "T99.csv", "goes with the run that it is of")
     write_reference(changed_run(tmp_path / "runs" / "nursery"), old, readme, deviations)
     text = readme.read_text(encoding="utf-8")
-    assert "| dml | 4 | 12.3 [" in text and "**Another answer.**\n\n- Another basis.\n" in text
+    assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
+    assert "**Another answer.**\n\n- Another basis.\n" in text
     assert "old nursery" not in text and "old smoke" in text
     assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
     assert sorted(path.name for path in old.iterdir()) == ["answer.json", "figures", "summary.json", "tables"]

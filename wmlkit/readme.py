@@ -7,6 +7,7 @@ No number there is typed by hand: `wmlkit report RUNS --reference` writes them f
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,40 +16,48 @@ from . import deviations as deviations_of
 from . import paths
 from .errors import UserError
 from .readable import p_value
+from .runs import ARMS
 
 BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do not edit -->"
 END = "<!-- end of results -->"
+DIFFERENCES = (
+    "Differences, paired by seed, with their 95 % interval and p-value, adjusted for the comparisons of a column "
+    "(none where all seeds gave the same):"
+)
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
 
 def results_section(folder: Path) -> str:
-    """Markdown of the main result and of the differences between arms, from ``tables/`` below `folder`."""
-    main = pd.read_csv(folder / "tables" / "T4.csv")
-    note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
-    main = main[(main["kind"] == "measured") & main["setting"].isna() & (main["arm"] != "teacher")]
-    is_loss = main["suite"] == "dev_ce"
-    scored, losses = main[~is_loss], main[is_loss].set_index(["arm", "peers", "member"])
-    columns = [*MEMBERS.values(), "dev loss, best peer"]
+    """Markdown of the answer, the main result and the differences between arms, from the files below `folder`."""
     told = paths.read_json(folder / "answer.json")
-    lines = [
-        f"**{told['answer']}**",
-        "",
-        *(f"- {sentence}" for sentence in told["basis"]),
-        "",
-        "Accuracy in percent and dev loss in nats a scored token: mean over seeds, 95 % t-interval over seeds, and the "
-        "seeds' values.",
-        "",
-        "| arm | peers | " + " | ".join(columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for (arm, peers), rows in scored.groupby(["arm", "peers"]):
-        by_member = rows.set_index("member")
-        cells = [_cell(by_member.loc[member], 1) if member in by_member.index else "" for member in MEMBERS]
-        cells.append(_cell(losses.loc[arm, peers, "best_peer"], 3))
-        lines.append(f"| {arm} | {peers:.0f} | " + " | ".join(cells) + " |")
-    lines += ["", *_differences(pd.read_csv(folder / "tables" / "T4_differences.csv"))]
-    lines += ["", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."]
-    return "\n".join(lines)
+    note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
+    main = pd.read_csv(folder / "tables" / "T4.csv")
+    main = main[(main["kind"] == "measured") & main["setting"].isna() & main["arm"].isin(ARMS)]
+    main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
+    differences = pd.read_csv(folder / "tables" / "T4_differences.csv")
+    differences = differences[differences["setting"].isna()]
+    lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
+    for title, is_shown, digits in (
+        ("Accuracy in percent", main["suite"] != "dev_ce", 1),
+        ("Dev loss in nats a scored token (lower is better)", main["suite"] == "dev_ce", 3),
+    ):
+        lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds, and the seeds' values.", ""]
+        lines += _members(main[is_shown].assign(row=main["arm"]), ("arm", "peers"), digits, _cell)
+        compared = differences[differences["suite"].isin(main[is_shown]["suite"])]
+        compared = compared.assign(row=compared["a"] + " − " + compared["b"])
+        lines += ["", DIFFERENCES, ""]
+        lines += _members(compared, ("comparison", "peers"), digits, _difference)
+    return "\n".join([*lines, "", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."])
+
+
+def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
+    """One line a `row` and number of peers of `table`, one column a member."""
+    lines = ["| " + " | ".join([*head, *MEMBERS.values()]) + " |", "|---" * (len(head) + len(MEMBERS)) + "|"]
+    for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
+        members = rows.set_index("member")
+        cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
+        lines.append(f"| {row} | {peers:.0f} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _cell(row: pd.Series, digits: int) -> str:
@@ -58,27 +67,11 @@ def _cell(row: pd.Series, digits: int) -> str:
     return f"{row['mean']:.{digits}f}{interval} ({row['values']})"
 
 
-def _differences(table: pd.DataFrame) -> list[str]:
-    """Accuracy, and dev loss, which has no ceiling."""
-    chosen = table[(table["member"] == "best_peer") & table["setting"].isna()]
-    is_loss = chosen["suite"] == "dev_ce"
-    accuracy = _difference_table("Differences of the best peer, paired by seed, in points:", chosen[~is_loss], 1)
-    heading = "The same in dev loss, in nats a scored token (lower is better):"
-    return accuracy + ["", *_difference_table(heading, chosen[is_loss], 3)]
-
-
-def _difference_table(heading: str, rows: pd.DataFrame, digits: int) -> list[str]:
-    lines = [
-        heading,
-        "",
-        "| comparison | peers | mean | 95 % interval | p | p, adjusted |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows.itertuples():
-        interval = "" if pd.isna(row.low) else f"[{row.low:.{digits}f}, {row.high:.{digits}f}]"
-        p = f"{p_value(row.p)} | {p_value(row.p_adjusted)}"
-        lines.append(f"| {row.a} − {row.b} | {row.peers} | {row.mean:+.{digits}f} | {interval} | {p} |")
-    return lines
+def _difference(row: pd.Series, digits: int) -> str:
+    if pd.isna(row["low"]):
+        return f"{row['mean']:+.{digits}f}"
+    p = p_value(row["p_adjusted"])
+    return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 
 
 def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) -> Path:
