@@ -110,6 +110,20 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     assert not (old / "tables" / "T99.csv").exists()
 
 
+def test_each_suite_has_a_table_of_its_own(documents, tmp_path):
+    readme, deviations = documents
+    new = changed_run(tmp_path / "runs" / "nursery")
+    for name in ("T4", "T4_differences"):
+        table = pd.read_csv(new / "tables" / f"{name}.csv")
+        other = table[table["suite"] == "nursery"].assign(suite="supplement")
+        pd.concat([table, other]).to_csv(new / "tables" / f"{name}.csv", index=False)
+    write_reference(new, tmp_path / "figures" / "nursery", readme, deviations)
+    text = readme.read_text(encoding="utf-8")
+    headings = re.findall(r"^(?:Accuracy on (\w+)|Dev (loss))", text, re.MULTILINE)
+    assert headings == [("nursery", ""), ("", "loss"), ("supplement", "")]
+    assert text.count("| wml − distill | 4 |") == 3
+
+
 def test_only_the_nursery_s_effects_are_quoted(documents, tmp_path):
     readme, deviations = documents
     before = deviations.read_text(encoding="utf-8")

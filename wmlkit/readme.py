@@ -20,9 +20,10 @@ from .runs import ARMS
 
 BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do not edit -->"
 END = "<!-- end of results -->"
+LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted for the comparisons of a column "
-    "(none where all seeds gave the same):"
+    "(none for one seed, or where all seeds gave the same):"
 )
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
@@ -37,15 +38,14 @@ def results_section(folder: Path) -> str:
     differences = pd.read_csv(folder / "tables" / "T4_differences.csv")
     differences = differences[differences["setting"].isna()]
     lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
-    for title, is_shown, digits in (
-        ("Accuracy in percent", main["suite"] != "dev_ce", 1),
-        ("Dev loss in nats a scored token (lower is better)", main["suite"] == "dev_ce", 3),
-    ):
+    for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
+        accuracy = f"Accuracy on {suite} under `{protocol}` in percent (chance 50)"
+        title, digits = (LOSS, 3) if suite == "dev_ce" else (accuracy, 1)
         lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds, and the seeds' values.", ""]
-        lines += _members(main[is_shown].assign(row=main["arm"]), ("arm", "peers"), digits, _cell)
-        compared = differences[differences["suite"].isin(main[is_shown]["suite"])]
-        compared = compared.assign(row=compared["a"] + " − " + compared["b"])
+        lines += _members(shown.assign(row=shown["arm"]), ("arm", "peers"), digits, _cell)
+        compared = differences[(differences["suite"] == suite) & (differences["protocol"].fillna("") == protocol)]
         lines += ["", DIFFERENCES, ""]
+        compared = compared.assign(row=compared["a"] + " − " + compared["b"])
         lines += _members(compared, ("comparison", "peers"), digits, _difference)
     return "\n".join([*lines, "", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."])
 

@@ -189,7 +189,9 @@ def differences(
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
     measure = ["setting", "corpus", "suite", "protocol", "peers", "member"]
-    table.insert(table.columns.get_loc("p") + 1, "p_adjusted", table.groupby(measure)["p"].transform(adjusted))
+    table.insert(
+        table.columns.get_loc("p") + 1, "p_adjusted", table.groupby(measure, dropna=False)["p"].transform(adjusted)
+    )
     rng = rng or np.random.default_rng(0)
     loaded: dict[
         tuple[Any, ...], dict[int, pd.DataFrame]
