@@ -211,6 +211,27 @@ def test_a_teacher_of_a_students_shape_starts_elsewhere(tokenizer):
     assert torch.equal(student, other) and not torch.equal(of_teacher, student)
 
 
+def test_a_teacher_of_a_peers_size(tmp_path):
+    """Peer 1's shape and steps, other weights, half the base model's size; one for all that could share it."""
+    settings = config(mutual__teacher_size="peer", train__seed=5)
+    done = paths.read_json(train.run(settings, tmp_path) / "done.json")
+    own = teacher.teacher_config(settings)
+    known, of_teacher = (paths.read_json(train.run_folder(own, tmp_path) / name) for name in ("config.json", "done.json"))
+    students = paths.read_json(train.run_folder(settings, tmp_path) / "config.json")["students"]
+    assert known["students"] == students[:1] and known["config"]["mutual"]["arm"] == "teacher"
+    assert done["teacher"]["parameters"] == done["parameters"][0] == of_teacher["parameters"][0]
+    assert (of_teacher["steps"], of_teacher["tokens"]) == (done["steps"], done["tokens"])
+    alone = paths.read_json(train.run(settings.updated({"mutual.arm": "independent"}), tmp_path) / "done.json")
+    assert done["teacher"]["dev_ce"] == of_teacher["dev_ce"][0] != alone["dev_ce"][0]  # peer 1 alone started elsewhere
+    assert done["flops"] - alone["flops"] == pytest.approx(of_teacher["flops"] / 3)  # its forward passes
+    for same in ({"mutual.num_peers": 1}, {"mutual.alpha": 0.2}, {"mutual.arm": "wml", "mutual.frozen_teacher": True}):
+        assert teacher.teacher_config(settings.updated(same)) == own
+    searched = settings.updated({"search.hidden_size": [32]})
+    assert teacher.teacher_config(searched) != own
+    base = [teacher.teacher_config(one.updated({"mutual.teacher_size": "base"})) for one in (settings, searched)]
+    assert base[0] == base[1] != own
+
+
 def test_the_teacher_is_trained_once(distilled, out):
     (folder,) = teacher_runs(out)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -404,8 +425,13 @@ def test_settings_of_the_teacher_count_only_where_there_is_one():
     frozen = {"mutual.frozen_teacher": True}
     assert run_hash(config(frozen), "data") == run_hash(config(), "data")
     assert run_hash(config(frozen, mutual__arm="dml"), "data") != run_hash(config(mutual__arm="dml"), "data")
+    peer = {"mutual.teacher_size": "peer"}
+    assert run_hash(config(peer), "data") != run_hash(config(), "data")
+    assert run_hash(config(peer, mutual__arm="dml"), "data") == run_hash(config(mutual__arm="dml"), "data")
     with pytest.raises(UserError, match=r"mutual\.num_peers is 2 for arm 'teacher'"):
         config(mutual__arm="teacher")
+    with pytest.raises(UserError, match=r"teacher_size is 'peer', and mutual\.teacher names a model"):
+        config({**peer, "mutual.teacher": "a/b"})
     assert dataclasses.replace(MutualOptions(), frozen=1) != MutualOptions()
 
 

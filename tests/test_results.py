@@ -69,6 +69,21 @@ def test_setting_tells_how_a_run_differs_from_the_main_ones(tmp_path: Path) -> N
     assert set(settings.values()) == {""}
 
 
+@pytest.mark.parametrize(("key", "value"), [("mutual.teacher_size", "peer"), ("train.ema_decay", 0.9)])
+def test_a_run_older_than_a_setting_differs_from_one_that_uses_it(tmp_path: Path, key: str, value: object) -> None:
+    """As runs of today that have it off do: they are the same runs."""
+    section, name = key.split(".")
+    old = write_run(tmp_path, "distill", 2, 0)
+    document = paths.read_json(old / "config.json")
+    del document["config"][section][name]
+    paths.write_json(old / "config.json", document)
+    for seed in (0, 1):
+        write_run(tmp_path, "distill", 2, seed, {key: value})
+    write_run(tmp_path, "distill", 2, 1)
+    settings = [run.setting for run in read_runs(tmp_path)]
+    assert len(settings) == 4 and sorted({*settings}) == ["", f"{key}={json.dumps(value)}"]
+
+
 def test_a_run_on_other_text_is_another_setting(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, "wml", 2, seed)

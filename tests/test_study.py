@@ -102,6 +102,8 @@ def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
         ({"mutual.arm": "distill", "mutual.num_peers": 2, "mutual.teacher": "a_folder"}, 1 / 2 + 1 / 3 + 1 / 3),
         ({"mutual.arm": "dml", "mutual.num_peers": 2, "mutual.frozen_teacher": True}, 1 / 2 + 1 / 3 + 1 + 1 / 3),
         ({"mutual.arm": "teacher", "mutual.num_peers": 1}, 1),
+        ({"mutual.arm": "teacher", "mutual.num_peers": 1, "mutual.teacher_size": "peer"}, 1 / 2),
+        ({"mutual.arm": "distill", "mutual.num_peers": 1, "mutual.teacher_size": "peer"}, 1 / 2 + 1 / 2 + 1 / 6),
     ],
 )
 def test_the_work_of_a_run_by_hand(settings, expected):

@@ -23,7 +23,10 @@ def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
     can_have = mutual["arm"] in ("dml", "wml")
     has = mutual["arm"] == "distill" or (can_have and mutual.get("frozen_teacher", False))
     idle = [] if can_have else ["frozen_teacher"]
-    return idle if has else [*idle, "teacher", "teacher_within_budget"]
+    if not has:
+        idle += ["teacher", "teacher_within_budget"]
+    trained = mutual["arm"] == "teacher" or (has and mutual["teacher"] is None)
+    return idle if trained else [*idle, "teacher_size"]
 
 
 def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_hash: str = "") -> str:
@@ -41,7 +44,8 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_ha
     unused = [key for key in ("skip_not_finite", "ema_decay") if not document["train"][key]]
     document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
     mutual = document["mutual"]
-    dropped = idle_teacher_keys(mutual) + ([] if mutual["frozen_teacher"] else ["frozen_teacher"])
+    off = {"frozen_teacher": False, "teacher_size": "base"}  # so they were before there was a choice
+    dropped = idle_teacher_keys(mutual) + [key for key, value in off.items() if mutual[key] == value]
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
     if document["mutual"].get("teacher") is not None:
         document["mutual"]["teacher"] = teacher_hash

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
-from .config import load_preset, preset_names
+from .config import Config, load_preset, preset_names
 from .errors import UserError
 from .identity import SHAPING, idle_teacher_keys
 
@@ -21,7 +21,7 @@ FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
-_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_within_budget", "mutual.frozen_teacher")
+_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_size", "mutual.teacher_within_budget", "mutual.frozen_teacher")
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
     "flops", "peak_memory",
@@ -230,12 +230,19 @@ def _fits(done: Mapping[str, Any], peers: Any) -> bool:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included."""
-    flat = {f"{section}.{name}": value for section in SHAPING for name, value in run.config[section].items()}
+    """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included.
+
+    A run that is older than a setting has its default: what was new was off (`identity.run_hash`).
+    """
+    flat = _flat(Config(preset="").resolved()) | _flat(run.config)
     idle = [f"mutual.{name}" for name in idle_teacher_keys(run.config["mutual"])]
     for key in ("mutual.arm", "mutual.num_peers", "train.seed", *idle):
         flat.pop(key, None)
     return {**flat, "data.hash": str(run.data["hash"])[:8]}
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
 
 
 def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
@@ -247,8 +254,7 @@ def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
     plain = [{key: value for key, value in own.items() if key not in _TEACHER_KEYS} for own in settings]
     preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
-        sections = load_preset(str(preset)).resolved()
-        shipped = {f"{section}.{name}": sections[section][name] for section in SHAPING for name in sections[section]}
+        shipped = _flat(load_preset(str(preset)).resolved())
     as_shipped = (own for own in plain if all(own[key] == shipped.get(key) for key in own if key != "data.hash"))
     main = next(as_shipped, None) if shipped else None
     main = dict(main or _most_common(plain))

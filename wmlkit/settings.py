@@ -107,7 +107,7 @@ class SearchConfig(Section):
 
 
 class MutualConfig(Section):
-    # "teacher" is the base model alone, on the same text; `distill` trains it for itself, once a seed
+    # "teacher" is one model alone, on the same text; `distill` trains it for itself, once a seed
     arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
     num_peers: int = Field(4, ge=1)
     alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
@@ -118,8 +118,10 @@ class MutualConfig(Section):
     kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
     temperature: float = Field(1.0, gt=0)
     kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
-    # Whom `distill` learns from: None trains the base model; else a Hugging Face folder or id with the data's tokenizer
+    # Whom `distill` learns from: None trains a teacher; else a Hugging Face folder or id with the data's tokenizer
     teacher: str | None = None
+    # Shape of a teacher that is trained: the base model's, or that of peer 1, which then learns from its own like
+    teacher_size: Literal["base", "peer"] = "base"
     teacher_within_budget: bool = False  # vouches that such a model saw no text beyond this corpus
     frozen_teacher: bool = False  # dml, wml: the teacher is one more peer, a target that learns nothing
 
@@ -127,7 +129,12 @@ class MutualConfig(Section):
     def _one_teacher(self) -> MutualConfig:
         if self.arm == "teacher" and self.num_peers != 1:
             raise ValueError(
-                f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is the base model alone; set it to 1"
+                f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is one model alone; set it to 1"
+            )
+        if self.teacher is not None and self.teacher_size != "base":
+            raise ValueError(
+                f"mutual.teacher_size is {self.teacher_size!r}, and mutual.teacher names a model, which has a size of "
+                "its own; leave one of the two out"
             )
         return self
 
@@ -135,6 +142,11 @@ class MutualConfig(Section):
     def uses_teacher(self) -> bool:
         """Whether the peers of this run learn from a teacher."""
         return self.arm == "distill" or (self.frozen_teacher and self.arm in ("dml", "wml"))
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether this run trains the base model, as a teacher for others."""
+        return self.arm == "teacher" and self.teacher_size == "base"
 
 
 class OuterConfig(Section):

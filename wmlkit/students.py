@@ -27,12 +27,12 @@ SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
 
 
 def students_of(config: Config, out: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> list[Found]:
-    """The peers' shapes, in their order; of arm `teacher` the base model's.
+    """The peers' shapes, in their order; of a teacher of the base model's size that one's.
 
     With ``search.prefer = "proxy"`` the shapes on the short list are trained for `search.proxy_steps` steps first;
     their losses are kept below `out`. Raises UserError as `find_students` does.
     """
-    if config.search.prefer != "proxy" or config.search.saved or config.mutual.arm == "teacher":
+    if config.search.prefer != "proxy" or config.search.saved or config.mutual.trains_base:
         return find_students(config, len(tokenizer))
     loss = proxy_losses(config, out, prepared, tokenizer)
     return find_students(config, len(tokenizer), lambda student, found: loss(student))
@@ -45,7 +45,7 @@ def find_students(config: Config, vocab_size: int, prefer: Preference | None = N
     Raises UserError for a saved search that does not fit, or a search that finds nothing (`search_students`).
     """
     base, search, block_size = base_student(config.model), config.search, config.data.longest_block
-    if config.mutual.arm == "teacher":
+    if config.mutual.trains_base:
         size = count_parameters(base, config.model.family, vocab_size, block_size)
         return [Found(**asdict(base), parameters=size, target=size, counted=size, evaluations=1, note="the base model")]
     if search.saved:

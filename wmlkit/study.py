@@ -72,10 +72,13 @@ def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
 def work(run: Config) -> float:
     """About what a run costs, in steps of its base model, of N parameters: peer i has N / (i + 1) (docs/notation.md).
 
-    A teacher's forward pass is a third of a step; trained for these runs, it is the base model and costs a step more.
+    A teacher, as large as the base model or as peer 1, costs a forward pass, a third of a step, and where it is trained
+    for these runs a step more.
     """
-    students = 1.0 if run.mutual.arm == "teacher" else sum(1 / (i + 1) for i in range(1, run.mutual.num_peers + 1))
-    teacher = 0.0 if not run.mutual.uses_teacher else 1 / 3 + (run.mutual.teacher is None)
+    mutual = run.mutual
+    students = 1.0 if mutual.trains_base else sum(1 / (i + 1) for i in range(1, mutual.num_peers + 1))
+    size = 1.0 if mutual.teacher_size == "base" else 1 / 2
+    teacher = 0.0 if not mutual.uses_teacher else size * (1 / 3 + (mutual.teacher is None))
     return run.train.steps * (students + teacher)
 
 

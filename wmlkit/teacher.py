@@ -1,7 +1,8 @@
 """The teacher of `distill` and of mutual learning with a frozen teacher: where it comes from, checked and frozen.
 
 By default it is the base model, trained like any run on the same text with the same tokenizer, order of batches and
-number of updates (arm `teacher`, one run folder a seed). `mutual.teacher` names a Hugging Face model instead.
+number of updates (arm `teacher`, one run folder a seed). With ``mutual.teacher_size = "peer"`` it has the shape of peer
+1 instead: what `distill` then gains is not owed to a larger model. `mutual.teacher` names a Hugging Face model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
 from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
-from .settings import MutualConfig
+from .settings import MutualConfig, SearchConfig
 from .untrusted import read_settings
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles
@@ -41,16 +42,19 @@ class Teacher:
 
 
 def teacher_config(config: Config) -> Config:
-    """The run that trains the teacher of `config`: the base model with the same data, seed and training settings.
+    """The run that trains the teacher of `config`: one model with the same data, seed and training settings.
 
-    Nothing else of `config` shapes it, so all arms, numbers of peers and values of alpha share one teacher a seed.
+    Nothing else of `config` shapes it but, for a teacher of a peer's size, the search; so all arms, numbers of peers
+    and values of alpha share one teacher a seed.
     """
+    size = config.mutual.teacher_size
     return Config(
         preset=config.preset,
         data=config.data,
         model=config.model,
+        search=config.search if size == "peer" else SearchConfig(),
         train=config.train,
-        mutual=MutualConfig(arm="teacher", num_peers=1),
+        mutual=MutualConfig(arm="teacher", num_peers=1, teacher_size=size),
         evaluate=config.evaluate,
     )
 
@@ -90,7 +94,7 @@ def given_hash(config: Config) -> str:
 
 
 def trained_teacher(run_folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:
-    """The base model that the finished run `run_folder` (of `teacher_config`) trained. Its cost is in `record`."""
+    """The model that the finished run `run_folder` (of `teacher_config`) trained. Its cost is in `record`."""
     done = paths.read_json(run_folder / "done.json")
     cost = {name: done[name] for name in ("tokens", "words", "flops", "seconds")}
     record = {"name": run_folder.name, "run": run_folder.name, "dev_ce": done["dev_ce"][0], **cost}
