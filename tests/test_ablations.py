@@ -12,7 +12,7 @@ from wmlkit import results, tables
 from wmlkit.ablations import ablation_base, ablation_name, ablation_table, adjusted, changes, clear
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
-from wmlkit.figure_ablations import plot_ablations
+from wmlkit.figures.ablations import plot_ablations
 from wmlkit.readable import readable
 from wmlkit.study import plan, plan_table
 

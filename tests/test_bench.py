@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from wmlkit import bench
-from wmlkit.bench_measure import describe
+from wmlkit.bench import data as bench
+from wmlkit.bench.measure import describe
 from wmlkit.errors import UserError
 
 

@@ -9,9 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from wmlkit import bench_loss, bench_measure, bench_report, bench_search, bench_step, bench_train, losses, paths
-from wmlkit.bench_measure import describe, interleaved, peak_above, peaks
-from wmlkit.bench_step import RELEASED, Setting, find_setting, make_work, released_loss, step_variants
+from wmlkit import losses, paths
+from wmlkit.bench import loss as bench_loss
+from wmlkit.bench import measure as bench_measure
+from wmlkit.bench import page as bench_report
+from wmlkit.bench import search as bench_search
+from wmlkit.bench import step as bench_step
+from wmlkit.bench import train as bench_train
+from wmlkit.bench.measure import describe, interleaved, peak_above, peaks
+from wmlkit.bench.step import RELEASED, Setting, find_setting, make_work, released_loss, step_variants
 from wmlkit.cli import app
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError

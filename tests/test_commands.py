@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib
 import io
 import json
 import shlex
@@ -96,13 +97,7 @@ def test_an_unknown_cluster_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["step", "loss", "train", "search", "data", "scoring"])
 def test_a_benchmark_prints_numbers_or_one_document(name, monkeypatch):
-    from wmlkit import bench, bench_loss, bench_search, bench_step, bench_train
-    from wmlkit.evaluate import bench as bench_scoring
-
-    module = {
-        "step": bench_step, "loss": bench_loss, "train": bench_train, "search": bench_search, "data": bench,
-        "scoring": bench_scoring,
-    }[name]  # fmt: skip
+    module = importlib.import_module(f"wmlkit.bench.{name}")
     result = {"setting": "toy", "variants": [{"name": "fast", "median_ms": 1234.5}], "ratios": {"speedup": 2.5}}
     monkeypatch.setattr(module, f"bench_{name}", lambda *_, **__: result)
     assert wmlkit("bench", name)[0].splitlines() == ["fast, median_ms 1,234", "speedup: 2.5"]

@@ -216,7 +216,8 @@ def test_a_teacher_of_a_peers_size(tmp_path):
     settings = config(mutual__teacher_size="peer", train__seed=5)
     done = paths.read_json(train.run(settings, tmp_path) / "done.json")
     own = teacher.teacher_config(settings)
-    known, of_teacher = (paths.read_json(train.run_folder(own, tmp_path) / name) for name in ("config.json", "done.json"))
+    folder = train.run_folder(own, tmp_path)
+    known, of_teacher = (paths.read_json(folder / name) for name in ("config.json", "done.json"))
     students = paths.read_json(train.run_folder(settings, tmp_path) / "config.json")["students"]
     assert known["students"] == students[:1] and known["config"]["mutual"]["arm"] == "teacher"
     assert done["teacher"]["parameters"] == done["parameters"][0] == of_teacher["parameters"][0]

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from test_figures import faults
 
-from wmlkit import captions, figure_corpus, report
+from wmlkit import captions, report
 from wmlkit.data import statistics
 from wmlkit.data.statistics import DomainCounts, domain_statistics, read_statistics
 from wmlkit.errors import UserError
-from wmlkit.figure_style import TEXT, save_figure
+from wmlkit.figures import corpus as figure_corpus
+from wmlkit.figures.style import TEXT, save_figure
 
 
 def record(domain: str, split: str, lines: list[str]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from wmlkit.figure_data import figure_data
-from wmlkit.figure_style import panels, save_figure
+from wmlkit.figures.data import figure_data
+from wmlkit.figures.style import panels, save_figure
 
 
 def test_lines_points_bands_and_reference_lines():

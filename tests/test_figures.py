@@ -17,10 +17,10 @@ from matplotlib.text import Text
 
 from wmlkit import evaluations, figures, results
 from wmlkit.errors import UserError
-from wmlkit.figure_data import figure_data
-from wmlkit.figure_method import plot_method
-from wmlkit.figure_set import write_figures
-from wmlkit.figure_style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
+from wmlkit.figures.data import figure_data
+from wmlkit.figures.files import write_figures
+from wmlkit.figures.method import plot_method
+from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
 from wmlkit.provenance import read_provenance
 from wmlkit.runs import ARMS
 
@@ -248,7 +248,7 @@ def test_all_figures_of_a_folder(folder: Path) -> None:
     written = write_figures(folder, command="wmlkit report")
     assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7, 8)]
     noted = read_provenance(folder / "figures")
-    assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figure_set.write_figures"
+    assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figures.files.write_figures"
     assert write_figures(folder, overwrite=False) == []
     shutil.copy(folder / "figures" / "F3.png", folder / "figures" / "F4.png")
     write_figures(folder, command="another command")

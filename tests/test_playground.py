@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from wmlkit import figure_playground, paths, playground, results, train
+from wmlkit import paths, playground, results, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
+from wmlkit.figures import playground as figure_playground
 from wmlkit.playground import Reading, Sample
 
 TINY = {

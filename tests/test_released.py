@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from small import make_batch, make_peers, make_tokenizer
 from torch.nn import functional as F
 
-from wmlkit import bilevel, losses, paths, replay, replay_steps, replay_tables
+from wmlkit import bilevel, losses, paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.device import setup
 from wmlkit.errors import UserError
 from wmlkit.forward import inner_batch, outer_batch, parameters_of
-from wmlkit.released import (
+from wmlkit.replay import replays as replay
+from wmlkit.replay import steps as replay_steps
+from wmlkit.replay import tables as replay_tables
+from wmlkit.replay.released import (
     FINDINGS,
     OF_TEACHER,
     Case,
@@ -30,7 +33,14 @@ from wmlkit.released import (
     outer_step_size,
     released_outer_gradient,
 )
-from wmlkit.released_data import digit_pair_ids, one_stream, possible_pairs, rows_of_pairs, widened, without_capitals
+from wmlkit.replay.released_data import (
+    digit_pair_ids,
+    one_stream,
+    possible_pairs,
+    rows_of_pairs,
+    widened,
+    without_capitals,
+)
 from wmlkit.settings import ReplayConfig
 from wmlkit.train import State
 from wmlkit.updates import sgd_update

@@ -14,7 +14,7 @@ from small import make_batch, make_peers, make_tokenizer
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from wmlkit import losses, paths, replay, replay_scoring, replay_search, replay_steps, replay_tables, replay_teacher
+from wmlkit import losses, paths
 from wmlkit.config import load_preset
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, train_tokenizer
@@ -26,7 +26,13 @@ from wmlkit.evaluate.suites import Pair
 from wmlkit.forward import parameters_of
 from wmlkit.losses import MutualOptions
 from wmlkit.models import build_model
-from wmlkit.released import FINDINGS, OF_TEACHER, Case, Defects, cases
+from wmlkit.replay import replays as replay
+from wmlkit.replay import scoring as replay_scoring
+from wmlkit.replay import search as replay_search
+from wmlkit.replay import steps as replay_steps
+from wmlkit.replay import tables as replay_tables
+from wmlkit.replay import teacher as replay_teacher
+from wmlkit.replay.released import FINDINGS, OF_TEACHER, Case, Defects, cases
 from wmlkit.shapes import Student
 from wmlkit.state import State
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from wmlkit.bench import scoring as bench
 from wmlkit.errors import UserError
-from wmlkit.evaluate import bench
 
 
 def test_the_benchmark_compares_equal_scores() -> None:

@@ -19,7 +19,7 @@ Step = Annotated[str, typer.Option(help="small, paper or all-positions.")]
 @bench_app.command("step")
 def step(setting: Step = "small", repeats: Repeats = 7, threads: Threads = 1, as_json: Json = False) -> None:
     """A training step of four peers, against the released form of it."""
-    from .bench_step import bench_step
+    from .bench.step import bench_step
 
     _use(threads)
     _show("step", bench_step(setting, repeats), as_json)
@@ -28,7 +28,7 @@ def step(setting: Step = "small", repeats: Repeats = 7, threads: Threads = 1, as
 @bench_app.command("loss")
 def loss(setting: Step = "small", repeats: Repeats = 7, threads: Threads = 1, as_json: Json = False) -> None:
     """The loss alone, by form, and by peers, vocabulary and positions."""
-    from .bench_loss import bench_loss
+    from .bench.loss import bench_loss
 
     _use(threads)
     _show("loss", bench_loss(setting, repeats), as_json)
@@ -42,7 +42,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """The parts of a run's step on nursery text: batch, inner step, optimizer, outer step."""
-    from .bench_train import bench_train
+    from .bench.train import bench_train
 
     _use(threads)
     _show("train", bench_train(preset, repeats), as_json)
@@ -51,7 +51,7 @@ def train(
 @bench_app.command("search")
 def search(repeats: Repeats = 5, as_json: Json = False) -> None:
     """The student search: closed form against building the models, and a large space."""
-    from .bench_search import bench_search
+    from .bench.search import bench_search
 
     _show("search", bench_search(repeats), as_json)
 
@@ -64,7 +64,7 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Cleaning and encoding: words a second and memory for 1x, 4x and 10x of a text."""
-    from .bench import bench_data
+    from .bench.data import bench_data
 
     _show("data", bench_data(corpus, words, repeats=repeats), as_json)
 
@@ -77,7 +77,7 @@ def scoring(
     as_json: Json = False,
 ) -> None:
     """Scoring of minimal pairs, against two plain scorers."""
-    from .evaluate.bench import bench_scoring
+    from .bench.scoring import bench_scoring
 
     _show("scoring", bench_scoring(setting, repeats, pairs), as_json)
 
@@ -88,7 +88,7 @@ def report(
     to: Annotated[Path | None, typer.Option(help="The page to write; default: docs/benchmarks.md.")] = None,
 ) -> None:
     """Write the page of all benchmarks from their JSON documents."""
-    from .bench_report import write_page
+    from .bench.page import write_page
 
     print(write_page(files, to))
 
@@ -101,7 +101,7 @@ def _use(threads: int) -> None:
 
 def _show(benchmark: str, result: dict[str, Any], as_json: bool) -> None:
     """The document of a benchmark as JSON, or its numbers one a line."""
-    from .bench_measure import describe
+    from .bench.measure import describe
 
     document = describe(benchmark, result)
     if as_json:

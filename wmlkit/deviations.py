@@ -17,7 +17,7 @@ import pandas as pd
 
 from . import paths
 from .errors import UserError
-from .replay_tables import CONTROLS
+from .replay.tables import CONTROLS
 
 PRESET = "nursery"  # whose reference run the page quotes
 TABLES = ("T9", "T9_scoring", "T9_search")

@@ -16,7 +16,7 @@ import pandas as pd
 from . import captions, paths, tables
 from .answer import QUESTION, Answer, answer
 from .errors import UserError, first_line
-from .figure_set import write_figures
+from .figures.files import write_figures
 from .provenance import read_provenance
 from .readable import readable
 from .runs import Run, distinct, evaluations, metric_lines, read_runs, unfinished_runs

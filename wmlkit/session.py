@@ -20,7 +20,7 @@ from . import environment, paths
 from .config import Config, load_preset
 from .device import setup
 from .errors import UserError
-from .figure_style import save_figure
+from .figures.style import save_figure
 from .tables import save_table
 
 

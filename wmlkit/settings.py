@@ -239,7 +239,7 @@ class AblationsConfig(Section):
 
 
 class ReplayConfig(Section):
-    """Sizes of the replay of the released code (`wmlkit.released`); the defaults are the released values."""
+    """Sizes of the replay of the released code (`wmlkit.replay`); the defaults are the released values."""
 
     num_epochs: int = Field(50, ge=1)
     micro_batches: int = Field(60, ge=1)  # an epoch, and an outer problem's evaluation

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import figure_playground, live, playground, results, search_cost
+from . import live, playground, results, search_cost
 from .config import Config
 from .errors import UserError
+from .figures import playground as figure_playground
 from .playground import Peers, Sample
 from .search import count_parameters
 from .shapes import base_student

@@ -12,14 +12,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .bench_measure import highest_memory
-from .data import nursery
-from .data.corpora import Source, find_source, folder_source, read_lines
-from .data.prepare import prepare
-from .data.statistics import read_statistics
-from .data.tokenizer import save_tokenizer, train_tokenizer
-from .errors import UserError
-from .settings import DataConfig
+from ..data import nursery
+from ..data.corpora import Source, find_source, folder_source, read_lines
+from ..data.prepare import prepare
+from ..data.statistics import read_statistics
+from ..data.tokenizer import save_tokenizer, train_tokenizer
+from ..errors import UserError
+from ..settings import DataConfig
+from .measure import highest_memory
 
 FACTORS = (1, 4, 10)
 BLOCK_LINES = 200  # of a folder's text: a size takes one block out of ten, four, or all of them

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .errors import UserError
-from .figure_style import COLOURS, COLUMN, TEXT, finish, new_axes, panels, sequence, short_number, styled
+from ..errors import UserError
+from .style import COLOURS, COLUMN, TEXT, finish, new_axes, panels, sequence, short_number, styled
 
 MOST_DOMAINS = len(COLOURS)
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from . import paths
-from .figure_data import figure_data
+from .. import paths
+from .data import figure_data
 
 COLUMN, TEXT = 3.3, 6.9  # inches: the width of a column and of the text in print
 COLOURS = sns.color_palette("colorblind").as_hex()
@@ -55,7 +55,7 @@ def panels(rows: int, columns: int, width: float = TEXT, height: float = 2.4, **
 def save_figure(figure: Any, folder: Path, name: str) -> Path:
     """Write ``<name>.png`` (200 dpi), ``.pdf`` (fonts embedded) and ``.svg``; returns the PNG's path.
 
-    What was plotted goes into ``<name>.csv`` (`wmlkit.figure_data`), unless nothing but shapes was drawn. The same data
+    What was plotted goes into ``<name>.csv`` (`data.figure_data`), unless nothing but shapes was drawn. The same data
     gives the same bytes: no dates, no versions, fixed ids.
     """
     metadata: dict[str, dict[str, Any]] = {

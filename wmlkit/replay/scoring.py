@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .config import Config
-from .evaluate import score_sentences
-from .evaluate.protocols import as_returned, credit, get_protocol, is_tie, macro_average, paradigm_rows, released_order
-from .evaluate.suites import Pair, read_suite, sample_pairs
+from ..config import Config
+from ..evaluate import score_sentences
+from ..evaluate.protocols import as_returned, credit, get_protocol, is_tie, macro_average, paradigm_rows, released_order
+from ..evaluate.suites import Pair, read_suite, sample_pairs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..results import interval
 from .released import FINDINGS, cases
-from .replay_scoring import RULE_FINDINGS
-from .replay_search import SEARCH_FINDINGS
-from .results import interval
+from .scoring import RULE_FINDINGS
+from .search import SEARCH_FINDINGS
 
 PER_PEER = ("train_ce", "untrained_ce", "dev_ce", "accuracy")
 CONTROLS = {"mutual": "none", "teacher": "distill"}  # the case without a defect, to which others are compared

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from . import environment
-from .device import peak_memory
-from .errors import UserError
+from .. import environment
+from ..device import peak_memory
+from ..errors import UserError
 
 Run = Callable[[], Any]
 CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -1,7 +1,7 @@
 """The released training replayed: a plain loop in which each defect (`released.Defects`) is a switch.
 
 With no switch on, this is the method as described, at the sizes of ``[replay]``; with all of them on, it does what
-the released code does. Steps: `replay_steps`; teachers: `replay_teacher`; tables: `replay_tables`.
+the released code does. Steps: `steps`; teachers: `teacher`; tables: `tables`.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from . import environment, paths
-from .config import Config
-from .data.batches import Rows, batch_source
-from .data.prepare import Prepared, prepare
-from .data.texts import Source
-from .data.tokenizer import load_tokenizer
-from .device import Device, setup, side_by_side
-from .errors import UserError
-from .evaluate import evaluate_pairs
-from .evaluate.suites import pairs_folder
-from .identity import digest
-from .measure import measure
+from .. import environment, paths
+from ..config import Config
+from ..data.batches import Rows, batch_source
+from ..data.prepare import Prepared, prepare
+from ..data.texts import Source
+from ..data.tokenizer import load_tokenizer
+from ..device import Device, setup, side_by_side
+from ..errors import UserError
+from ..evaluate import evaluate_pairs
+from ..evaluate.suites import pairs_folder
+from ..identity import digest
+from ..measure import measure
+from ..settings import DataConfig
+from ..state import State, build_state
+from ..students import find_students
 from .released import Case, Defects, cases
 from .released_data import text_rows, widened, without_capitals
-from .replay_scoring import scoring
-from .replay_steps import Setting, epochs
-from .replay_teacher import teacher_for, teacher_identity
-from .settings import DataConfig
-from .state import State, build_state
-from .students import find_students
+from .scoring import scoring
+from .steps import Setting, epochs
+from .teacher import teacher_for, teacher_identity
 
 
 def replay_config(config: Config, case: Case, seed: int) -> Config:

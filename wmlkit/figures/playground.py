@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from .figure_style import COLOURS, panels, sequence, styled, tokens_axis
-from .figures import plot_pareto, plot_peer_weights
+from .plots import plot_pareto, plot_peer_weights
+from .style import COLOURS, panels, sequence, styled, tokens_axis
 
 
 @styled

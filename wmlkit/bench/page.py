@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import paths
-from .errors import UserError
+from .. import paths
+from ..errors import UserError
 
 FOLDER = paths.REPOSITORY / "docs" / "benchmarks"
 PAGE = paths.REPOSITORY / "docs" / "benchmarks.md"
@@ -17,7 +17,7 @@ Written by `wmlkit bench report` from the documents in [benchmarks/](benchmarks)
 table. Medians; variants take turns, so that a slow moment of the machine falls on all of them. `median ms` is by the
 clock, `cpu ms` processor time, which on a shared machine is the steadier of the two. Trust the ratios, not the
 milliseconds. `peak MiB` is the highest memory of a variant above what was there before it, measured in a process of its
-own that gives freed memory back at once (`wmlkit/bench_measure.py`).
+own that gives freed memory back at once (`wmlkit/bench/measure.py`).
 """
 # In the order of the page: command, heading, explanation
 SECTIONS = {

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from .config import Config
-from .data.batches import Rows
-from .data.encode import open_documents, open_tokens
-from .data.prepare import Prepared
+from ..config import Config
+from ..data.batches import Rows
+from ..data.encode import open_documents, open_tokens
+from ..data.prepare import Prepared
 from .released import Defects
 
 DIGITS = "0123456789"

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import paths
-from .config import Config, load_preset
-from .device import side_by_side
-from .identity import digest
-from .search import search_students
-from .shapes import base_student
+from .. import paths
+from ..config import Config, load_preset
+from ..device import side_by_side
+from ..identity import digest
+from ..search import search_students
+from ..shapes import base_student
 
 VOCABULARY, TOKENS, PEERS = 50_265, 512, 4  # of the released code
 SEARCH_FINDINGS = {"truncated": "S1", "fixed_width": "S3", "nonzero": "S4"}

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from .errors import UserError
-from .figure_style import ARM_COLOURS, COLUMN, finish, new_axes, styled
+from ..errors import UserError
+from .style import ARM_COLOURS, COLUMN, finish, new_axes, styled
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Figures F2 to F8: each function draws one table into axes and returns them (F1: `wmlkit.figure_method`).
+"""Figures F2 to F8: each function draws one table into axes and returns them (F1: `method`).
 
 Every arm has one colour and one marker in all figures; peers go from dark to light in their order. An error bar is
 a 95 % t-interval over seeds unless the axis says otherwise.
@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from . import results
-from .errors import UserError
-from .figure_style import (
+from .. import results
+from ..errors import UserError
+from ..runs import ARMS
+from .style import (
     ARM_COLOURS,
     ARM_MARKERS,
     COLOURS,
@@ -31,7 +32,6 @@ from .figure_style import (
     styled,
     tokens_axis,
 )  # fmt: skip
-from .runs import ARMS
 
 
 @styled

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from ..bench_measure import check_repeats, peak_above
 from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
-from .minimal_pairs import score_sentences
+from ..evaluate.minimal_pairs import score_sentences
+from .measure import check_repeats, peak_above
 
 # Vocabulary of the model (50,265 is that of RoBERTa, which the paper uses) and pairs; the model has 4 layers of
 # width 256.

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import bilevel, losses
-from .config import Config
-from .data.batches import Batch
-from .data.texts import Source
-from .device import Device
-from .forward import frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
-from .losses import MutualLoss, MutualOptions
+from .. import bilevel, losses
+from ..config import Config
+from ..data.batches import Batch
+from ..data.texts import Source
+from ..device import Device
+from ..forward import frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
+from ..losses import MutualLoss, MutualOptions
+from ..state import State
+from ..updates import sgd_update
 from .released import Case, Defects, clamped, epoch_learning_rate, loss_options, outer_step_size
-from .state import State
-from .updates import sgd_update
 
 
 @dataclass(frozen=True)

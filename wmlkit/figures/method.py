@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from .figure_style import ARM_COLOURS, COLOURS, TEXT, finish, new_axes, sequence, styled
+from .style import ARM_COLOURS, COLOURS, TEXT, finish, new_axes, sequence, styled
 
 _ROWS = (31.0, 20.0, 9.0)  # heights of the peers' centres
 _INDICES = ("1", "2", "P")

@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import evaluations, results
-from .data import nursery
-from .errors import UserError
-from .figure_method import plot_method
-from .figure_style import COLUMN, panels, save_figure
-from .figures import (
+from .. import evaluations, results
+from ..data import nursery
+from ..errors import UserError
+from ..provenance import of_runs, read_provenance, record_provenance
+from ..runs import Run, read_runs
+from .method import plot_method
+from .plots import (
     plot_accuracy_by_words,
     plot_hypergradients,
     plot_losses,
@@ -23,8 +24,7 @@ from .figures import (
     plot_protocols,
     plot_scores_by_peers,
 )
-from .provenance import of_runs, read_provenance, record_provenance
-from .runs import Run, read_runs
+from .style import COLUMN, panels, save_figure
 
 
 def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
@@ -61,7 +61,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
         suite, protocol = results.main_evaluation(runs, curve)
         points = _chosen(curve, suite=suite, protocol=protocol, peers=peers)
         drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
-    noted = of_runs(runs, command, "wmlkit.figure_set.write_figures")
+    noted = of_runs(runs, command, "wmlkit.figures.files.write_figures")
     written = []
     for name, draw in drawings.items():
         there = folder / "figures" / f"{name}.png"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
-from .bench_measure import Run, check_repeats, interleaved, peak_above, peaks, rows
-from .config import load_preset
-from .search import count_parameters, search_students, students
-from .shapes import Student, base_student
+from ..config import load_preset
+from ..search import count_parameters, search_students, students
+from ..shapes import Student, base_student
+from .measure import Run, check_repeats, interleaved, peak_above, peaks, rows
 
 SPACE: dict[str, Any] = {}  # the paper's, as its preset has it
 LARGE = {  # a space of many thousand shapes around the paper's

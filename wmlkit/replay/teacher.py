@@ -20,24 +20,24 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from . import checkpoint, paths
-from .config import Config
-from .data.batches import Rows, batch_source
-from .data.encode import encode_documents, open_documents, open_tokens
-from .data.prepare import Prepared
-from .data.texts import Source
-from .data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
-from .device import Device
-from .errors import UserError
-from .forward import AtPositions
-from .identity import digest
-from .measure import measure
+from .. import checkpoint, paths
+from ..config import Config
+from ..data.batches import Rows, batch_source
+from ..data.encode import encode_documents, open_documents, open_tokens
+from ..data.prepare import Prepared
+from ..data.texts import Source
+from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
+from ..device import Device
+from ..errors import UserError
+from ..forward import AtPositions
+from ..identity import digest
+from ..measure import measure
+from ..state import build_state
+from ..students import find_students
+from ..teacher import frozen_model, given_folder
 from .released import Case
 from .released_data import possible_pairs, widened
-from .replay_steps import Setting, epochs
-from .state import build_state
-from .students import find_students
-from .teacher import frozen_model, given_folder
+from .steps import Setting, epochs
 
 
 def numbered_by_frequency(tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> PreTrainedTokenizerFast:

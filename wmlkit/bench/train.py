@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from .bench_measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
-from .config import load_preset
-from .data.prepare import prepare
-from .data.texts import open_texts
-from .data.tokenizer import load_tokenizer
-from .device import setup
-from .models import body_parameters
-from .optim import set_learning_rate
-from .state import build_state
-from .steps import clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
-from .students import find_students
+from ..config import load_preset
+from ..data.prepare import prepare
+from ..data.texts import open_texts
+from ..data.tokenizer import load_tokenizer
+from ..device import setup
+from ..models import body_parameters
+from ..optim import set_learning_rate
+from ..state import build_state
+from ..steps import clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
+from ..students import find_students
+from .measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
 
 WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
 PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam", "matrix product")

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import losses
-from .bench_measure import Run, check_repeats, interleaved, peak_above, peaks, rows
-from .bench_step import MASKED, agreement, find_setting, measured_peaks, ratios, released_loss
-from .closed_form import Head
-from .device import setup
-from .losses import MutualOptions
+from .. import losses
+from ..closed_form import Head
+from ..device import setup
+from ..losses import MutualOptions
+from .measure import Run, check_repeats, interleaved, peak_above, peaks, rows
+from .step import MASKED, agreement, find_setting, measured_peaks, ratios, released_loss
 
 WIDTH, VOCABULARY, COUNT = 256, 8192, 128  # of the peers, words and positions that one size is varied of
 PEERS, VOCABULARIES, POSITIONS = (1, 2, 4, 8), (8192, 16384, 32768, 65536), (128, 256, 512, 1024)

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
-from . import losses
-from .bench_measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
-from .config import load_preset
-from .data.batches import Batch
-from .device import setup
-from .errors import UserError
-from .forward import AtPositions, kl_positions
-from .losses import MutualOptions
-from .models import hidden_states
-from .optim import build_optimizers
-from .search import search_students
-from .search_cost import flop_per_token
-from .settings import TrainConfig
-from .shapes import Student, base_student
+from .. import losses
+from ..config import load_preset
+from ..data.batches import Batch
+from ..device import setup
+from ..errors import UserError
+from ..forward import AtPositions, kl_positions
+from ..losses import MutualOptions
+from ..models import hidden_states
+from ..optim import build_optimizers
+from ..search import search_students
+from ..search_cost import flop_per_token
+from ..settings import TrainConfig
+from ..shapes import Student, base_student
+from .measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
 
 MASKED = 0.15  # share of the positions that are scored
 RELEASED = MutualOptions(0.5, "target", "peer", detach_targets=False, kl_reduction="batchmean")

@@ -1,8 +1,8 @@
 """What the released training does otherwise than described: named switches, and the arithmetic behind them. Pure.
 
-Findings D1, L1, ...: docs/deviations.md. Not here: that the released training has no seed. The loop is in `replay` and
-`replay_steps`, the text in `released_data`, the teacher-guided mode in `replay_teacher`; defects of the search and of
-the scoring, which need no training, in `replay_search` and `replay_scoring`.
+Findings D1, L1, ...: docs/deviations.md. Not here: that the released training has no seed. The loop is in `replays` and
+`steps`, the text in `released_data`, the teacher-guided mode in `teacher`; defects of the search and of the scoring,
+which need no training, in `search` and `scoring`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .losses import MutualOptions
+from ..losses import MutualOptions
 
 Mode = Literal["mutual", "teacher"]  # whom students learn from: one another, or a teacher, each for itself
 

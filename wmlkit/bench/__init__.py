@@ -1,0 +1,1 @@
+"""Speed and memory of each part, as ratios within one run (`wmlkit bench`)."""

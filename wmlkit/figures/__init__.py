@@ -1,0 +1,27 @@
+"""Every figure: one function a picture, which draws a table into axes and returns them."""
+
+from .plots import (
+    plot_accuracy_by_words,
+    plot_hypergradients,
+    plot_losses,
+    plot_pareto,
+    plot_peer_weights,
+    plot_phenomena,
+    plot_protocols,
+    plot_scores_by_peers,
+    plot_search,
+    plot_study_losses,
+)
+
+__all__ = [
+    "plot_accuracy_by_words",
+    "plot_hypergradients",
+    "plot_losses",
+    "plot_pareto",
+    "plot_peer_weights",
+    "plot_phenomena",
+    "plot_protocols",
+    "plot_scores_by_peers",
+    "plot_search",
+    "plot_study_losses",
+]
