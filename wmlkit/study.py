@@ -240,30 +240,27 @@ def run(
     arguments = [argument for override in overrides for argument in ("--set", override)]
     threads_of_each = {"OMP_NUM_THREADS": str(config.train.threads)}
     environment = os.environ | threads_of_each | {"PYTHONUNBUFFERED": "1", WATCHED: "1"}
-    processes = []
-    for index in range(1, count + 1):
-        command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
-        command += ["--shard", f"{index}/{count}", "--stage", stage, *arguments]
-        command += ["--ablations"] if part == "ablations" else []
-        processes.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=environment,
-            )
-        )
+    processes: list[subprocess.Popen[str]] = []
     tails: list[str] = [""] * count
-    threads = [
-        threading.Thread(target=_follow, args=(process, tails, index, progress))
-        for index, process in enumerate(processes)
-    ]
     try:
-        with stop_signals() as stop_asked:
-            for thread in threads:
-                thread.start()
+        with stop_signals() as stop_asked:  # before the first process: a signal finds all that were started
+            threads = []
+            for index in range(count):
+                command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
+                command += ["--shard", f"{index + 1}/{count}", "--stage", stage, *arguments]
+                command += ["--ablations"] if part == "ablations" else []
+                processes.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        env=environment,
+                    )
+                )
+                threads.append(threading.Thread(target=_follow, args=(processes[index], tails, index, progress)))
+                threads[index].start()
             _wait(threads, processes, stop_asked)
     except BaseException:  # a second Ctrl-C, or `progress` failed: the children stop with us, each with a checkpoint
         for process in processes:
