@@ -384,3 +384,29 @@ def test_effects_follow_the_tables(tmp_path):
     (tables / "T9_search.csv").unlink()
     with pytest.raises(UserError, match=r"has no T9_search.csv; expected what notebook 07 saves"):
         write_deviations(document, tmp_path)
+
+
+def test_what_a_replay_is(out):
+    """What is done with runs, and the settings of other parts, leave its folder alone; what it uses does not."""
+    prepared = prepare(config().data, out)
+
+    def folder(**changes):
+        return replay.replay_folder(config(**changes), out, "none", Case(), 0, prepared, prepared)
+
+    alike = [
+        folder(ablations__seeds=[0]),
+        folder(study__workers=1),
+        folder(track__to="tensorboard"),
+        folder(evaluate__curve=[1000]),
+        folder(replay__workers=2),
+        folder(mutual__teacher_size="peer"),
+    ]
+    assert set(alike) == {folder()}
+    other = [
+        folder(replay__num_epochs=5),
+        folder(train__weight_decay=0.2),
+        folder(model__hidden_size=64),
+        folder(outer__objective="weighted_ce"),
+        folder(evaluate__ties="first"),
+    ]
+    assert len({folder(), *other}) == 1 + len(other)

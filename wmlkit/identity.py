@@ -31,10 +31,15 @@ def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
 
 def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_hash: str = "") -> str:
     """Identity of a run: the settings that shape its result and the content hashes of its data, of a given teacher and
-    of a saved search.
+    of a saved search."""
+    return digest({"config": shaping(config, teacher_hash, students_hash), "data": data_hash})
+
+
+def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> dict[str, Any]:
+    """The settings that shape what a run learns, as JSON types.
 
     Evaluation and study settings are left out (they choose what is done with runs, not what a run is), and so is
-    where the corpus and the teacher lie: their content counts.
+    where the corpus, the teacher and a saved search lie: their content counts.
     """
     document = {section: values for section, values in config.resolved().items() if section in SHAPING}
     document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
@@ -49,4 +54,4 @@ def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_ha
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
     if document["mutual"].get("teacher") is not None:
         document["mutual"]["teacher"] = teacher_hash
-    return digest({"config": document, "data": data_hash})
+    return document

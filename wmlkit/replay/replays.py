@@ -27,11 +27,11 @@ from ..device import Device, setup, side_by_side
 from ..errors import UserError
 from ..evaluate import evaluate_pairs
 from ..evaluate.suites import pairs_folder
-from ..identity import digest
+from ..identity import digest, shaping
 from ..measure import measure
 from ..settings import DataConfig
 from ..state import State, build_state
-from ..students import find_students
+from ..students import find_students, saved_hash
 from .released import Case, Defects, cases
 from .released_data import text_rows, widened, without_capitals
 from .scoring import scoring
@@ -79,11 +79,10 @@ def replay_folder(
     config: Config, out: Path, name: str, case: Case, seed: int, prepared: Prepared, described: Prepared
 ) -> Path:
     """Folder of one replay; its name ends in a hash over all that shapes the result."""
-    resolved = replay_config(config, case, seed).resolved()
-    resolved["data"] = {k: v for k, v in resolved["data"].items() if k not in ("corpus", "legality")}
-    resolved["replay"] = {k: v for k, v in resolved["replay"].items() if k not in ("seeds", "workers", "teacher")}
-    del resolved["study"]
-    document = {"config": resolved, "case": asdict(case), "data": prepared.hash}
+    learns = shaping(replay_config(config, case, seed), students_hash=saved_hash(config))
+    sizes = config.replay.model_dump(mode="json", exclude={"seeds", "workers", "teacher"})
+    scored = [config.evaluate.suites[0], config.evaluate.protocol, config.evaluate.ties]
+    document = {"config": learns, "replay": sizes, "scored": scored, "case": asdict(case), "data": prepared.hash}
     if case.mode == "teacher":
         document |= {"described": described.hash, "teacher": teacher_identity(config, case)}
     return paths.replay(out, config.preset, f"{name}-s{seed}-{digest(document)[:8]}")

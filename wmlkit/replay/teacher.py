@@ -144,7 +144,7 @@ def _folder(config: Config, kind: str, out: Path, described: Prepared) -> Path:
 def _train(config: Config, kind: str, described: Prepared, device: Device, folder: Path) -> None:
     """Train the base model with cross-entropy, for as many updates as the students get, and write it to `folder`."""
     own = load_tokenizer(described.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
-    config = config.updated({"mutual.arm": "teacher", "mutual.num_peers": 1})
+    config = config.updated({"mutual.arm": "teacher", "mutual.num_peers": 1, "mutual.teacher_size": "base"})
     if kind == "described":
         tokenizer, make = widened(own), _described_rows
     else:
