@@ -9,7 +9,16 @@ from fake_runs import PARADIGMS, write_evaluation, write_prepared, write_run
 from scipy import stats
 
 from wmlkit import results, tables
-from wmlkit.ablations import ablation_base, ablation_name, ablation_table, adjusted, changes, clear
+from wmlkit.ablations import (
+    ablation_base,
+    ablation_name,
+    ablation_table,
+    adjusted,
+    changes,
+    clear,
+    note_plan,
+    noted_plan,
+)
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
 from wmlkit.figures.ablations import plot_ablations
@@ -113,6 +122,13 @@ def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, 
     assert not any("alpha" in str(value) for value in pd.read_csv(written["T4"])["setting"])  # T4 has the study only
     ((_, shown),) = readable("T8", table)
     assert len(shown) == 3 and "difference" in " ".join(shown.columns)
+    # asked for once more with another base: the same runs, seen from there
+    other = config.updated({"ablations.base": {"mutual.num_peers": 2, "mutual.arm": "independent"}})
+    note_plan(other, folder.parent)
+    table = pd.read_csv({path.stem: path for path in tables.write_tables(beside)}["T8"])
+    assert table["ablation"].unique().tolist() == ["base", "arm = wml", "arm = wml, alpha = 0.9"]
+    assert noted_plan(folder) == other and noted_plan(beside) is None
+    (folder / "ablations.json").unlink()
 
 
 def test_figure(folder, config):

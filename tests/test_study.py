@@ -11,6 +11,7 @@ from compare import rows
 from typer.testing import CliRunner
 
 from wmlkit import cli, paths, study
+from wmlkit.ablations import noted_plan
 from wmlkit.errors import UserError
 
 SMALL = ["data.words=3000", "data.dev_words=1000", "evaluate.per_paradigm=1", "study.seeds=[0]"]
@@ -91,6 +92,19 @@ def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
     with pytest.raises(UserError, match="--stage got 'tests'; expected one of train, evaluate, all"):
         study.run("smoke", TWO, tmp_path, stage="tests")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("start", ["one slice", "all"])
+def test_ablations_note_what_was_asked_for(start, tmp_path):
+    """With it `wmlkit report` names changes as the notebook did, whatever the study's runs were trained with."""
+    settings = ["data.words=3000", "data.dev_words=1000", "train.steps=2", "ablations.seeds=[0]", "study.workers=1"]
+    settings += ["ablations.settings=[]", 'ablations.base={"mutual.arm" = "independent", "mutual.num_peers" = 1}']
+    config = study.load_preset("smoke", settings)
+    if start == "all":
+        study.run("smoke", settings, tmp_path, "train", part="ablations")
+    else:
+        study.run_shard(config, tmp_path, stage="train", part="ablations")
+    assert noted_plan(paths.ablations(tmp_path, "smoke")) == config
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import results
+from . import paths, results
 from .config import Config
 from .identity import SHAPING
-from .runs import Run, read_runs
+from .runs import Run, read_object, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
 _KEYS = ["suite", "protocol", "member"]
@@ -23,6 +23,17 @@ _KEYS = ["suite", "protocol", "member"]
 def ablation_base(config: Config) -> Config:
     """The run that every ablation differs from in one thing; all of them lie in ``OUT/<preset>-ablations``."""
     return config.updated(config.ablations.base).model_copy(update={"preset": f"{config.preset}-ablations"})
+
+
+def note_plan(config: Config, out: Path) -> None:
+    """Keep beside the runs of ``[ablations]`` what was asked for: from the runs alone no one could tell the base."""
+    paths.write_json(paths.ablations(out, config.preset) / "ablations.json", config.resolved())
+
+
+def noted_plan(folder: Path) -> Config | None:
+    """The configuration whose ablations were last asked for in `folder`; None where none were."""
+    noted = folder / "ablations.json"
+    return Config.model_validate(read_object(noted, ("ablations",))) if noted.is_file() else None
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
     OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets
     OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
     OUT/<preset>/replay/<name>/                   one folder a replay of the released code
+    OUT/<preset>-ablations/                       runs of [ablations], and what was asked for, ablations.json
     OUT/<preset>/{notebooks,tables,figures}/      what `wmlkit reproduce` leaves
     OUT/<preset>/{report.html,answer.json,summary.json}
 """
@@ -62,6 +63,11 @@ def reference(name: str) -> Path:
 def preset(out: Path, name: str) -> Path:
     """Folder of everything that one preset produces."""
     return out / name
+
+
+def ablations(out: Path, preset_name: str) -> Path:
+    """Folder of the runs of ``[ablations]`` of a preset."""
+    return preset(out, f"{preset_name}-ablations")
 
 
 def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_hash: str) -> Path:

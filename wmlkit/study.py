@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from . import paths
-from .ablations import ablation_base, ablation_name, changes
+from .ablations import ablation_base, ablation_name, changes, note_plan
 from .config import Config, load_preset
 from .data.prepare import prepare
 from .device import side_by_side
@@ -131,6 +131,8 @@ def run_shard(
 ) -> list[Path]:
     """Do one slice of the plan in this process; `stage` is train, evaluate or all. Returns the run folders."""
     _check_stage(stage)
+    if part == "ablations":
+        note_plan(config, out)
     say = progress or (lambda text: None)
     folders = []
     for one in shard(plan(config, part), index, count):
@@ -232,6 +234,8 @@ def run(
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
     prepared = prepare(config.data, out)
+    if part == "ablations":
+        note_plan(config, out)
     runs = plan(config, part)
     folders = [run_folder(one, out, prepared if one.data == config.data else None) for one in runs]
     if all(_is_done(folder, one, out, stage) for folder, one in zip(folders, runs, strict=True)):

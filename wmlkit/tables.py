@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import evaluations, paths, results
-from .ablations import ablation_table, adjusted
+from .ablations import ablation_table, adjusted, noted_plan
 from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
 from .errors import UserError
@@ -288,6 +288,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     main = next((run for run in runs if not run.setting), runs[0])
     largest = max(runs, key=lambda run: run.peers)
     prepared = folder.parent / "data" / Path(main.data["folder"]).name
+    ablated = paths.ablations(folder.parent, folder.name)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
         "T2": lambda: hyperparameters(main.config["preset"], main.config),
@@ -300,7 +301,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
-        "T8": lambda: ablation_table(paths.preset(folder.parent, f"{folder.name}-ablations"), _configured(runs)),
+        "T8": lambda: ablation_table(ablated, noted_plan(ablated) or _configured(runs)),
     }
     if main.config.get("preset") not in preset_names():
         del makers["T2"]  # made by another version: its sources are not known
