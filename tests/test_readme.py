@@ -131,6 +131,27 @@ def test_each_suite_has_a_table_of_its_own(documents, tmp_path):
     assert text.count("| wml − distill | 4 |") == 3
 
 
+def test_ablations_stand_below_the_arms(documents, tmp_path):
+    readme, deviations = documents
+    new, target = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+    table = pd.read_csv(new / "tables" / "T8.csv")
+    only = (table["ablation"] == "arm = dml") & (table["member"] == "mean_peer") & (table["suite"] == "dev_ce")
+    table.loc[only, ["difference", "difference_low", "difference_high", "p_adjusted"]] = [0.25, 0.125, 0.375, 0.04]
+    table.loc[(table["ablation"] == "base") & (table["suite"] == "nursery"), "mean"] = 77.7
+    table = table[~((table["ablation"] == "arm = independent") & (table["suite"] == "nursery"))]
+    table.to_csv(new / "tables" / "T8.csv", index=False)
+    write_reference(new, target, readme, deviations)
+    shown = readme.read_text(encoding="utf-8").partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
+    assert shown[2] == "| change | accuracy on nursery | dev loss |" and shown[4].startswith("| base | 77.7 [")
+    (dml,) = (line for line in shown if line.startswith("| arm = dml |"))
+    assert dml.endswith("| +0.250 [0.125, 0.375] p 0.04 |")
+    (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
+    assert independent.startswith("| arm = independent |  | ")
+    table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)
+    write_reference(new, target, readme, deviations)
+    assert "One change at a time" not in readme.read_text(encoding="utf-8")
+
+
 def test_only_the_nursery_s_effects_are_quoted(documents, tmp_path):
     readme, deviations = documents
     before = deviations.read_text(encoding="utf-8")

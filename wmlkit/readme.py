@@ -29,7 +29,8 @@ MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ense
 
 
 def results_section(folder: Path) -> str:
-    """Markdown of the answer, the main result and the differences between arms, from the files below `folder`."""
+    """Markdown of the answer, the main result, the differences between arms and the ablations, from the files below
+    `folder`."""
     told = paths.read_json(folder / "answer.json")
     note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
     main = pd.read_csv(folder / "tables" / "T4.csv")
@@ -47,6 +48,8 @@ def results_section(folder: Path) -> str:
         lines += ["", DIFFERENCES, ""]
         compared = compared.assign(row=compared["a"] + " − " + compared["b"])
         lines += _members(compared, ("comparison", "peers"), digits, _difference)
+    if (folder / "tables" / "T8.csv").is_file():
+        lines += _ablations(pd.read_csv(folder / "tables" / "T8.csv").fillna({"protocol": ""}))
     return "\n".join([*lines, "", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."])
 
 
@@ -58,6 +61,33 @@ def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callab
         cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
         lines.append(f"| {row} | {peers:.0f} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _ablations(table: pd.DataFrame) -> list[str]:
+    """One line a change of T8, one column a measure, for the mean peer: of the base the means, then differences from
+    it. Nothing where the base was not run."""
+    table = table[table["member"] == "mean_peer"].copy()
+    changed = table["ablation"] != "base"
+    if changed.all():
+        return []
+    base = table[~changed].iloc[0]
+    for own, difference in {"mean": "difference", "low": "difference_low", "high": "difference_high"}.items():
+        table[own] = table[difference].where(changed, table[own])
+    measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
+    names = ["dev loss" if suite == "dev_ce" else f"accuracy on {suite}" for suite, _ in measures]
+    lines = [
+        f"One change at a time, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
+        f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and adjusted p:",
+        "",
+        "| change | " + " | ".join(names) + " |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for change, rows in table.groupby("ablation", sort=False):
+        found = {key: row for key, row in rows.set_index(["suite", "protocol"]).iterrows()}
+        show = _cell if change == "base" else _difference
+        cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
+        lines.append(f"| {change} | " + " | ".join(cells) + " |")
+    return ["", *lines]
 
 
 def _cell(row: pd.Series, digits: int) -> str:
