@@ -237,6 +237,24 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     assert "near 100 %" not in " ".join(alone) and "dev loss" not in " ".join(alone)  # no spread: no interval
 
 
+def test_the_teacher_s_bill(tmp_path: Path) -> None:
+    """Two or four peers of wml at 100 and 200 FLOP; four students' 220 and their teacher's 280: 2.5 times."""
+    folder = tmp_path / "nursery"
+    flops = {("wml", 2): 100.0, ("wml", 4): 200.0, ("distill", 4): 220.0}
+    for (arm, peers), value in flops.items():
+        path = write_run(folder, arm, peers, 0) / "done.json"
+        teacher = {"name": "teacher-p1-s0-0a1b2c3d", "tokens": 1, "words": 1, "seconds": 1.0, "flops": 280.0}
+        paths.write_json(
+            path, paths.read_json(path) | {"flops": value} | ({"teacher": teacher} if arm == "distill" else {})
+        )
+    sentence = "With its teacher's training distill took 2.5 times the FLOP of wml (T7)."
+    assert given(folder, {"wml": HIGH, "distill": LOW}).basis[-1] == sentence
+    assert sentence not in given(folder, {"wml": HIGH, "independent": LOW}).basis
+    done = paths.read_json(path)
+    paths.write_json(path, done | {"teacher": done["teacher"] | {"flops": None}})
+    assert "FLOP" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+
+
 def test_deviations_become_plain_markup() -> None:
     text = "# Title\n\nSome `x < y` and **bold**\n*text*.\n\n1. first\n   goes on\n2. second\n\n## Part\n- a\n- b\n"
     assert _markdown(text).replace("\n", "") == (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -69,7 +71,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    basis = _basis(runs, measured, evaluation) + _of_loss(_main_setting(differences), *told)
+    basis = _basis(runs, measured, evaluation) + _of_loss(_main_setting(differences), *told) + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -159,6 +161,22 @@ def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
             f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading[_verdict(row)]})."
         )
     return sentences
+
+
+def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:
+    """What a teacher adds to the bill; nothing where there is none, or where the cost of its training is unknown."""
+    peers = {run.peers for run in runs if run.arm == a} & {run.peers for run in runs if run.arm == b}
+    if b != "distill" or not peers:
+        return []
+    flops = {arm: [_flops(run) for run in runs if run.arm == arm and run.peers == max(peers)] for arm in (a, b)}
+    times = fmean(flops[b]) / fmean(flops[a])
+    sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a} (T7)."
+    return [] if math.isnan(times) else [sentence]
+
+
+def _flops(run: Run) -> float:
+    teacher = run.done.get("teacher") or {"flops": None if run.arm == "distill" else 0.0}
+    return math.nan if teacher["flops"] is None else float(run.done["flops"] + teacher["flops"])
 
 
 def _main_setting(table: pd.DataFrame) -> pd.DataFrame:
