@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,6 +130,8 @@ def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, 
     table = pd.read_csv({path.stem: path for path in tables.write_tables(beside)}["T8"])
     assert table["ablation"].unique().tolist() == ["base", "arm = wml", "arm = wml, alpha = 0.9"]
     assert noted_plan(folder) == other and noted_plan(beside) is None
+    settings = pd.read_csv(beside / "tables" / "T2.csv").set_index(["section", "name"])["value"]
+    assert json.loads(settings["ablations", "base"]) == other.ablations.base
     (folder / "ablations.json").unlink()
 
 

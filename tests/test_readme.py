@@ -107,11 +107,17 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     readme, deviations = documents
     old = tmp_path / "figures" / "nursery"
     paths.write_text(old / "tables" / "T99.csv", "goes with the run that it is of")
-    write_reference(changed_run(tmp_path / "runs" / "nursery"), old, readme, deviations)
+    new = changed_run(tmp_path / "runs" / "nursery")
+    notes = paths.read_json(new / "tables" / "provenance.json")
+    command = 'wmlkit report /a/runs --set data.corpus=/of/somebody/texts --set study.runs=[["wml",2]] --out /here'
+    paths.write_json(new / "tables" / "provenance.json", notes | {"T1": notes["T1"] | {"command": command}})
+    write_reference(new, old, readme, deviations)
     text = readme.read_text(encoding="utf-8")
     assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
     assert "**Another answer.**\n\n- Another basis.\n" in text
     assert "old nursery" not in text and "old smoke" in text
+    commands = {note["command"] for note in paths.read_json(old / "tables" / "provenance.json").values()}
+    assert 'wmlkit report runs --set data.corpus=texts --set study.runs=[["wml",2]] --out here' in commands
     assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
     assert sorted(path.name for path in old.iterdir()) == ["answer.json", "figures", "summary.json", "tables"]
     assert not (old / "tables" / "T99.csv").exists()

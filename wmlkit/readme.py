@@ -6,6 +6,7 @@ No number there is typed by hand: `wmlkit report RUNS --reference` writes them f
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted for the comparisons of a column "
     "(none for one seed, or where all seeds gave the same):"
 )
+_LEADING = re.compile(r"(?<![^\s=\"'])/(?:[^\s/\"']+/)*(?=[^\s/\"']+)")  # of an absolute path, all but its last part
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
 
@@ -117,6 +119,10 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     def write(temporary: Path) -> None:
         for name in ("tables", "figures"):
             shutil.copytree(folder / name, temporary / name)
+            notes = paths.read_json(temporary / name / "provenance.json")
+            for note in notes.values():  # where folders lie on somebody's machine is not for others
+                note["command"] = _LEADING.sub("", note["command"])
+            paths.write_json(temporary / name / "provenance.json", notes)
         for name in ("summary.json", "answer.json"):
             shutil.copy(folder / name, temporary)
 

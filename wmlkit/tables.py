@@ -289,9 +289,11 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     largest = max(runs, key=lambda run: run.peers)
     prepared = folder.parent / "data" / Path(main.data["folder"]).name
     ablated = paths.ablations(folder.parent, folder.name)
+    asked = noted_plan(ablated)
+    planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
-        "T2": lambda: hyperparameters(main.config["preset"], main.config),
+        "T2": lambda: hyperparameters(main.config["preset"], main.config | planned),
         "T3": lambda: searched_students({largest.config["search"]["method"]: largest.students}),
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
@@ -301,7 +303,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
-        "T8": lambda: ablation_table(ablated, noted_plan(ablated) or _configured(runs)),
+        "T8": lambda: ablation_table(ablated, asked or _configured(runs)),
     }
     if main.config.get("preset") not in preset_names():
         del makers["T2"]  # made by another version: its sources are not known
