@@ -100,11 +100,16 @@ def test_ablations_note_what_was_asked_for(start, tmp_path):
     settings = ["data.words=3000", "data.dev_words=1000", "train.steps=2", "ablations.seeds=[0]", "study.workers=1"]
     settings += ["ablations.settings=[]", 'ablations.base={"mutual.arm" = "independent", "mutual.num_peers" = 1}']
     config = study.load_preset("smoke", settings)
-    if start == "all":
+    study.run_shard(config, tmp_path, stage="train", part="ablations")
+    folder = paths.ablations(tmp_path, "smoke")
+    if start == "all":  # with nothing left to train, so that no slice is started which would note it
+        (folder / "ablations.json").unlink()
         study.run("smoke", settings, tmp_path, "train", part="ablations")
-    else:
-        study.run_shard(config, tmp_path, stage="train", part="ablations")
-    assert noted_plan(paths.ablations(tmp_path, "smoke")) == config
+    assert noted_plan(folder) == config
+    document = paths.read_json(folder / "ablations.json")
+    paths.write_json(folder / "ablations.json", document | {"train": {"no_such_setting": 1}})
+    with pytest.raises(UserError, match=r"ablations\.json has no configuration of this version; expected"):
+        noted_plan(folder)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 from scipy import stats
 
 from . import paths, results
 from .config import Config
 from .identity import SHAPING
-from .runs import Run, read_object, read_runs
+from .runs import Run, other_format, read_object, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
 _KEYS = ["suite", "protocol", "member"]
@@ -31,9 +32,15 @@ def note_plan(config: Config, out: Path) -> None:
 
 
 def noted_plan(folder: Path) -> Config | None:
-    """The configuration whose ablations were last asked for in `folder`; None where none were."""
+    """The configuration whose ablations were last asked for in `folder`; None where none were. Raises UserError, naming
+    the file, where it is not one of this version."""
     noted = folder / "ablations.json"
-    return Config.model_validate(read_object(noted, ("ablations",))) if noted.is_file() else None
+    if not noted.is_file():
+        return None
+    try:
+        return Config.model_validate(read_object(noted, ("ablations",)))
+    except ValidationError:
+        raise other_format(noted, "configuration of this version") from None
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
