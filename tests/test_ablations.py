@@ -25,6 +25,7 @@ from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
 from wmlkit.figures.ablations import plot_ablations
 from wmlkit.readable import readable
+from wmlkit.runs import read_runs
 from wmlkit.study import plan, plan_table
 
 SETTINGS = [{"mutual.arm": "independent"}, {"mutual.alpha": 0.9}, {"mutual.alpha": 0.1}]
@@ -93,6 +94,8 @@ def test_table_by_hand(folder, config):
     assert row["p"] == pytest.approx(stats.ttest_rel(alpha, base).pvalue, rel=2e-2)  # from values of four digits
     assert row["n_seeds"] == 3 and row["seeds"] == "0 1 2" and len(row["differences"].split()) == 3
     assert np.isnan(rows.loc["base", "difference"]) and rows.loc["base", "peer_weights"].count(".") == 2
+    flops = [run.done["flops"] for run in read_runs(folder) if run.arm == "independent"]
+    assert len(flops) == 3 and rows.loc["arm = independent", "flops"] == pytest.approx(sum(flops) / 3)
     sure = clear(table)
     assert ((sure["difference_low"] > 0) == (sure["difference"] > 0)).all()
     assert not clear(table[table["ablation"] == "base"]).size

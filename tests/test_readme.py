@@ -144,15 +144,18 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     only = (table["ablation"] == "arm = dml") & (table["member"] == "mean_peer") & (table["suite"] == "dev_ce")
     table.loc[only, ["difference", "difference_low", "difference_high", "p_adjusted"]] = [0.25, 0.125, 0.375, 0.04]
     table.loc[(table["ablation"] == "base") & (table["suite"] == "nursery"), "mean"] = 77.7
+    for change, flops in (("base", 2e12), ("arm = dml", 5e12), ("arm = independent", None)):
+        table.loc[table["ablation"] == change, "flops"] = flops
     table = table[~((table["ablation"] == "arm = independent") & (table["suite"] == "nursery"))]
     table.to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, readme, deviations)
     shown = readme.read_text(encoding="utf-8").partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
-    assert shown[2] == "| change | accuracy on nursery | dev loss |" and shown[4].startswith("| base | 77.7 [")
-    (dml,) = (line for line in shown if line.startswith("| arm = dml |"))
+    assert shown[2] == "| change | FLOP | accuracy on nursery | dev loss |"
+    assert shown[4].startswith("| base | 2e+12 | 77.7 [")
+    (dml,) = (line for line in shown if line.startswith("| arm = dml | 2.5 times |"))
     assert dml.endswith("| +0.250 [0.125, 0.375] p 0.04 |")
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
-    assert independent.startswith("| arm = independent |  | ")
+    assert independent.startswith("| arm = independent |  |  | ")
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, readme, deviations)
     assert "One change at a time" not in readme.read_text(encoding="utf-8")

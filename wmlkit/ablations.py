@@ -66,7 +66,8 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     peers, steps, mean, low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and
     the same minus the base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds),
     p (two-sided paired t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
-    peer_weights are the means over seeds at the end. Empty without finished runs.
+    flops (a teacher's training included, NaN where that is unknown) and the final peer_weights are means over seeds.
+    Empty without finished runs.
     """
     base = ablation_base(config)
     runs = read_runs(folder) if folder.is_dir() else []
@@ -109,14 +110,14 @@ def adjusted(p: pd.Series) -> pd.Series:
 
 
 def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:
-    """Steps and final peer weights of each ablation, means over its seeds."""
+    """Steps, FLOP and final peer weights of each ablation, means over its seeds."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(names[run.folder.name], []).append(run)
     rows = []
     for name, own in found.items():
         weights = np.mean([run.done["peer_weights"] for run in own], axis=0)
-        row = {"ablation": name, "steps": own[0].done["steps"]}
+        row = {"ablation": name, "steps": own[0].done["steps"], "flops": np.mean([run.flops for run in own])}
         rows.append({**row, "peer_weights": " ".join(f"{weight:.3f}" for weight in weights)})
     return pd.DataFrame(rows)
 

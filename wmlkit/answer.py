@@ -168,15 +168,10 @@ def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:
     peers = {run.peers for run in runs if run.arm == a} & {run.peers for run in runs if run.arm == b}
     if b != "distill" or not peers:
         return []
-    flops = {arm: [_flops(run) for run in runs if run.arm == arm and run.peers == max(peers)] for arm in (a, b)}
+    flops = {arm: [run.flops for run in runs if run.arm == arm and run.peers == max(peers)] for arm in (a, b)}
     times = fmean(flops[b]) / fmean(flops[a])
     sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a} (T7)."
     return [] if math.isnan(times) else [sentence]
-
-
-def _flops(run: Run) -> float:
-    teacher = run.done.get("teacher") or {"flops": None if run.arm == "distill" else 0.0}
-    return math.nan if teacher["flops"] is None else float(run.done["flops"] + teacher["flops"])
 
 
 def _main_setting(table: pd.DataFrame) -> pd.DataFrame:

@@ -149,7 +149,8 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         loss = record["suite"] == "dev_ce"
         digits, column = (3, "dev loss (nats)") if loss else (1, f"{record['suite']} {record['protocol']} (%)")
         name = record["ablation"]
-        row = rows.setdefault(name, {"ablation": name, "n_seeds": record["n_seeds"], "weights": record["peer_weights"]})
+        ends = {"flops": record["flops"], "weights": record["peer_weights"]}
+        row = rows.setdefault(name, {"ablation": name, "n_seeds": record["n_seeds"], **ends})
         row[column] = _with_interval(record, digits)
         change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
         row[f"{column}: difference [95 %]"] = _with_interval(
@@ -158,7 +159,8 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row[f"{column}: p, adjusted"] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
-    return _plain(frame[[*(name for name in frame if name != "weights"), "weights"]]) if len(frame) else frame
+    last = ["flops", "weights"]
+    return _plain(frame[[*(name for name in frame if name not in last), *last]]) if len(frame) else frame
 
 
 def _by_arm(table: pd.DataFrame) -> pd.DataFrame:

@@ -79,16 +79,19 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     names = ["dev loss" if suite == "dev_ce" else f"accuracy on {suite}" for suite, _ in measures]
     lines = [
         f"One change at a time, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
-        f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and adjusted p:",
+        f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and adjusted p, "
+        "and how many times its FLOP were taken, a teacher's training included:",
         "",
-        "| change | " + " | ".join(names) + " |",
-        "|---" * (1 + len(names)) + "|",
+        "| change | FLOP | " + " | ".join(names) + " |",
+        "|---" * (2 + len(names)) + "|",
     ]
     for change, rows in table.groupby("ablation", sort=False):
         found = {key: row for key, row in rows.set_index(["suite", "protocol"]).iterrows()}
         show = _cell if change == "base" else _difference
         cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
-        lines.append(f"| {change} | " + " | ".join(cells) + " |")
+        flops = rows.iloc[0]["flops"]
+        times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
+        lines.append(f"| {change} | {times} | " + " | ".join(cells) + " |")
     return ["", *lines]
 
 

@@ -63,6 +63,12 @@ class Run:
         return "teacher outside the data budget" if self.done.get("teacher_outside_budget") else ""
 
     @property
+    def flops(self) -> float:
+        """What the run took, its teacher's training included; NaN where that is unknown."""
+        teacher = self.done.get("teacher") or {"flops": None if self.arm == "distill" else 0.0}
+        return math.nan if teacher["flops"] is None else float(self.done["flops"] + teacher["flops"])
+
+    @property
     def best_member(self) -> str:
         """Name of the peer with the lowest held-out cross-entropy."""
         return f"peer_{self.done['best_peer']}"
