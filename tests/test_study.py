@@ -29,26 +29,40 @@ def test_runs_go_side_by_side_each_in_a_process_of_its_own(tmp_path):
     assert [folder.name.rpartition("-")[0] for folder in folders] == ["independent-p1-s0", "wml-p2-s0"]
     assert all(list((folder / "evaluation").glob("*.items.jsonl")) for folder in folders)
     commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
-    # the dearest run goes to the first slice
-    assert ["--shard 2/2" in commands[0], "--shard 1/2" in commands[1]] == [True, True], commands
+    assert [command.partition(" --stage")[0][-8:] for command in commands] == ["--rows 1", "--rows 2"]
+
+
+def test_processes_share_what_is_left(tmp_path):
+    """Of the whole plan rows 1 and 2 would be one slice, row 3 the other; row 3 is done."""
+    settings = [*SMALL, "train.steps=2", "evaluate.curve=[]"]
+    settings += ['study.runs=[["wml", 2], ["independent", 1], ["independent", 2]]']
+    config = study.load_preset("smoke", settings)
+    assert [study.shard(study.plan(config), index, 2) for index in (1, 2)] == [[1, 2], [3]]
+    (third,) = study.run_rows(config, tmp_path, [3], "train")
+    folders = study.run("smoke", settings, tmp_path, "train", progress=lambda line: None)
+    commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
+    assert folders[2] == third and "--rows" not in commands[2]
+    assert ["--rows 1 " in commands[0], "--rows 2 " in commands[1]] == [True, True], commands
 
 
 @pytest.mark.parametrize(
-    ("shard", "workers", "launched", "expected"),
+    ("options", "workers", "launched", "expected"),
     [
-        (None, 2, False, "processes"),
-        (None, 1, False, (1, 1)),
-        (None, 2, True, (1, 1)),  # the launcher's processes train each run together
-        ("1/1", 2, False, (1, 1)),
-        ("2/2", 2, False, (2, 2)),
+        ([], 2, False, "processes"),
+        ([], 1, False, (1, 1)),
+        ([], 2, True, (1, 1)),  # the launcher's processes train each run together
+        (["--shard", "1/1"], 2, False, (1, 1)),
+        (["--shard", "2/2"], 2, False, (2, 2)),
+        (["--rows", "2,1"], 2, False, [2, 1]),
     ],
 )
-def test_when_the_runs_stay_in_this_process(shard, workers, launched, expected, tmp_path, monkeypatch):
+def test_when_the_runs_stay_in_this_process(options, workers, launched, expected, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(study, "run", lambda *given: calls.append("processes") or [])
     monkeypatch.setattr(study, "run_shard", lambda config, out, index, count, *more: calls.append((index, count)) or [])
+    monkeypatch.setattr(study, "run_rows", lambda config, out, rows, *more: calls.append(rows) or [])
     monkeypatch.setenv("WORLD_SIZE", "2" if launched else "1")
-    given = [*arguments(tmp_path, [*TWO, f"study.workers={workers}"]), *(["--shard", shard] if shard else [])]
+    given = [*arguments(tmp_path, [*TWO, f"study.workers={workers}"]), *options]
     done = CliRunner().invoke(cli.app, given, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert calls == [expected]
@@ -135,4 +149,4 @@ def test_teachers_do_not_gather_in_one_slice():
     settings = {"study.runs": [["independent", 2], ["dml", 2], ["wml", 2], ["distill", 2]], "study.seeds": [0, 1]}
     runs = study.plan(study.load_preset("smoke", settings))
     slices = [study.shard(runs, index, 2) for index in (1, 2)]
-    assert [[run.mutual.arm for run in part].count("distill") for part in slices] == [1, 1]
+    assert [[runs[row - 1].mutual.arm for row in part].count("distill") for part in slices] == [1, 1]

@@ -260,17 +260,23 @@ def study_plan(
 def study_run(
     preset: Preset = "nursery",
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Slice I of N, in this process alone.")] = None,
+    rows: Annotated[str | None, typer.Option(metavar="I,J", help="These rows of the plan, likewise.")] = None,
     stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
     ablations: Ablations = False,
     out: Out = None,
     set_: Set = None,
 ) -> None:
-    """Train and evaluate the runs of a study, study.workers of them side by side; or one slice of them."""
+    """Train and evaluate the runs of a study, study.workers of them side by side; or some of them."""
     from . import study
+
+    if shard and rows:
+        raise UserError("got both --shard and --rows; expected at most one: leave out the other")
 
     config, place = load_preset(preset, set_ or []), paths.output(out)
     part: study.Part = "ablations" if ablations else "runs"
-    if shard is None and min(config.study.workers, len(study.plan(config, part))) > 1 and not started_together():
+    if rows is not None:
+        folders = study.run_rows(config, place, study.parse_rows(rows), stage, say, part)
+    elif shard is None and min(config.study.workers, len(study.plan(config, part))) > 1 and not started_together():
         folders = study.run(preset, set_ or [], place, stage, say, part)
     else:
         folders = study.run_shard(config, place, *study.parse_shard(shard or "1/1"), stage, say, part)

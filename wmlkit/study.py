@@ -1,7 +1,7 @@
 """A study: many runs (arms x peers x seeds, or ablations x seeds) of one preset, in slices that anything can drive.
 
 `plan` is a table; `run_shard` does slice I of N in this process, so a SLURM array, a CI matrix or a shell
-loop can drive it; `run` starts one process a slice on this machine. Finished runs are not repeated.
+loop can drive it; `run` shares what is left to do among processes of this machine. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
 
 
 def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
-    """The plan as a table: one row a run; for ablations with what each changes."""
+    """The plan as a table: one row a run, with its number from 1; for ablations with what each changes."""
     rows: list[dict[str, Any]] = [
-        {"arm": run.mutual.arm, "peers": run.mutual.num_peers, "seed": run.train.seed, "steps": run.train.steps}
-        for run in plan(config, part)
-    ]
+        {"row": row, "arm": run.mutual.arm, "peers": run.mutual.num_peers, "seed": run.train.seed,
+         "steps": run.train.steps}
+        for row, run in enumerate(plan(config, part), start=1)
+    ]  # fmt: skip
     if part == "ablations":
         base = ablation_base(config)
         for row, run in zip(rows, plan(config, part), strict=True):
@@ -82,10 +83,9 @@ def work(run: Config) -> float:
     return run.train.steps * (students + teacher)
 
 
-def shard(runs: Sequence[Config], index: int, count: int) -> list[Config]:
-    """Slice `index` (1-based) of `count`: each run goes to the slice with the least work so far, dearest first.
-
-    So the slices end at about the same time.
+def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
+    """Rows (from 1) in slice `index` (from 1) of `count`: each run goes to the slice with the least work so far, dearest
+    first. So the slices end at about the same time.
     """
     if not 1 <= index <= count:
         raise UserError(f"shard {index}/{count} does not exist; expected I/N with 1 <= I <= N, for example 1/2")
@@ -95,7 +95,7 @@ def shard(runs: Sequence[Config], index: int, count: int) -> list[Config]:
         lightest = min(range(count), key=lambda s: load[s])
         slices[lightest].append(position)
         load[lightest] += work(runs[position])
-    return [runs[position] for position in sorted(slices[index - 1])]
+    return [position + 1 for position in sorted(slices[index - 1])]
 
 
 def dev_lines(show: Callable[[str], None]) -> Callable[[str], None]:
@@ -120,6 +120,17 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_rows(text: str) -> list[int]:
+    """Rows of a plan.
+
+    >>> parse_rows("2,8")
+    [2, 8]
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--rows got {text!r}; expected row numbers of `wmlkit study plan`, for example 2,8")
+    return [int(row) for row in text.split(",")]
+
+
 def run_shard(
     config: Config,
     out: Path,
@@ -129,13 +140,32 @@ def run_shard(
     progress: Callable[[str], None] | None = None,
     part: Part = "runs",
 ) -> list[Path]:
-    """Do one slice of the plan in this process; `stage` is train, evaluate or all. Returns the run folders."""
+    """Do one slice of the plan in this process; arguments and result as of `run_rows`."""
+    return run_rows(config, out, shard(plan(config, part), index, count), stage, progress, part)
+
+
+def run_rows(
+    config: Config,
+    out: Path,
+    rows: Sequence[int],
+    stage: str = "all",
+    progress: Callable[[str], None] | None = None,
+    part: Part = "runs",
+) -> list[Path]:
+    """Do `rows` (from 1) of the plan in this process; `stage` is train, evaluate or all. Returns the run folders.
+
+    Raises UserError for a row that the plan has not, before anything is done.
+    """
     _check_stage(stage)
+    runs = plan(config, part)
+    for row in rows:
+        if not 1 <= row <= len(runs):
+            raise UserError(f"row {row} does not exist; expected 1 to {len(runs)}, see `wmlkit study plan`")
     if part == "ablations":
         note_plan(config, out)
     say = progress or (lambda text: None)
     folders = []
-    for one in shard(plan(config, part), index, count):
+    for one in (runs[row - 1] for row in rows):
         name = run_name(one)
         if part == "ablations":
             name = f"{ablation_name(changes(one.resolved(), ablation_base(config)))}, seed {one.train.seed}"
@@ -224,8 +254,9 @@ def run(
 ) -> list[Path]:
     """One stage of all runs of a part of the study, `study.workers` processes side by side; returns the run folders.
 
-    Nothing is started when nothing is left to do. Each process is ``wmlkit study run --shard I/N``, so what happens
-    here can be done by hand on N machines. The corpus is prepared first: the processes would otherwise all do it.
+    Each process is ``wmlkit study run --rows ...`` with its share of what is left to do: slices of the whole plan, a
+    part of it done before, would leave a process idle. Nothing is started when nothing is left. The corpus is prepared
+    first: the processes would otherwise all do it.
     SIGTERM and Ctrl-C are passed on, so each run that trains leaves a checkpoint; then Stopped is raised. Raises
     UserError when a process fails.
     """
@@ -238,9 +269,9 @@ def run(
         note_plan(config, out)
     runs = plan(config, part)
     folders = [run_folder(one, out, prepared if one.data == config.data else None) for one in runs]
-    if all(_is_done(folder, one, out, stage) for folder, one in zip(folders, runs, strict=True)):
-        return folders
-    count = min(config.study.workers, len(runs))
+    numbered = enumerate(zip(folders, runs, strict=True), start=1)
+    left = [row for row, (folder, one) in numbered if not _is_done(folder, one, out, stage)]
+    count = min(config.study.workers, len(left))
     arguments = [argument for override in overrides for argument in ("--set", override)]
     threads_of_each = {"OMP_NUM_THREADS": str(config.train.threads)}
     environment = os.environ | threads_of_each | {"PYTHONUNBUFFERED": "1", WATCHED: "1"}
@@ -251,7 +282,8 @@ def run(
             threads = []
             for index in range(count):
                 command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
-                command += ["--shard", f"{index + 1}/{count}", "--stage", stage, *arguments]
+                own = [left[row - 1] for row in shard([runs[row - 1] for row in left], index + 1, count)]
+                command += ["--rows", ",".join(map(str, own)), "--stage", stage, *arguments]
                 command += ["--ablations"] if part == "ablations" else []
                 processes.append(
                     subprocess.Popen(
