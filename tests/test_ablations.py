@@ -26,7 +26,7 @@ from wmlkit.errors import UserError
 from wmlkit.figures.ablations import plot_ablations
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
-from wmlkit.study import plan, plan_table
+from wmlkit.study_plan import plan, plan_table
 
 SETTINGS = [{"mutual.arm": "independent"}, {"mutual.alpha": 0.9}, {"mutual.alpha": 0.1}]
 

@@ -12,7 +12,7 @@ import pytest
 
 from wmlkit import paths
 from wmlkit.config import load_preset
-from wmlkit.study import parse_shard, plan, shard, work
+from wmlkit.study_plan import parse_rows, parse_shard, plan, shard, work
 
 TINY = [f"--set={setting}" for setting in ("data.words=3000", "data.dev_words=1000", "train.steps=4")]
 
@@ -74,7 +74,9 @@ def test_data_prepare_and_study_plan(tmp_path):
     done = wmlkit("data", "prepare", "nursery", "--preset", "smoke", "--out", tmp_path, *TINY)
     assert (Path(done.stdout.strip()) / "done.json").is_file()
     plan_rows = json.loads(wmlkit("study", "plan", "--preset", "smoke", "--json").stdout)
-    assert len(plan_rows) == 8 and plan_rows[0] == {"arm": "independent", "peers": 2, "seed": 0, "steps": 12}
+    assert len(plan_rows) == 8 and plan_rows[0] == {
+        "row": 1, "arm": "independent", "peers": 2, "seed": 0, "steps": 12,
+    }  # fmt: skip
 
 
 def test_bench_json():
@@ -106,7 +108,7 @@ def test_shards_share_the_plan():
     assert sorted(slices[0] + slices[1]) == list(range(1, len(runs) + 1))
     loads = [sum(work(runs[row - 1]) for row in part) for part in slices]
     assert abs(loads[0] - loads[1]) <= max(map(work, runs))
-    assert parse_shard("2/8") == (2, 8)
+    assert parse_shard("2/8") == (2, 8) and parse_rows("3,1") == [3, 1]
 
 
 def test_module_and_version():

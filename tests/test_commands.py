@@ -85,8 +85,8 @@ def test_corpora_are_listed_for_people_and_programs(tmp_path):
 def test_a_plan_is_a_table_for_people():
     printed, _ = wmlkit("study", "plan", *TINY, *ONE_RUN)
     assert [line.split() for line in printed.splitlines()] == [
-        ["arm", "peers", "seed", "steps"],
-        ["independent", "1", "0", "2"],
+        ["row", "arm", "peers", "seed", "steps"],
+        ["1", "independent", "1", "0", "2"],
     ]
 
 

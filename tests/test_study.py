@@ -10,7 +10,7 @@ import pytest
 from compare import rows
 from typer.testing import CliRunner
 
-from wmlkit import cli, paths, study
+from wmlkit import cli, paths, study, study_plan
 from wmlkit.ablations import noted_plan
 from wmlkit.errors import UserError
 
@@ -37,7 +37,7 @@ def test_processes_share_what_is_left(tmp_path):
     settings = [*SMALL, "train.steps=2", "evaluate.curve=[]"]
     settings += ['study.runs=[["wml", 2], ["independent", 1], ["independent", 2]]']
     config = study.load_preset("smoke", settings)
-    assert [study.shard(study.plan(config), index, 2) for index in (1, 2)] == [[1, 2], [3]]
+    assert [study_plan.shard(study_plan.plan(config), index, 2) for index in (1, 2)] == [[1, 2], [3]]
     (third,) = study.run_rows(config, tmp_path, [3], "train")
     folders = study.run("smoke", settings, tmp_path, "train", progress=lambda line: None)
     commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
@@ -94,12 +94,12 @@ def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
     """The second seed's folder is taken by a file."""
     settings = [*SMALL, 'study.runs=[["independent", 1]]', "study.seeds=[0,1]", "train.steps=2"]
     config = study.load_preset("smoke", settings)
-    second = study.run_folder(study.plan(config)[1], tmp_path)
+    second = study.run_folder(study_plan.plan(config)[1], tmp_path)
     second.parent.mkdir(parents=True)
     second.write_text("in the way")
     with pytest.raises(UserError, match=r"1 of 2 training processes failed; the last line was: .*" + second.name):
         study.run("smoke", settings, tmp_path, progress=lambda line: None)
-    assert (study.run_folder(study.plan(config)[0], tmp_path) / "done.json").is_file()
+    assert (study.run_folder(study_plan.plan(config)[0], tmp_path) / "done.json").is_file()
 
 
 def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
@@ -141,12 +141,12 @@ def test_ablations_note_what_was_asked_for(start, tmp_path):
 )
 def test_the_work_of_a_run_by_hand(settings, expected):
     run = study.load_preset("smoke", settings | {"train.steps": 60})
-    assert study.work(run) == pytest.approx(60 * expected)
+    assert study_plan.work(run) == pytest.approx(60 * expected)
 
 
 def test_teachers_do_not_gather_in_one_slice():
     """Runs that take turns, as a study lists them, used to put every teacher into the second of two slices."""
     settings = {"study.runs": [["independent", 2], ["dml", 2], ["wml", 2], ["distill", 2]], "study.seeds": [0, 1]}
-    runs = study.plan(study.load_preset("smoke", settings))
-    slices = [study.shard(runs, index, 2) for index in (1, 2)]
+    runs = study_plan.plan(study.load_preset("smoke", settings))
+    slices = [study_plan.shard(runs, index, 2) for index in (1, 2)]
     assert [[runs[row - 1].mutual.arm for row in part].count("distill") for part in slices] == [1, 1]

@@ -7,7 +7,7 @@ import pytest
 from wmlkit import submit
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
-from wmlkit.study import plan
+from wmlkit.study_plan import plan
 from wmlkit.train import run_folder
 
 OVERRIDES = ['study.runs=[["wml", 2], ["dml", 1]]', "study.seeds=[0]", "train.steps=2", "evaluate.per_paradigm=1"]

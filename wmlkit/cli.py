@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from safetensors import SafetensorError
 
 from . import paths
 from .cli_bench import bench_app
-from .cli_output import Json, emit, say
+from .cli_options import Json, Out, Preset, Set, emit, say
+from .cli_study import study_app
 from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full
-from .guard import end_with_parent, started_together
+from .guard import end_with_parent
 
 # What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
 _USERS_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -31,15 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data_app = typer.Typer(help="Corpora: list, fetch, prepare.", no_args_is_help=True)
-study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(bench_app, name="bench")
-
-Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
-Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
-Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
 
 
 @app.command()
@@ -240,83 +235,6 @@ def data_prepare(
         emit({"folder": str(prepared.folder), "hash": prepared.hash, "name": prepared.name})
     else:
         print(prepared.folder)
-
-
-@study_app.command("plan")
-def study_plan(
-    preset: Preset = "nursery", ablations: Ablations = False, set_: Set = None, as_json: Json = False
-) -> None:
-    """The runs of a study, one a line."""
-    from .study import plan_table
-
-    table = plan_table(load_preset(preset, set_ or []), "ablations" if ablations else "runs")
-    if as_json:
-        emit(table.to_dict("records"))
-    else:
-        print(table.to_string(index=False))
-
-
-@study_app.command("run")
-def study_run(
-    preset: Preset = "nursery",
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Slice I of N, in this process alone.")] = None,
-    rows: Annotated[str | None, typer.Option(metavar="I,J", help="These rows of the plan, likewise.")] = None,
-    stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
-    ablations: Ablations = False,
-    out: Out = None,
-    set_: Set = None,
-) -> None:
-    """Train and evaluate the runs of a study, study.workers of them side by side; or some of them."""
-    from . import study
-
-    if shard and rows:
-        raise UserError("got both --shard and --rows; expected at most one: leave out the other")
-
-    config, place = load_preset(preset, set_ or []), paths.output(out)
-    part: study.Part = "ablations" if ablations else "runs"
-    if rows is not None:
-        folders = study.run_rows(config, place, study.parse_rows(rows), stage, say, part)
-    elif shard is None and min(config.study.workers, len(study.plan(config, part))) > 1 and not started_together():
-        folders = study.run(preset, set_ or [], place, stage, say, part)
-    else:
-        folders = study.run_shard(config, place, *study.parse_shard(shard or "1/1"), stage, say, part)
-    for folder in folders:
-        print(folder)
-
-
-@study_app.command("submit")
-def study_submit(
-    shards: Annotated[int, typer.Option(help="Number of jobs.")],
-    preset: Preset = "nursery",
-    cluster: Annotated[str, typer.Option(help="slurm, or local: processes of this machine.")] = "slurm",
-    minutes: Annotated[int, typer.Option(help="Time limit of a job.")] = 60,
-    gpus: Annotated[int, typer.Option(help="Cards of a job.")] = 1,
-    partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
-    stage: Annotated[str, typer.Option(help="train, evaluate or all.")] = "all",
-    ablations: Ablations = False,
-    out: Out = None,
-    set_: Set = None,
-) -> None:
-    """Submit the slices of a study as jobs; prints their numbers."""
-    from .submit import Cluster, Part, submit
-
-    if cluster not in ("slurm", "local"):
-        raise UserError(f"--cluster got {cluster!r}; expected slurm or local; change it")
-    more: dict[str, Any] = {"slurm_partition": partition} if partition else {}
-    more |= {"gpus_per_node": gpus} if cluster == "slurm" else {}
-    part: Part = "ablations" if ablations else "runs"
-    where: Cluster = "local" if cluster == "local" else "slurm"
-    for job in submit(preset, set_ or [], paths.output(out), shards, where, stage, part, minutes, **more):
-        print(job.job_id)
-
-
-@study_app.command("collect")
-def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
-    """Write the tables of all finished runs of a preset."""
-    from .tables import write_tables
-
-    for path in write_tables(paths.preset(paths.output(out), preset), f"wmlkit study collect --preset {preset}"):
-        print(path)
 
 
 @app.command()

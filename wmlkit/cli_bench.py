@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_output import Json, emit
+from .cli_options import Json, emit
 
 bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
 

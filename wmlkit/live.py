@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import results, study, train
+from . import results, study, study_plan, train
 from .config import Config
 from .data.prepare import prepare
 from .figures.plots import plot_losses, plot_peer_weights, plot_study_losses
@@ -76,7 +76,7 @@ def study_view(config: Config, out: Path) -> Callable[[str], None]:
     if not somebody_looks():
         return study.dev_lines(print)
     prepared = prepare(config.data, out)
-    runs = [(one, train.run_folder(one, out, prepared)) for one in study.plan(config)]
+    runs = [(one, train.run_folder(one, out, prepared)) for one in study_plan.plan(config)]
     picture = _Picture()
     lock = threading.Lock()  # each process of the study reports from a thread of its own
 

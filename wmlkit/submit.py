@@ -12,7 +12,8 @@ from .ablations import ablation_base
 from .config import load_preset
 from .errors import UserError
 from .paths import preset as preset_folder
-from .study import Part, plan, run_shard
+from .study import run_shard
+from .study_plan import Part, plan
 
 Cluster = Literal["slurm", "local"]
 

@@ -1,0 +1,96 @@
+"""What a study consists of: its runs (arms x peers x seeds, or ablations x seeds), and how they are shared out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+from .ablations import ablation_base, ablation_name, changes
+from .config import Config
+from .errors import UserError
+
+Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
+
+
+def plan(config: Config, part: Part = "runs") -> list[Config]:
+    """One configuration a run, seeds outermost, so that an interrupted study has whole seeds first."""
+    if part == "ablations":
+        base, runs = ablation_base(config), []
+        for seed in config.ablations.seeds:
+            for own in ({}, *config.ablations.settings):
+                one = base.updated({**own, "train.seed": seed})
+                if one not in runs:  # a setting that repeats the base, or another, is one run
+                    runs.append(one)
+        return runs
+    return [
+        config.updated({"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed})
+        for seed in config.study.seeds
+        for arm, peers in config.study.runs
+    ]
+
+
+def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
+    """The plan as a table: one row a run, with its number from 1; for ablations with what each changes."""
+    rows: list[dict[str, Any]] = [
+        {"row": row, "arm": run.mutual.arm, "peers": run.mutual.num_peers, "seed": run.train.seed,
+         "steps": run.train.steps}
+        for row, run in enumerate(plan(config, part), start=1)
+    ]  # fmt: skip
+    if part == "ablations":
+        base = ablation_base(config)
+        for row, run in zip(rows, plan(config, part), strict=True):
+            row["ablation"] = ablation_name(changes(run.resolved(), base))
+    return pd.DataFrame(rows)
+
+
+def work(run: Config) -> float:
+    """About what a run costs, in steps of its base model, of N parameters: peer i has N / (i + 1) (docs/notation.md).
+
+    A teacher, as large as the base model or as peer 1, costs a forward pass, a third of a step, and where it is trained
+    for these runs a step more.
+    """
+    mutual = run.mutual
+    students = 1.0 if mutual.trains_base else sum(1 / (i + 1) for i in range(1, mutual.num_peers + 1))
+    size = 1.0 if mutual.teacher_size == "base" else 1 / 2
+    teacher = 0.0 if not mutual.uses_teacher else size * (1 / 3 + (mutual.teacher is None))
+    return run.train.steps * (students + teacher)
+
+
+def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
+    """Rows (from 1) of slice `index` (from 1) of `count`: each run goes to the slice with the least work so far, the
+    dearest first, so that the slices end at about the same time. Raises UserError where there is no such slice."""
+    if not 1 <= index <= count:
+        raise UserError(f"shard {index}/{count} does not exist; expected I/N with 1 <= I <= N, for example 1/2")
+    load = [0.0] * count
+    slices: list[list[int]] = [[] for _ in range(count)]
+    for position in sorted(range(len(runs)), key=lambda i: (-work(runs[i]), i)):
+        lightest = min(range(count), key=lambda s: load[s])
+        slices[lightest].append(position)
+        load[lightest] += work(runs[position])
+    return [position + 1 for position in sorted(slices[index - 1])]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """A slice of a study, and of how many.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UserError(f"--shard got {text!r}; expected I/N with 1 <= I <= N, for example 1/2")
+    return int(match[1]), int(match[2])
+
+
+def parse_rows(text: str) -> list[int]:
+    """Rows of a plan.
+
+    >>> parse_rows("2,8")
+    [2, 8]
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--rows got {text!r}; expected row numbers of `wmlkit study plan`, for example 2,8")
+    return [int(row) for row in text.split(",")]
