@@ -28,7 +28,7 @@ from wmlkit.settings import DataConfig, ModelConfig
 from wmlkit.shapes import Student
 
 TEXTS = {
-    "talk": [["Where is the cat?", "It is on the mat."], ["Yes."]],
+    "talk": [["Oh!", "Well.", "Where is the cat?", "It is on the mat."], ["Yes."]],
     "books": [["Ein Käse lay near the old barn, and nobody had ever seen it."]],
 }
 
@@ -50,13 +50,19 @@ def tiny(tokenizer: PreTrainedTokenizerFast, objective: str, seed: int = 0, bloc
 
 
 @torch.inference_mode()
-def naive(models: list[PreTrainedModel], weights: list[float], tokenizer: PreTrainedTokenizerFast, lines: list[str]):
-    """Loss in nats and tokens of one document, read in windows of 12: one forward pass a token."""
+def naive(
+    models: list[PreTrainedModel], weights: list[float], tokenizer: PreTrainedTokenizerFast, lines: list[str],
+    by_line: bool,
+):  # fmt: skip
+    """Loss in nats and tokens of one document, read in windows of 12 as training cuts it: up to the last line end in
+    reach, or by_line to the first, else as far as the window goes. One forward pass a token."""
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     body = [token for line in lines for token in [*tokenizer(line)["input_ids"][1:-1], special[1]]]
     loss, count = 0.0, 0
-    for begin in range(0, len(body), 11):
-        ids = [special[0], *body[begin : begin + 11]]
+    while body:
+        ends = [i + 1 for i, token in enumerate(body[:11]) if token == special[1]]
+        cut = (ends[0] if by_line else ends[-1]) if ends else 11
+        ids, body = [special[0], *body[:cut]], body[cut:]
         for i in range(1, len(ids)):
             if ids[i] in special:
                 continue
@@ -71,16 +77,20 @@ def naive(models: list[PreTrainedModel], weights: list[float], tokenizer: PreTra
     return loss, count
 
 
+@pytest.mark.parametrize("by_line", [False, True])
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_equals_one_forward_pass_a_token(objective: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_equals_one_forward_pass_a_token(objective: str, by_line: bool, tokenizer: PreTrainedTokenizerFast) -> None:
     models = [tiny(tokenizer, objective, seed) for seed in range(2)]
     weights = {"peer_1": [1.0, 0.0], "peer_2": [0.0, 1.0], "ensemble": [0.9, 0.1], "uniform_ensemble": [0.5, 0.5]}
-    document = evaluate_text(models, tokenizer, TEXTS, words_per_domain=None, member_weights=[0.9, 0.1])
+    document = evaluate_text(
+        models, tokenizer, TEXTS, words_per_domain=None, member_weights=[0.9, 0.1], by_line=by_line
+    )
     assert document["objective"] == objective
     assert [member["member"] for member in document["members"]] == list(weights)
     for member in document["members"]:
         for domain in member["domains"]:
-            losses = [naive(models, weights[member["member"]], tokenizer, lines) for lines in TEXTS[domain["domain"]]]
+            losses = [naive(models, weights[member["member"]], tokenizer, lines, by_line)
+                      for lines in TEXTS[domain["domain"]]]  # fmt: skip
             loss, tokens = (sum(column) for column in zip(*losses, strict=True))
             size = sum(len(line.encode()) for lines in TEXTS[domain["domain"]] for line in lines)
             assert domain["tokens"] == tokens and domain["bytes"] == size
@@ -164,6 +174,13 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     assert evaluate_run_text(run_folder, prepared.folder, words_per_domain=40) != document
     evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
     # The text drawn is the same for another tokenizer: it is measured in the same bytes.
+    # A run on lines apart from one another reads the dev text so, whatever was measured before.
+    lines = {"model": {"objective": "clm"}, "data": {"packing": "lines"}}
+    paths.write_json(run_folder / "config.json", {"config": lines})
+    apart = evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
+    assert (document["settings"]["by_line"], apart["settings"]["by_line"]) == (False, True)
+    assert apart["members"][0]["bytes"] == document["members"][0]["bytes"]
+    assert apart["members"][0]["nats_per_token"] != document["members"][0]["nats_per_token"]
     other = train_tokenizer(["some other words"], 280)
     again = evaluate_text(
         tiny(other, "clm", block_size=64), other, prepared_texts(prepared.folder), words_per_domain=30

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import paths
 from ..data import nursery
+from ..data.batches import segments
 from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
 from ..data.prepare import open_prepared
 from ..data.tokenizer import load_tokenizer
@@ -43,6 +44,7 @@ def evaluate_text(
     objective: Objective | None = None,
     words_per_domain: int | None = 2000,
     seed: int = 0,
+    by_line: bool = False,
     member_weights: Sequence[float] | None = None,
     temperature: float = 1.0,
     token_budget: int | None = None,
@@ -51,9 +53,10 @@ def evaluate_text(
     """Loss of one model (member "model") or of peers and their ensembles on `texts`, domain -> documents of lines.
 
     Documents are cut into units of consecutive lines, `words_per_domain` words of units are drawn with `seed`
-    (None: all; masked models need one forward pass a token), and each unit is read as ``<s> line </s> line </s>``
-    in windows as long as the models allow. Every token of the text is scored once, start and end tokens never.
-    The drawn text does not depend on the tokenizer.
+    (None: all; masked models need one forward pass a token), and each unit is read as ``<s> line </s> line </s>``, in
+    the pieces that training cuts (`segments`), as long as the models allow; by_line: each line is a piece, for models
+    that saw no line beside another (`data.packing` "lines"). Every token of the text is scored once, start and end
+    tokens never. The drawn text does not depend on the tokenizer, nor on by_line.
 
     Returns {"objective", "settings", "members": [{"member", "nats_per_token", "perplexity", "bits_per_byte",
     "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens.
@@ -69,7 +72,9 @@ def evaluate_text(
         units = draw_units(documents, words_per_domain, seed)
         if not units:
             raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
-        encoded = [item for ids in encode_documents(tokenizer, units) for item in windows(ids, window, tokenizer)]
+        encoded = [
+            item for ids in encode_documents(tokenizer, units) for item in pieces(ids, window, tokenizer, by_line)
+        ]
         check_fit(peers, tokenizer, encoded, [domain] * len(encoded))
         totals = score_encoded(
             peers,
@@ -99,6 +104,7 @@ def evaluate_text(
         "seed": seed,
         "temperature": temperature,
         "window": window,
+        "by_line": by_line,
         "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
         "dtype": str(peers[0].dtype).removeprefix("torch."),
     }
@@ -131,6 +137,7 @@ def evaluate_run_text(
         texts,
         objective=objective,
         words_per_domain=words_per_domain,
+        by_line=reads_lines(run_folder),
         member_weights=weights,
         device=device or best_device(),
     )
@@ -147,8 +154,18 @@ def known_text(run_folder: Path, data_hash: str, words_per_domain: int | None) -
     known = known_result(paths.language_modelling(run_folder), ("data_hash", "settings", "members"))
     if known is None or known["data_hash"] != data_hash:
         return None
-    expected = {"words_per_domain": words_per_domain, "ensemble_weights": run_facts(run_folder)[0]}
+    expected = {
+        "words_per_domain": words_per_domain,
+        "by_line": reads_lines(run_folder),
+        "ensemble_weights": run_facts(run_folder)[0],
+    }
     return known if expected.items() <= known["settings"].items() else None
+
+
+def reads_lines(run_folder: Path) -> bool:
+    """Whether a run's models were trained on lines apart from one another, and so have to be read text in that way."""
+    config = run_document(run_folder, ("config",))["config"]
+    return bool(config.get("data", {}).get("packing") == "lines")
 
 
 def nursery_floor(
@@ -239,16 +256,16 @@ def draw_units(documents: Documents, words: int | None, seed: int) -> list[list[
     return [units[index] for index in sorted(drawn)]
 
 
-def windows(ids: np.ndarray, window: int, tokenizer: PreTrainedTokenizerFast) -> Iterable[Encoded]:
+def pieces(
+    ids: np.ndarray, window: int, tokenizer: PreTrainedTokenizerFast, by_line: bool = False
+) -> Iterable[Encoded]:
     """A document's ids in pieces of at most `window` tokens, each after the start token; every text token scored."""
-    start = tokenizer.bos_token_id
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if window < 2:
         raise UserError(f"the model's window is {window} tokens; expected at least 2; train with a larger block_size")
-    never = {start, tokenizer.eos_token_id}
-    body = ids[1:].tolist()
-    for begin in range(0, len(body), window - 1):
-        piece = (start, *body[begin : begin + window - 1])
-        scored = tuple(i for i, token in enumerate(piece) if i > 0 and token not in never)
+    for begin, length in segments(ids, np.zeros(1, dtype=np.int64), window, end, by_line).tolist():
+        piece = (start, *ids[begin : begin + length].tolist())
+        scored = tuple(i for i, token in enumerate(piece) if i > 0 and token not in (start, end))
         if scored:
             yield Encoded(piece, scored, words=())
 

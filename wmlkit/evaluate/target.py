@@ -11,7 +11,7 @@ from ..config import Config
 from ..device import best_device
 from ..errors import UserError
 from .glue import evaluate_glue, evaluate_run_glue
-from .language_modelling import evaluate_run_text, evaluate_text, prepared_of
+from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
 from .pairs import evaluate_pairs, evaluate_run, load_peers, run_facts
 from .suites import pairs_folder
@@ -136,6 +136,7 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
             texts,
             objective=objective,
             words_per_domain=words,
+            by_line=reads_lines(target),
             member_weights=weights,
             device=best_device(),
         )
