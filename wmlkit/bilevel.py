@@ -113,7 +113,7 @@ def hypergradient(
     direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=True, total=total)
     # d theta'/dw_m = (d theta'/dg) grad A_m, so the slope of L2 is pulled back through the step first
     directions = [step[1](slope)[0] for step, slope in zip(steps, slopes, strict=True)]
-    if _own_gradient_tells(options) and bool((weights > 0).all()):
+    if own_gradient_tells(options) and bool((weights > 0).all()):
         moved = [
             sum((direction[k] * gradient[k]).sum() for k in direction)
             for direction, gradient in zip(directions, gradients, strict=True)
@@ -124,7 +124,7 @@ def hypergradient(
     return direct + indirect.to(direct.dtype), value
 
 
-def _own_gradient_tells(options: MutualOptions) -> bool:
+def own_gradient_tells(options: MutualOptions) -> bool:
     """Whether w_m multiplies peer m's whole loss and nothing else, so that grad A_m = (grad_theta_m L1) / w_m."""
     return options.kl_weight == "student" and options.ce_weight == "peer" and options.detach_targets
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from . import bilevel, losses
 from .config import Config
-from .data.texts import Source, Texts
+from .data.texts import Measured, Texts
 from .device import Device
 from .forward import AtPositions
 from .state import State
@@ -18,21 +17,28 @@ from .state import State
 
 @torch.inference_mode()
 def measure(
-    state: State, source: Source, config: Config, device: Device, peers: Sequence[AtPositions] | None = None
+    state: State,
+    text: Measured,
+    config: Config,
+    device: Device,
+    rows: int | None,
+    peers: Sequence[AtPositions] | None = None,
 ) -> tuple[list[float], float]:
-    """(CE of each peer, CE of the weighted logit ensemble) over `train.eval_rows` rows, in nats per scored token.
+    """(CE of each peer, CE of the weighted logit ensemble) over the first `rows` rows of `text`, None: all, in nats per
+    scored token.
 
-    peers: what to measure; None: what the run reports (`State.reported`). The rows and masks are the same at every
-    call, so the values of a run compare.
+    peers: what to measure; None: what the run reports (`State.reported`). Peers come back in the mode, of training or
+    not, that they were in.
     """
     peers = state.reported if peers is None else peers
+    modes = [peer.model.training for peer in peers]
     total = torch.zeros(len(peers) + 1, dtype=torch.float64)
     count = 0
     for peer in peers:
         peer.eval()
     # Processes take turns; the sums are in double precision where there is one, so they hardly feel the order.
-    for number in range(device.index, math.ceil(config.train.eval_rows / config.outer.batch_size), device.processes):
-        batch = source(number, config.train.mask_ratio).to(device.device)
+    for number in range(device.index, text.batches(rows), device.processes):
+        batch = text.source(number, config.train.mask_ratio).to(device.device)
         targets = batch.targets[batch.scored]
         with device.autocast():
             logits = [peer(batch, batch.scored).float() for peer in peers]
@@ -41,8 +47,8 @@ def measure(
         losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
         total += len(targets) * losses_now.cpu().double()
         count += len(targets)
-    for peer in state.peers:
-        peer.train()
+    for peer, mode in zip(peers, modes, strict=True):
+        peer.model.train(mode)
     if device.processes > 1:
         total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
         count = int(counted)
@@ -50,14 +56,16 @@ def measure(
     return each, ensemble_ce
 
 
-def evaluation_row(state: State, texts: Texts, config: Config, device: Device) -> dict[str, Any]:
-    """Losses on dev text (for reports) and on held-out text (for choosing the best peer).
+def evaluation_row(state: State, texts: Texts, config: Config, device: Device, rows: int | None) -> dict[str, Any]:
+    """Losses on dev text (for reports) and on held-out text (for choosing the best peer), on `rows` rows of each.
 
     With averages these are theirs, and the peers' own on dev text are there for comparison.
     """
-    dev, dev_ensemble = measure(state, texts.dev, config, device)
-    held_out, held_out_ensemble = measure(state, texts.held_out, config, device)
-    own = {"dev_ce_unaveraged": measure(state, texts.dev, config, device, state.peers)[0]} if state.averages else {}
+    dev, dev_ensemble = measure(state, texts.dev, config, device, rows)
+    held_out, held_out_ensemble = measure(state, texts.held_out, config, device, rows)
+    own = {}
+    if state.averages:
+        own["dev_ce_unaveraged"] = measure(state, texts.dev, config, device, rows, state.peers)[0]
     return {
         "dev_ce": dev,
         "held_out_ce": held_out,

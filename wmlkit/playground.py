@@ -235,8 +235,8 @@ def _dev(peers: Peers, out: Path, cells: int) -> Reading:
     room = max(1, cells // (len(peers.models) * len(peers.tokenizer)))  # tokens
     logits, targets = [], []
     with evaluation_mode(peers.models):
-        for number in range(-(-config.train.eval_rows // config.outer.batch_size)):
-            batch = texts.dev(number, config.train.mask_ratio)
+        for number in range(texts.dev.batches(config.train.final_eval_rows)):
+            batch = texts.dev.source(number, config.train.mask_ratio)
             index = batch.scored[:room]
             inputs = (batch.input_ids, batch.attention_mask, batch.position_ids)
             hidden = [hidden_states(model, *inputs).flatten(0, 1)[index] for model in peers.models]

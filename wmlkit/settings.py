@@ -188,6 +188,7 @@ class TrainConfig(Section):
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(100, ge=1)  # steps between two measurements of the dev loss
     eval_rows: int = Field(256, ge=1)  # rows of dev and of held-out text in such a measurement
+    final_eval_rows: int | None = Field(None, ge=1)  # rows of each at the end, for tables; None: all
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 

@@ -36,6 +36,7 @@ class State:
     step: int = 0
     tokens: int = 0
     words: int = 0
+    outer_tokens: float = 0.0  # what outer steps cost so far, see `steps.outer_tokens`
     hypergradient: list[float] | None = None
     seconds: float = 0.0
     parts: int = 1  # in which a process takes its rows; grows where memory runs out
@@ -71,6 +72,7 @@ class State:
             "hypergradient": self.hypergradient,
             "tokens": self.tokens,
             "words": self.words,
+            "outer_tokens": self.outer_tokens,
             "seconds": self.seconds,
             "parts": self.parts,
             "skipped": self.skipped,

@@ -123,6 +123,15 @@ def outer_gradient(
     return gradient.cpu()
 
 
+def outer_tokens(batch: Batch, held_out: Batch, hypergradient: str, options: MutualOptions) -> float:
+    """What an outer step costs, in tokens of a forward and backward pass, which take 6 FLOP a parameter and token: 2
+    for each of a forward pass and the two products of a backward one. A directional derivative (forward mode) makes two
+    products beside those of its forward pass, so it costs as much."""
+    if hypergradient == "direct":
+        return held_out.tokens / 3  # a forward pass
+    return float(held_out.tokens + (0 if bilevel.own_gradient_tells(options) else batch.tokens))
+
+
 def outer_step(state: State, gradient: Tensor, config: Config) -> None:
     """Mirror descent on the peers' weights, with the hypergradient of `outer_gradient`."""
     outer = config.outer
@@ -202,8 +211,9 @@ def _gradients(
     due = step >= config.outer.start and step % config.outer.every == 0
     hypergradient = None
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
-        held_out = texts.held_out(step // config.outer.every, ratio)
+        held_out = texts.outer(step // config.outer.every, ratio)
         hypergradient = outer_gradient(state, parts, batch, held_out, config, options, lr, device)
+        state.outer_tokens += outer_tokens(batch, held_out, config.outer.hypergradient, options)
     return _sum(found, state, device), hypergradient
 
 

@@ -172,8 +172,9 @@ def _train(
         state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
         state.hypergradient = record["hypergradient"]
         state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
-        # the first checkpoints knew nothing of these two
+        # the first checkpoints knew nothing of these
         state.parts, state.skipped = record.get("parts", state.parts), record.get("skipped", 0)
+        state.outer_tokens = record.get("outer_tokens", 0.0)
         metrics_bytes = record["metrics_bytes"]
     with (folder / "metrics.jsonl").open("a+b") if device.is_main else io.BytesIO() as metrics:
         metrics.truncate(metrics_bytes)  # rows after the checkpoint will be written again
@@ -190,7 +191,7 @@ def _train(
                 row = metrics_row(state, loss, lr, config, device)
                 row["tokens_per_second"] = (state.tokens - before[1]) / (state.seconds - before[0])
                 if measured:
-                    row |= evaluation_row(state, texts, config, device)
+                    row |= evaluation_row(state, texts, config, device, train.eval_rows)
                 metrics.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 metrics.flush()
                 mirror(row)
@@ -271,14 +272,14 @@ def _finish(
     teacher: Teacher | None,
 ) -> None:
     """Export the peers and write done.json, last."""
-    final = evaluation_row(state, texts, config, device)
+    final = evaluation_row(state, texts, config, device, config.train.final_eval_rows)
     if not device.is_main:
         return
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
     for i, model in enumerate(state.reported_models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card)
-    flops = sum(6.0 * body_parameters(model) * state.tokens for model in state.models)
+    flops = sum(6.0 * body_parameters(model) * (state.tokens + state.outer_tokens) for model in state.models)
     of_teacher: dict[str, Any] = {}
     if teacher is not None:
         flops += teacher.flops_per_token * state.tokens

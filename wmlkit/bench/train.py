@@ -75,7 +75,7 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
     texts = open_texts(config, prepared, tokenizer)
     ratio = config.train.mask_ratio
     batch = texts.train(0, ratio).to(device.device)
-    held_out = texts.held_out(0, ratio).to(device.device)
+    held_out = texts.outer(0, ratio).to(device.device)
     options = mutual_options(config, 0)
     lr = [set_learning_rate(own, config.train, 0) for own in state.optimizers][0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .prepare import Prepared
 
 Source = Callable[[int, float], Batch]  # (step, mask ratio) -> batch
 
+MEASURED_TOKENS = 2048  # of a batch that is measured: with the rows' order it fixes the masks, so no run may choose it
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -27,12 +30,28 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A text as losses on it are measured: rows and masks are the same for every run on this text, whatever its seed
+    and arm, and for its teacher, so that their losses differ by the models alone."""
+
+    source: Source
+    batch_size: int
+    rows: int
+
+    def batches(self, rows: int | None = None) -> int:
+        """Batches that cover `rows` rows, None: all; the last is filled up with rows of the next."""
+        return math.ceil(min(self.rows, rows or self.rows) / self.batch_size)
+
+
+@dataclass(frozen=True)
 class Texts:
-    """Batches of the three texts, and how often training reads its text."""
+    """Batches of the texts, and how often training reads its own. Held-out text serves twice: `outer` are the batches
+    of the outer problem, `held_out` is what the best peer is chosen on."""
 
     train: Source
-    held_out: Source
-    dev: Source
+    outer: Source
+    held_out: Measured
+    dev: Measured
     passes: float
 
 
@@ -50,15 +69,16 @@ def stages(config: Config) -> list[Stage]:
 def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> Texts:
     """The batches of a prepared corpus, after checking that its tokens and the tokenizer belong together.
 
-    Raises UserError when training would read its text more often than `data.max_passes`.
+    Raises UserError when a run would read its training text, or the outer problem the part of it that is held out,
+    more often than `data.max_passes`.
     """
-    data, train = config.data, config.train
+    data, train, outer = config.data, config.train, config.outer
 
-    def rows(split: str, block_size: int) -> Rows:
+    def rows(split: str, block_size: int, seed: int = train.seed) -> Rows:
         path = prepared.folder / f"{split}.tokens"
         tokens, header = open_tokens(path)
         check_tokenizer(header, tokenizer)
-        return Rows(tokens, open_documents(path), tokenizer, block_size, data.packing, train.seed, split)
+        return Rows(tokens, open_documents(path), tokenizer, block_size, data.packing, seed, split)
 
     def source(text: Rows, batch_size: int, random: float = 0.0, keep: float = 0.0) -> Source:
         return batch_source(text, config.model.objective, batch_size, tokenizer, random, keep)
@@ -83,7 +103,24 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
             "(the BabyLM challenge allows 10 passes since 2025); "
             f"lower train.steps to {int(train.steps * data.max_passes / passes)} or use more text"
         )
-    # dev and held-out losses are measured with every scored position masked, so that they compare
-    held_out = source(rows("held_out", data.block_size), config.outer.batch_size)
-    dev = source(rows("dev", data.block_size), config.outer.batch_size)
-    return Texts(of_stage, held_out, dev, passes)
+    held_out = rows("held_out", data.block_size)
+    if config.mutual.arm == "wml" and config.mutual.num_peers > 1:
+        reads = len(range(-(-outer.start // outer.every) * outer.every, train.steps, outer.every))
+        again = reads * outer.batch_size / len(held_out)
+        if data.max_passes is not None and again > data.max_passes:
+            raise UserError(
+                f"the outer problem would read the held-out text {again:.2f} times, and data.max_passes is "
+                f"{data.max_passes:g}: it is training text too; raise outer.every to "
+                f"{math.ceil(outer.every * again / data.max_passes)} or more, or data.held_out"
+            )
+    to_choose, dev = (
+        measured(rows(split, data.block_size, seed=0), config, tokenizer) for split in ("held_out", "dev")
+    )
+    return Texts(of_stage, source(held_out, outer.batch_size), to_choose, dev, passes)
+
+
+def measured(text: Rows, config: Config, tokenizer: PreTrainedTokenizerFast) -> Measured:
+    """`text` as losses on it are measured, with every scored position masked. Its rows must not depend on a run's seed:
+    see `Measured`."""
+    size = max(1, MEASURED_TOKENS // text.block_size)
+    return Measured(batch_source(text, config.model.objective, size, tokenizer, 0.0, 0.0), size, len(text))

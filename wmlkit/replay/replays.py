@@ -21,7 +21,7 @@ from .. import environment, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
 from ..data.prepare import Prepared, prepare
-from ..data.texts import Source
+from ..data.texts import Source, measured
 from ..data.tokenizer import load_tokenizer
 from ..device import Device, setup, side_by_side
 from ..errors import UserError
@@ -69,9 +69,9 @@ def _open_setting(
     rows, ids = text_rows(config, prepared, "train", tokenizer, wide, case.defects)
     outer_split = "dev" if case.defects.dev_text else "held_out"
     outer_rows, _ = text_rows(config, prepared, outer_split, tokenizer, wide, case.defects)
-    dev_rows, _ = text_rows(config, prepared, "dev", tokenizer, wide, Defects())
-    size = config.replay.batch_size
-    dev = source(dev_rows, config.outer.batch_size)
+    unseeded = config.updated({"train.seed": 0})
+    dev_rows, _ = text_rows(unseeded, prepared, "dev", tokenizer, wide, Defects())
+    size, dev = config.replay.batch_size, measured(dev_rows, config, wide)
     return Setting(config, case, device, source(rows, size), source(outer_rows, size), dev), ids, wide
 
 
@@ -116,7 +116,7 @@ def run(
     if case.mode == "teacher":
         teacher, of_teacher = teacher_for(used, case, out, described, wide, device)
         as_student = State([teacher], [], torch.ones(1, dtype=torch.float64))
-        of_teacher["teacher_ce"] = measure(as_student, setting.dev, used, device)[0][0]
+        of_teacher["teacher_ce"] = measure(as_student, setting.dev, used, device, used.train.final_eval_rows)[0][0]
     state = build_state(used, students, wide, device, teacher)
     paths.remove(folder)
     paths.write_json(
@@ -129,10 +129,10 @@ def run(
         },
     )
     paths.write_json(folder / "environment.json", environment.document(device))
-    untrained, _ = measure(state, setting.dev, used, device)
+    untrained, _ = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     rows = list(epochs(state, setting))
     paths.write_text(folder / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    dev_ce, ensemble_ce = measure(state, setting.dev, used, device)
+    dev_ce, ensemble_ce = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     rates = [rate for row in rows for rate in row["lr"]]
     outer = [row["outer"] for row in rows if row["outer"]]
     reads_truth = not case.defects.unmasked_inputs  # else no true token is in the loss, and no CE beside its KL

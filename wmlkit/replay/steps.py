@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import bilevel, losses
 from ..config import Config
 from ..data.batches import Batch
-from ..data.texts import Source
+from ..data.texts import Measured, Source
 from ..device import Device
 from ..forward import frozen_logits, inner_batch, kl_positions, outer_batch, parameters_of
 from ..losses import MutualLoss, MutualOptions
@@ -36,7 +36,7 @@ class Setting:
     device: Device
     train: Source
     outer: Source
-    dev: Source  # true dev text, whatever was trained on
+    dev: Measured  # true dev text, whatever was trained on
 
     @property
     def defects(self) -> Defects:

@@ -25,7 +25,7 @@ from ..config import Config
 from ..data.batches import Rows, batch_source
 from ..data.encode import encode_documents, open_documents, open_tokens
 from ..data.prepare import Prepared
-from ..data.texts import Source
+from ..data.texts import measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
 from ..device import Device
 from ..errors import UserError
@@ -154,16 +154,14 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
         missing = config.data.vocab_size + len(possible_pairs()) - len(tokenizer)
         tokenizer.add_tokens([f"<row {number}>" for number in range(missing)])
 
-    def source(split: str, batch_size: int) -> Source:
-        rows = make(config, described, split, own, tokenizer)
-        random, keep = config.train.mask_random, config.train.mask_keep
-        return batch_source(rows, config.model.objective, batch_size, tokenizer, random, keep)
-
-    train, dev = source("train", config.replay.batch_size), source("dev", config.outer.batch_size)
+    rows = make(config, described, "train", own, tokenizer)
+    random, keep = config.train.mask_random, config.train.mask_keep
+    train = batch_source(rows, config.model.objective, config.replay.batch_size, tokenizer, random, keep)
+    dev = measured(make(config.updated({"train.seed": 0}), described, "dev", own, tokenizer), config, tokenizer)
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
     for _ in epochs(state, Setting(config, Case(), device, train, train, dev)):
         pass
-    (dev_ce,), _ = measure(state, dev, config, device)
+    (dev_ce,), _ = measure(state, dev, config, device, config.train.final_eval_rows)
     tokens, _ = open_tokens(described.folder / "train.tokens")
     record = {
         "teacher": kind,

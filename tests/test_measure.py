@@ -1,0 +1,120 @@
+"""Losses on dev and held-out text: the same rows for every run, all of them at the end; what an outer step costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compare import rows
+
+from wmlkit import paths, steps, train
+from wmlkit.config import load_preset
+from wmlkit.data.texts import MEASURED_TOKENS, open_texts
+from wmlkit.errors import UserError
+from wmlkit.losses import MutualOptions
+from wmlkit.measure import measure
+
+TINY = {"data.words": 4000, "data.dev_words": 3000, "train.steps": 4, "train.precision": "fp32"}
+
+
+def opened(out, **overrides):
+    """(configuration, texts, state, device) of a run that has not begun."""
+    settings = load_preset("smoke", TINY | {key.replace("__", "."): value for key, value in overrides.items()})
+    prepared = train.prepare(settings.data, out)
+    tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
+    device = train.setup("fp32", 1)
+    students = train.students_of(settings, out, prepared, tokenizer)
+    return settings, open_texts(settings, prepared, tokenizer), (students, tokenizer), device
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+def test_every_run_is_measured_on_the_same_rows(out):
+    """Whatever its seed, its arm and the batches of its outer problem; what it trains on is its own."""
+    _, one, _, _ = opened(out)
+    _, other, _, _ = opened(out, train__seed=3, mutual__arm="distill", outer__batch_size=5, train__batch_size=8)
+    for mine, others in ((one.dev, other.dev), (one.held_out, other.held_out)):
+        assert (mine.batch_size, mine.rows) == (others.batch_size, others.rows)
+        for number in range(mine.batches()):
+            a, b = mine.source(number, 0.3), others.source(number, 0.3)
+            assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.scored, b.scored)
+    assert not torch.equal(one.outer(0, 0.3).input_ids[:5], other.outer(0, 0.3).input_ids)
+    assert not torch.equal(one.train(0, 0.3).input_ids[:8], other.train(0, 0.3).input_ids)
+
+
+def test_the_batches_cover_what_was_asked_for(out):
+    settings, texts, _, _ = opened(out)
+    size = MEASURED_TOKENS // settings.data.block_size
+    assert texts.dev.batch_size == size and texts.dev.rows > size
+    assert [texts.dev.batches(count) for count in (1, size, size + 1)] == [1, 1, 2]
+    assert texts.dev.batches() == texts.dev.batches(10**6) == -(-texts.dev.rows // size)
+
+
+def test_the_end_is_measured_on_all_rows_and_the_way_on_some(out):
+    settings, texts, (students, tokenizer), device = opened(out, train__eval_rows=1)
+    state = train.build_state(settings, students, tokenizer, device)
+    state.peers[1].model.eval()  # as a frozen teacher is
+    state.peers[0].model.eval()
+    with torch.no_grad():
+        parts = []
+        for number in range(texts.dev.batches()):
+            batch = texts.dev.source(number, settings.train.mask_ratio)
+            logits = state.peers[0](batch, batch.scored)
+            targets = batch.targets[batch.scored]
+            parts.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    state.peers[0].model.train()
+    every, first = (measure(state, texts.dev, settings, device, count)[0][0] for count in (None, 1))
+    assert every == pytest.approx(torch.cat(parts).mean().item(), rel=1e-5)
+    assert first == pytest.approx(parts[0].mean().item(), rel=1e-5) and first != every
+    assert [peer.model.training for peer in state.peers] == [True, False]
+    folder = train.run(settings, out)
+    done = paths.read_json(folder / "done.json")
+    shorter = train.run(settings.updated({"train.final_eval_rows": 1}), out)
+    assert shorter != folder and paths.read_json(shorter / "done.json")["dev_ce"] != done["dev_ce"]
+    assert rows(shorter)[-1]["dev_ce"] == rows(folder)[-1]["dev_ce"] != done["dev_ce"]  # on the way, one batch each
+
+
+def test_the_outer_problem_counts_as_reading(out):
+    """8 outer steps of 16 rows: with one more pass allowed than that is of the held-out rows, and one less."""
+    settings, texts, _, _ = opened(out, outer__every=2, outer__start=1, train__steps=17)
+    reads = 8 * settings.outer.batch_size / texts.held_out.rows  # before steps 2, 4, ... 16
+    assert reads > 1.5
+    allowed = {"outer__every": 2, "outer__start": 1, "train__steps": 17, "data__max_passes": reads}
+    opened(out, **allowed)
+    with pytest.raises(
+        UserError, match=rf"read the held-out text {reads:.2f} times, .* raise outer.every to 3 or more"
+    ):
+        opened(out, **allowed | {"data__max_passes": reads - 0.5})
+    opened(out, **allowed | {"data__max_passes": reads - 0.5, "mutual__arm": "dml"})
+
+
+@pytest.mark.parametrize(
+    ("hypergradient", "options", "expected"),
+    [
+        ("direct", {}, 20.0),
+        ("sgd", {}, 160.0),
+        ("adam", {}, 160.0),
+        ("sgd", {"kl_weight": "student", "ce_weight": "peer"}, 60.0),  # the step's own gradients tell
+    ],
+)
+def test_the_cost_of_an_outer_step_by_hand(hypergradient, options, expected):
+    class Of100:
+        tokens = 100
+
+    class Of60:
+        tokens = 60
+
+    assert steps.outer_tokens(Of100(), Of60(), hypergradient, MutualOptions(**options)) == expected
+
+
+def test_outer_steps_are_in_the_flops_of_a_run(out):
+    flops = {}
+    for arm in ("dml", "wml"):
+        settings = load_preset("smoke", TINY | {"mutual.arm": arm, "outer.every": 2})
+        flops[arm] = paths.read_json(train.run(settings, out) / "done.json")["flops"]
+    _, texts, _, _ = opened(out)
+    tokens = sum(texts.train(step, 0.3).tokens for step in range(4))
+    outer = sum(texts.train(step, 0.3).tokens + texts.outer(step // 2, 0.3).tokens for step in (0, 2))
+    assert flops["wml"] / flops["dml"] == pytest.approx((tokens + outer) / tokens)
