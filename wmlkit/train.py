@@ -293,6 +293,7 @@ def _finish(
             "steps": state.step,
             "tokens": state.tokens,
             "words": state.words,
+            "outer_tokens": state.outer_tokens,
             "passes": texts.passes,
             "seconds": state.seconds,
             "peer_weights": state.ensemble_weights.tolist(),
