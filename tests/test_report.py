@@ -172,8 +172,8 @@ LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
     [
         (HIGH, LOW, "Yes, on nursery: the best of the mutually learning peers (wml) beat"),
         (LOW, HIGH, "No, on nursery: the best of the mutually learning peers (wml) fell behind"),
-        (MIXED, LOW, "Not shown on nursery: no difference was found"),
-        (LOW, LOW, "Not shown on nursery: no difference was found"),
+        (MIXED, LOW, "Not shown on nursery: these runs do not show that mutual learning (wml) and a teacher differ"),
+        (LOW, LOW, "Not shown on nursery: these runs do not show that mutual learning (wml) and a teacher differ"),
     ],
 )
 def test_the_headline_follows_from_the_interval(
@@ -191,7 +191,7 @@ def test_the_answer_states_difference_interval_seeds_tokens_and_corpus(folder: P
     assert "with 3 seeds (0, 1, 2)" in basis and re.search(r"40\d,\d{3} to 40\d,\d{3} tokens a run", basis)
     assert "not BabyLM" in basis
     table = found.comparisons.set_index(["comparison", "member"])
-    assert table.loc[("wml - distill", "best_peer"), "reading"] == "no difference: the interval contains 0"
+    assert table.loc[("wml - distill", "best_peer"), "reading"] == "not shown: the interval contains 0"
     assert table.loc[("wml - independent", "best_peer"), "reading"] == "worse: the interval lies below 0"
 
 
@@ -220,19 +220,29 @@ def test_scores_near_chance_are_called_so(folder: Path) -> None:
 def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> None:
     higher, lower = [2.16, 2.14, 2.10], [2.13, 2.11, 2.08]
     scores = {"wml": [99.0, 99.5, 98.0], "distill": [100.0, 99.0, 99.5]}
-    basis = given(folder, scores, losses={"wml": higher, "distill": lower}).basis
+    found = given(folder, scores, losses={"wml": higher, "distill": lower})
     # Differences 0.03, 0.03, 0.02: mean 0.0267, sd 0.00577, half width 4.302653 * 0.00577 / sqrt(3) = 0.0143.
-    assert basis[-1] == (
+    sentence = (
         "In dev loss of the best peer, wml minus distill is +0.027 nats a scored token, 95 % interval +0.012 to +0.041 "
         "over 3 seeds (worse: the loss is higher)."
     )
-    assert any("near 100 %" in sentence for sentence in basis)
-    assert (
-        given(folder, scores, losses={"wml": lower, "distill": higher})
-        .basis[-1]
-        .endswith("(better: the loss is lower).")
+    # accuracy near its ceiling cannot answer, so the headline says the loss
+    assert found.headline.startswith("Not shown on nursery") and found.headline.endswith(sentence)
+    assert any("near 100 %" in one for one in found.basis) and "dev loss" not in " ".join(found.basis)
+    better = given(folder, scores, losses={"wml": lower, "distill": higher})
+    assert better.headline.endswith("(better: the loss is lower).")
+    clear = given(folder, {"wml": HIGH, "distill": LOW}, losses={"wml": higher, "distill": lower})
+    assert "dev loss" not in clear.headline and clear.basis[-1] == sentence
+    three = {"wml": higher, "distill": lower, "independent": [2.10, 2.15, 2.09]}
+    control = given(folder, {"wml": HIGH, "distill": LOW, "independent": LOW}, losses=three).basis
+    assert control[-2] == sentence
+    # Differences 0.06, -0.01, 0.01: mean 0.02, sd 0.03606, half width 0.0896.
+    assert control[-1] == (
+        "In dev loss of the best peer, wml minus independent is +0.020 nats a scored token, 95 % interval -0.070 to "
+        "+0.110 over 3 seeds (not shown: the interval contains 0)."
     )
-    assert "dev loss" not in " ".join(given(folder, scores, seeds=1, losses={"wml": higher, "distill": lower}).basis)
+    one = given(folder, scores, seeds=1, losses={"wml": higher, "distill": lower})
+    assert "dev loss" not in " ".join([one.headline, *one.basis])
     alone = given(folder, {"wml": HIGH, "independent": LOW}, losses={"wml": higher, "independent": higher}).basis
     assert "near 100 %" not in " ".join(alone) and "dev loss" not in " ".join(alone)  # no spread: no interval
 

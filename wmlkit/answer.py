@@ -39,7 +39,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     """Sentences from T4 and T4_differences (`wmlkit.tables`) about the runs of the main setting.
 
     The headline is about the best peer at the largest number of peers that both arms have, on the suite and the
-    protocol that the runs' configuration names first.
+    protocol that the runs' configuration names first; where accuracy lies near chance or near its ceiling, it says the
+    dev loss too.
     """
     runs = [run for run in runs if not run.setting]
     measured = _main_setting(main_result[main_result["kind"] == "measured"])
@@ -71,7 +72,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    basis = _basis(runs, measured, evaluation) + _of_loss(_main_setting(differences), *told) + _of_cost(runs, *told)
+    losses = _of_loss(_main_setting(differences), *told)
+    if told[1] == "distill" and _saturated(measured, evaluation):  # then accuracy could not have shown a difference
+        headline, losses = " ".join([headline, *losses]), []
+    if told != ("wml", "independent"):
+        losses += _of_loss(_main_setting(differences), "wml", "independent")
+    basis = _basis(runs, measured, evaluation) + losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -97,7 +103,12 @@ def _read(row: Any) -> dict[str, str]:
 _WORDS = {
     "better": "better: the interval lies above 0",
     "worse": "worse: the interval lies below 0",
-    "none": "no difference: the interval contains 0",
+    "none": "not shown: the interval contains 0",
+}
+_WORDS_OF_LOSS = {
+    "better": "worse: the loss is higher",
+    "worse": "better: the loss is lower",
+    "none": "not shown: the interval contains 0",
 }
 
 
@@ -117,9 +128,17 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     verdict = {
         "better": f"Yes, on {corpus}: the best of the mutually learning peers ({a}) beat a teacher's best student",
         "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
-        "none": f"Not shown on {corpus}: no difference was found between mutual learning ({a}) and a teacher",
+        "none": f"Not shown on {corpus}: these runs do not show that mutual learning ({a}) and a teacher differ",
     }
     return f"{verdict[_verdict(row)]} ({found})."
+
+
+def _saturated(measured: pd.DataFrame, evaluation: tuple[str, str]) -> str:
+    """Where all means of that evaluation lie: near "chance", near the "ceiling", or neither, ""."""
+    means = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]["mean"]
+    if (means - 50).abs().max() < NEAR_CHANCE:
+        return "chance"
+    return "ceiling" if means.min() > 100 - NEAR_CEILING else ""
 
 
 def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, str] | None) -> list[str]:
@@ -141,10 +160,11 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "
             f"highest mean is {best['mean']:.1f} % ({who})."
         )
-        if (rows["mean"] - 50).abs().max() < NEAR_CHANCE:
-            sentences.append("All means lie near chance: differences between arms say little about what was learned.")
-        if rows["mean"].min() > 100 - NEAR_CEILING:
-            sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
+        said = {
+            "chance": "All means lie near chance: differences between arms say little about what was learned.",
+            "ceiling": "All means lie near 100 %: accuracy has little room left to show a difference.",
+        }
+        sentences += [said[where] for where in (_saturated(measured, evaluation),) if where]
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
 
@@ -155,10 +175,10 @@ def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
     rows = rows[(rows["a"] == a) & (rows["b"] == b)].dropna(subset=["low"])
     sentences = []
     for _, row in rows[rows["peers"] == rows["peers"].max()].iterrows():
-        reading = {"better": "worse: the loss is higher", "worse": "better: the loss is lower", "none": "no difference"}
+        reading = _WORDS_OF_LOSS[_verdict(row)]
         sentences.append(
             f"In dev loss of the best peer, {a} minus {b} is {row['mean']:+.3f} nats a scored token, 95 % interval "
-            f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading[_verdict(row)]})."
+            f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading})."
         )
     return sentences
 
