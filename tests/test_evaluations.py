@@ -97,7 +97,7 @@ def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None
     assert of_it.best_member == "peer_2"
     first = results.items_table(of_it, "nursery", "babylm2025")
     assert first is not None
-    credit = first[["paradigm"]].assign(seed=0, difference=first["peer_1"])
+    credit = first[results.ITEM].assign(seed=0, difference=first["peer_1"])
     bounds = results.item_bootstrap(credit, np.random.default_rng(1), 4000)
     assert (alone["item_low"], alone["item_high"]) == pytest.approx(bounds, abs=0.5)
     # width by hand: 13 paradigms of 40 items, standard error of a macro mean of Bernoulli items
