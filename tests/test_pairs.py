@@ -233,6 +233,13 @@ def test_missing_suites_say_what_to_do(tmp_path: Path) -> None:
         read_suite(tmp_path / "ewok", PROTOCOLS["babylm2025"])
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_pairs_is_named(suite: Path, tokenizer: PreTrainedTokenizerFast, content: str) -> None:
+    (suite / "empty.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"toy/empty\.jsonl has no pairs; expected .* remove it"):
+        evaluate_pairs(tiny(tokenizer), tokenizer, suite)
+
+
 def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     for given in (None, str(tmp_path)):
         with pytest.raises(UserError, match="EWoK is gated: ask for access.*write_ewok"):

@@ -52,10 +52,16 @@ def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
     Context2, Target1 and Target2 (EWoK). Without UID (EWoK: Domain) the file name names the paradigm; without
     linguistics_term and field the paradigm and the folder do. Protocols differ on which EWoK scores they compare.
 
-    Raises UserError with file and line for broken JSON, a missing key or an empty sentence.
+    Raises UserError with file and line for broken JSON, a missing key or an empty sentence, and for a file without
+    pairs: its paradigm would be missing from the score.
     """
-    folder = Path(folder)
-    return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in read_rows(file)]
+    pairs: list[Pair] = []
+    for file in suite_files(folder):
+        own = [_pair(row, file, number, protocol) for number, row in read_rows(file)]
+        if not own:
+            raise UserError(f"{file} has no pairs; expected one object a line; fetch the file again or remove it")
+        pairs += own
+    return pairs
 
 
 def tuning_third(paradigms: Iterable[tuple[str, str]]) -> set[str]:
