@@ -114,6 +114,19 @@ def test_without_a_defect_the_hypergradient_passes_finite_differences():
         assert abs(float(correction[m])) > 1e-4  # it would be missed
 
 
+def test_what_the_clamp_does_to_both_objectives(out):
+    """As entry 14 of docs/deviations.md says: it cuts the ensemble's gradients to 0, the weighted CE's to the clip."""
+    both = Case(defects=Defects(clamped=True, weighted_ce=True))
+    for name, case in (("clamped", cases()["clamped"]), ("clamped_weighted_ce", both)):
+        done = replay.run(config(), out, name, case)
+        (file,) = (out / "smoke" / "replay").glob(f"{name}-s0-*/metrics.jsonl")
+        rows = [json.loads(line)["outer"] for line in file.read_text().splitlines()]
+        gradients = np.array([row["gradient"] for row in rows if row])
+        clip = config().train.grad_clip
+        assert (gradients < 0).all() if case is not both else (gradients > clip).all() and (gradients / 60 < clip).all()
+        assert any(row["step_size"] > 0 for row in rows if row) and done["peer_weights"] == [0.5, 0.5]
+
+
 # --- the teacher-guided mode ---
 
 
