@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from small import BLOCK, make_rows, make_tokenizer, make_tokens
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from wmlkit.config import load_preset
 from wmlkit.data.batches import Rows, mask_tokens, pack, segments
@@ -135,6 +137,27 @@ def test_words_are_counted_exactly():
     rows = make_rows()
     ids, _, _ = rows.take(0, 8)
     assert rows.masked_batch(0, 8, 4, 0.3).words == int((ids > 4).sum())
+
+
+@pytest.mark.parametrize(
+    ("entries", "text", "words"),
+    [
+        ("Ġ Ġthe Ġcat s . ▁ ##", "the Ġcat s .", 2),  # "cats."
+        ("▁the ▁cat s . Ġ ▁ ##s", "▁the ▁cat s .", 2),
+        ("the cat ##s . ▁ ##ing 7", "the cat ##s . 7", 3),
+        ("the cat s .", "the cat .", 2),  # whole words, no mark at all
+    ],
+)
+def test_words_are_counted_by_the_tokenizers_own_mark(entries, text, words):
+    """The first token of a text begins a word even where no space is before it."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {entry: i for i, entry in enumerate([*special, *dict.fromkeys((entries + " " + text).split())])}
+    names = zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True)
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **dict(names))
+    tokens = np.array([0, *(vocabulary[entry] for entry in text.split()), 2])
+    rows = Rows(tokens, np.array([0]), tokenizer, BLOCK, "lines", 0, "train")
+    assert rows.causal_batch(0, 1).words == words
 
 
 def test_windows_come_from_anywhere_in_the_stream():

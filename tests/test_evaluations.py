@@ -81,6 +81,21 @@ def test_the_main_table_holds_protocols_that_compare_all_runs(tmp_path: Path) ->
     assert "T4_protocols" in [path.stem for path in tables.write_tables(folder)]
 
 
+def test_a_run_under_another_protocol_does_not_empty_the_main_table() -> None:
+    def kept(*scored: tuple[str, str, str, str]) -> list[str]:
+        scores = pd.DataFrame(scored, columns=["setting", "suite", "run", "protocol"])
+        return [f"{row.run} {row.protocol}" for row in evaluations.of_common_protocols(scores).itertuples()]
+
+    common = [("", "blimp", run, "2025") for run in "abc"]
+    assert kept(*common, ("", "blimp", "d", "2024")) == ["a 2025", "b 2025", "c 2025"]
+    assert kept(*common, ("", "blimp", "a", "2024")) == ["a 2025", "b 2025", "c 2025"]
+    # another suite and another setting have a protocol of their own
+    assert kept(*common, ("", "ewok", "d", "2024"), ("alpha=0.9", "blimp", "e", "2024"))[3:] == ["d 2024", "e 2024"]
+    both = [(*row[:3], "2024") for row in common]
+    assert len(kept(*common, *both)) == 6 and kept(*common[:1], *both[1:2]) == ["a 2025", "b 2024"]
+    assert evaluations.of_common_protocols(pd.DataFrame()).empty
+
+
 def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None:
     runs = read_runs(one_seed)
     table = tables.main_result(tables.all_scores(one_seed), None, runs)
@@ -97,7 +112,7 @@ def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None
     assert of_it.best_member == "peer_2"
     first = results.items_table(of_it, "nursery", "babylm2025")
     assert first is not None
-    credit = first[["paradigm"]].assign(seed=0, difference=first["peer_1"])
+    credit = first[results.ITEM].assign(seed=0, difference=first["peer_1"])
     bounds = results.item_bootstrap(credit, np.random.default_rng(1), 4000)
     assert (alone["item_low"], alone["item_high"]) == pytest.approx(bounds, abs=0.5)
     # width by hand: 13 paradigms of 40 items, standard error of a macro mean of Bernoulli items

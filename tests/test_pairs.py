@@ -18,7 +18,8 @@ from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
 from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
-from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, treebank_words, write_ewok
+from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, write_ewok
+from wmlkit.evaluate.treebank import treebank_words
 from wmlkit.models import build_model
 from wmlkit.settings import EvaluateConfig, ModelConfig
 from wmlkit.shapes import Student
@@ -233,6 +234,13 @@ def test_missing_suites_say_what_to_do(tmp_path: Path) -> None:
         read_suite(tmp_path / "ewok", PROTOCOLS["babylm2025"])
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_pairs_is_named(suite: Path, tokenizer: PreTrainedTokenizerFast, content: str) -> None:
+    (suite / "empty.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"toy/empty\.jsonl has no pairs; expected .* remove it"):
+        evaluate_pairs(tiny(tokenizer), tokenizer, suite)
+
+
 def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     for given in (None, str(tmp_path)):
         with pytest.raises(UserError, match="EWoK is gated: ask for access.*write_ewok"):
@@ -259,10 +267,29 @@ def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
         write_ewok(tmp_path / "absent.jsonl", tmp_path / "out")
 
 
-def test_treebank_words() -> None:
-    assert treebank_words("Anna can't see Ben's well-made hat, they're off!") == [
-        *("anna", "ca", "n't", "see", "ben", "'s", "well-made", "hat", ",", "they", "'re", "off", "!")
-    ]
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Anna can't see Ben's well-made hat, they're off!", "anna ca n't see ben 's well-made hat , they 're off !"),
+        ("I cannot go. He's gonna.", "i can not go . he 's gon na ."),
+        ("It costs $3.5 or 1,000, at 7:30.", "it costs $ 3.5 or 1,000 , at 7:30 ."),
+        ("It was 5. There were 50%.", "it was 5. there were 50 % ."),  # a number may be an ordinal
+        ("o'clock, the dogs' bones", "o'clock , the dogs ' bones"),
+        ("Mr. Smith saw Dr. J. Day. He left.", "mr. smith saw dr. j. day . he left ."),
+        ("Is he Mr.", "is he mr ."),
+        ("The U.S. team is from the U.S.", "the u.s. team is from the u.s ."),
+        ('"Hello," he said. She said "hi."', "`` hello , '' he said . she said `` hi . ''"),
+        ('("So".)', "( `` so '' . )"),
+        ("Wait... what?! -- a--b", "wait ... what ? ! -- a -- b"),
+        ("couldn't've; it isn't (isn't)", "couldn't 've ; it is n't ( is n't )"),
+        ("a 'b' and 'tis 'hello'", "a ' b ' and 't is 'hello '"),
+        ("either/or a: b", "either/or a : b"),
+        (" ", ""),
+    ],
+)
+def test_treebank_words(text: str, words: str) -> None:
+    """The tokens that `nltk.word_tokenize` of the time gives for the text in lower case."""
+    assert treebank_words(text) == words.split()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import fields, replace
@@ -33,6 +34,7 @@ from wmlkit.replay import steps as replay_steps
 from wmlkit.replay import tables as replay_tables
 from wmlkit.replay import teacher as replay_teacher
 from wmlkit.replay.released import FINDINGS, OF_TEACHER, Case, Defects, cases
+from wmlkit.replay.released_data import widened
 from wmlkit.shapes import Student
 from wmlkit.state import State
 
@@ -110,6 +112,19 @@ def test_without_a_defect_the_hypergradient_passes_finite_differences():
         difference = (outer(now.peer_weights + step) - outer(now.peer_weights - step)) / 2e-5
         assert float(explicit[m] + correction[m]) == pytest.approx(float(difference), abs=1e-6)
         assert abs(float(correction[m])) > 1e-4  # it would be missed
+
+
+def test_what_the_clamp_does_to_both_objectives(out):
+    """As entry 14 of docs/deviations.md says: it cuts the ensemble's gradients to 0, the weighted CE's to the clip."""
+    both = Case(defects=Defects(clamped=True, weighted_ce=True))
+    for name, case in (("clamped", cases()["clamped"]), ("clamped_weighted_ce", both)):
+        done = replay.run(config(), out, name, case)
+        (file,) = (out / "smoke" / "replay").glob(f"{name}-s0-*/metrics.jsonl")
+        rows = [json.loads(line)["outer"] for line in file.read_text().splitlines()]
+        gradients = np.array([row["gradient"] for row in rows if row])
+        clip = config().train.grad_clip
+        assert (gradients < 0).all() if case is not both else (gradients > clip).all() and (gradients / 60 < clip).all()
+        assert any(row["step_size"] > 0 for row in rows if row) and done["peer_weights"] == [0.5, 0.5]
 
 
 # --- the teacher-guided mode ---
@@ -209,6 +224,37 @@ def test_teachers_are_trained_once_and_shared(out, monkeypatch):
     assert table.loc["vanilla", "peer_weights"] == "" and np.isnan(table.loc["vanilla", "kl_to_ce"])
     change = table["dev_ce"] - table.loc["distill", "dev_ce"]
     assert table.loc["vanilla", "change"] == pytest.approx(change["vanilla"])
+
+
+def test_a_teacher_learns_from_the_text_whatever_the_students_share_of_it(out, tmp_path):
+    """With alpha 1 the students have no cross-entropy; the teacher has nothing else."""
+    prepared, case = prepare(config().data, out), Case("teacher")
+    tokenizer = widened(load_tokenizer(prepared.folder / "tokenizer"))
+    records = [
+        replay_teacher.teacher_for(
+            replay.replay_config(config(mutual__alpha=alpha), case, 0),
+            case,
+            tmp_path / str(alpha),
+            prepared,
+            tokenizer,
+            setup("fp32", 1),
+        )[1]
+        for alpha in (0.5, 1.0)
+    ]
+    assert records[0] == records[1]
+
+
+def test_a_frozen_teacher_has_no_dropout_while_students_learn(out, monkeypatch):
+    equal = []
+
+    def epochs(now, given):
+        batch = given.train(0, 0.3)
+        equal.append(torch.equal(*(now.teacher(batch, batch.scored) for _ in range(2))))
+        return replay_steps.epochs(now, given)
+
+    monkeypatch.setattr(replay, "epochs", epochs)
+    replay.run(config(model__dropout=0.1), out, "distill", Case("teacher"))
+    assert equal == [True]
 
 
 def given_model(folder, vocabulary):
@@ -410,3 +456,18 @@ def test_what_a_replay_is(out):
         folder(evaluate__ties="first"),
     ]
     assert len({folder(), *other}) == 1 + len(other)
+
+
+def test_a_replay_is_known_by_the_pairs_it_scores(out, tmp_path):
+    prepared = prepare(config().data, out)
+    given = config(evaluate__suites=["blimp"], evaluate__pairs=str(tmp_path))
+    folders = []
+    for verb in ("sleep", "sleeps", "sleep"):
+        pair = {"sentence_good": "the cats sleep", "sentence_bad": f"the cat {verb}"}
+        (tmp_path / "agreement.jsonl").write_text(json.dumps(pair))
+        folders.append(replay.replay_folder(given, out, "none", Case(), 0, prepared, prepared))
+    assert folders[0] == folders[2] != folders[1]
+    fewer = given.updated({"evaluate.per_paradigm": 7})
+    assert replay.replay_folder(fewer, out, "none", Case(), 0, prepared, prepared) != folders[0]
+    moved = config(evaluate__suites=["blimp"], evaluate__pairs=str(tmp_path.rename(tmp_path.with_name("moved"))))
+    assert replay.replay_folder(moved, out, "none", Case(), 0, prepared, prepared) == folders[0]

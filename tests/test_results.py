@@ -197,7 +197,13 @@ def test_items_give_the_scores_of_the_evaluation(folder: Path) -> None:
 def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
     rng = np.random.default_rng(0)
     items = pd.DataFrame(
-        {"seed": 0, "paradigm": ["a"] * 60 + ["b"] * 20, "difference": rng.choice([-1, 0, 0.5, 1], 80)}
+        {
+            "seed": 0,
+            "paradigm": ["a"] * 60 + ["b"] * 20,
+            "pair_id": [str(number // 2) for number in range(80)],
+            "copy": [number % 2 for number in range(80)],
+            "difference": rng.choice([-1, 0, 0.5, 1], 80),
+        }
     )
     low, high = results.item_bootstrap(items, np.random.default_rng(1), resamples=4000)
     groups = [group["difference"].to_numpy() for _, group in items.groupby("paradigm")]
@@ -206,8 +212,27 @@ def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
     assert low < 100 * np.mean([group.mean() for group in groups]) < high
 
 
+def test_bootstrap_draws_an_item_for_all_seeds_at_once() -> None:
+    """Seeds that behave alike say no more about the items than one of them; seeds that differ are averaged first."""
+    rng = np.random.default_rng(0)
+    one = pd.DataFrame(
+        {
+            "seed": 0,
+            "paradigm": ["a"] * 50 + ["b"] * 50,
+            "pair_id": [str(number % 25) for number in range(100)],  # every name twice in a paradigm
+            "copy": [number // 25 % 2 for number in range(100)],
+            "difference": rng.choice([-1.0, 0.0, 1.0], 100),
+        }
+    )
+    alike = pd.concat([one.assign(seed=seed).sample(frac=1, random_state=seed) for seed in range(3)])
+    alone, together = (results.item_bootstrap(items, np.random.default_rng(1), 500) for items in (one, alike))
+    assert together == pytest.approx(alone, abs=1e-9) and alone[1] - alone[0] > 10
+    opposite = pd.concat([one, one.assign(seed=1, difference=-one["difference"])])
+    assert results.item_bootstrap(opposite, np.random.default_rng(1), 500) == pytest.approx((0.0, 0.0), abs=1e-9)
+
+
 def test_bootstrap_uses_only_the_generator_it_is_given() -> None:
-    items = pd.DataFrame({"seed": 0, "paradigm": "a", "difference": [1.0, 0.0, -1.0, 1.0]})
+    items = pd.DataFrame({"seed": 0, "paradigm": "a", "pair_id": "0", "copy": range(4), "difference": [1.0, 0, -1, 1]})
     first = results.item_bootstrap(items, np.random.default_rng(5), resamples=50)
     np.random.seed(3)  # the global generator, which must not matter
     assert results.item_bootstrap(items, np.random.default_rng(5), resamples=50) == first

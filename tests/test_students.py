@@ -91,6 +91,19 @@ def test_the_proxy_trains_each_shape_once_and_takes_the_lowest_loss(prepared, mo
     assert again == found and len(trained) == count  # kept: no training, and no other shapes for another seed
 
 
+def test_a_proxy_loss_belongs_to_the_rows_that_it_was_measured_on(prepared, monkeypatch):
+    out, corpus, tokenizer = prepared
+    size = config().data.block_size
+    ways = [{}, {"packing": "windows"}, {"block_size": 2 * size}, {"block_schedule": ((0.5, size // 2), (0.5, size))}]
+    trained = []
+    monkeypatch.setattr(students, "_early_loss", lambda alone, *_: trained.append(alone) or float(len(trained)))
+    for expected in (1.0, 2.0, 3.0, 4.0) * 2:  # each way once, then again from what is kept
+        way = ways[int(expected) - 1]
+        settings = config(search__proxy_steps=3, **{f"data__{key}": value for key, value in way.items()})
+        assert students.proxy_losses(settings, out, corpus, tokenizer)(Student(1, 1, 8, 8)) == expected
+    assert len(trained) == 4
+
+
 def test_a_saved_search_is_taken_as_it_is(saved, prepared):
     expected = [json.loads(saved.read_text())[i]["hidden_size"] for i in range(2)]
     found = find_students(config(search__saved=str(saved)), V)

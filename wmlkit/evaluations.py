@@ -63,11 +63,14 @@ def protocol_table(folder: Path) -> pd.DataFrame:
 
 
 def of_common_protocols(scores: pd.DataFrame) -> pd.DataFrame:
-    """`scores` without the protocols of a suite under which only some of its runs were scored: they compare nothing."""
+    """`scores` under the protocol of a suite that the most runs of a setting were scored under, or several such.
+
+    Under the others only some runs were scored, which compares less. Where runs were scored, some rows are left.
+    """
     if scores.empty:
         return scores
-    runs = scores.groupby("suite")["run"].transform("nunique")
-    return scores[scores.groupby(["suite", "protocol"])["run"].transform("nunique") == runs]
+    runs = scores.groupby(["setting", "suite", "protocol"])["run"].transform("nunique")
+    return scores[runs == runs.groupby([scores["setting"], scores["suite"]]).transform("max")]
 
 
 def text_table(folder: Path) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_obj
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
 PER_RUN = ("lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory", "seconds")
 TEACHER_COST = ("tokens", "words", "flops", "seconds")
+ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
 CONTRASTS = (
     ("wml", "distill"), ("dml", "distill"), ("wml", "dml"),
@@ -270,48 +271,46 @@ def _described(values: list[float], seeds: list[int]) -> dict[str, Any]:
 
 
 def paired_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], member: str) -> pd.DataFrame:
-    """Item-by-item differences a - b for the seeds that both have: seed, paradigm, difference (-1 to 1).
+    """Item-by-item differences a - b for the seeds that both have: seed, `ITEM`, difference (-1 to 1).
 
     `a` and `b` map seeds to the `items_table` of a run. Raises UserError where the two runs of a seed scored other
     items.
     """
-    frames = [pd.DataFrame(columns=["seed", "paradigm", "difference"])]
+    frames = [pd.DataFrame(columns=["seed", *ITEM, "difference"])]
     for seed in sorted(a.keys() & b.keys()):
         if member not in a[seed] or member not in b[seed]:
             continue
-        keys = ["paradigm", "pair_id", "copy"]
-        left, right = a[seed][[*keys, member]], b[seed][[*keys, member]]
-        both = left.merge(right, on=keys, suffixes=("_a", "_b"))
+        left, right = a[seed][[*ITEM, member]], b[seed][[*ITEM, member]]
+        both = left.merge(right, on=ITEM, suffixes=("_a", "_b"))
         if not len(left) == len(right) == len(both):
             raise UserError(
                 f"the two runs of seed {seed} scored {len(left)} and {len(right)} items, {len(both)} of them the same; "
                 "expected the same items; evaluate both again with the same settings"
             )
         difference = both[f"{member}_a"] - both[f"{member}_b"]
-        frames.append(pd.DataFrame({"seed": seed, "paradigm": both["paradigm"], "difference": difference}))
+        frames.append(both[ITEM].assign(seed=seed, difference=difference))
     return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 def item_bootstrap(
     items: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval, in points, of the mean difference when *items* are resampled within seed and paradigm.
+    """Percentile interval, in points, of the mean difference when *items* are resampled within each paradigm.
 
-    `items` is that of `paired_items`. The statistic is the mean over seeds of the macro mean over paradigms. It
-    says how much the choice of items matters for these very runs, nothing about other seeds.
+    `items` is that of `paired_items`. All seeds score the same items, so an item's difference is its mean over the
+    seeds, and is drawn or not for all of them at once. The statistic is the macro mean over paradigms. It says how
+    much the choice of items matters for these very runs, nothing about other seeds.
     """
     if items.empty:
         return np.nan, np.nan
-    seeds = []
-    for _, of_seed in items.groupby("seed"):
-        means = []
-        for _, group in of_seed.groupby("paradigm"):
-            # Drawing n items with replacement is a multinomial draw over their few distinct values.
-            levels, counts = np.unique(group["difference"].to_numpy(float), return_counts=True)
-            draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
-            means.append(draws @ levels / counts.sum())  # (resamples,)
-        seeds.append(np.mean(means, axis=0))
-    low, high = np.quantile(100 * np.mean(seeds, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    means = []
+    over_seeds = items.assign(difference=items["difference"].astype(float)).groupby(ITEM)["difference"].mean()
+    for _, differences in over_seeds.groupby("paradigm"):
+        # Drawing n items with replacement is a multinomial draw over their few distinct values.
+        levels, counts = np.unique(differences.to_numpy(), return_counts=True)
+        draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
+        means.append(draws @ levels / counts.sum())  # (resamples,)
+    low, high = np.quantile(100 * np.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

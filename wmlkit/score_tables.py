@@ -53,7 +53,7 @@ def with_item_intervals(
             continue
         if "phenomenon" in by:
             items = items[items["paradigm"].isin(set(group["paradigm"]))]
-        credit = items[["paradigm"]].assign(seed=0, difference=items[member])
+        credit = items[results.ITEM].assign(seed=0, difference=items[member])
         bounds[-1] = results.item_bootstrap(credit, rng, resamples)
         told[-1] = f"items of seed {row['seeds']} resampled; nothing about other seeds"
     extra = pd.DataFrame(bounds, columns=["item_low", "item_high"], index=table.index, dtype=float)

@@ -87,8 +87,10 @@ def proxy_losses(
             "train.warmup_steps": min(config.train.warmup_steps, steps // 2),
         }
     )
+    data = alone.data
     key = [alone.resolved()[section] for section in ("model", "mutual", "train")]
-    file = out / "search" / f"proxy-{digest([key, prepared.hash, alone.data.block_size])[:16]}.json"
+    key += [prepared.hash, data.packing, data.block_size, data.block_schedule]  # the text, and how rows are cut from it
+    file = out / "search" / f"proxy-{digest(key)[:16]}.json"
 
     def loss(student: Student) -> float:
         file.parent.mkdir(parents=True, exist_ok=True)

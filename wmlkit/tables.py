@@ -334,7 +334,8 @@ def _configured(runs: Sequence[Run]) -> Config:
 def all_scores(folder: Path) -> pd.DataFrame:
     """Accuracies and dev losses of the finished runs: what `main_result` and `differences` take.
 
-    Of a suite's protocols only those under which all of its runs were scored; T4_protocols has the others.
+    Of a suite's protocols only those under which the most runs were scored (`evaluations.of_common_protocols`);
+    T4_protocols has the others of runs that were scored under several.
     """
     scores = evaluations.of_common_protocols(results.scores_table(folder))
     return pd.concat([scores, results.dev_table(folder)], ignore_index=True)

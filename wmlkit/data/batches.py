@@ -6,7 +6,7 @@ needs no replay, and every arm of a study sees the same tokens in the same order
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -137,6 +137,19 @@ def pack(lengths: NDArray[np.int64], block_size: int, order: NDArray[np.int64]) 
     return done + [row[1] for row in open_rows]
 
 
+def word_starts(entries: Sequence[str]) -> NDArray[np.bool_]:
+    """(V,): whether each entry of a vocabulary begins a word, by the mark that its kind of tokenizer uses.
+
+    A byte-level BPE writes the space before a word as Ġ, sentencepiece as ▁. WordPiece drops spaces and marks what
+    continues a word with ##: there every other entry with a letter or digit begins one, so "don't" counts twice.
+    """
+    spaced = np.array([entry.startswith(("Ġ", "▁")) for entry in entries])
+    continues = np.array([entry.startswith("##") for entry in entries])
+    if spaced.any() and spaced.sum() >= continues.sum():  # each kind may know the other's mark as a character
+        return spaced
+    return ~continues & np.array([any(map(str.isalnum, entry)) for entry in entries])
+
+
 class Rows:
     """The rows of one text. `packing` "documents": pieces of documents side by side that do not attend to each
     other; "lines": the same with every line a document; "windows": `block_size` tokens from anywhere in the flat
@@ -161,8 +174,7 @@ class Rows:
         self.special = np.zeros(len(tokenizer), dtype=bool)
         self.special[tokenizer.all_special_ids] = True
         self.ordinary_ids = np.flatnonzero(~self.special)
-        entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.starts_word = np.array([entry.startswith("Ġ") for entry in entries])  # Ġ: a byte-level BPE's space
+        self.starts_word = word_starts(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         if packing == "windows":
             if len(tokens) < block_size:
                 raise UserError(

@@ -19,6 +19,7 @@ from ..config import Config
 from ..data import nursery_pairs
 from ..errors import UserError
 from .protocols import Protocol, get_protocol
+from .treebank import treebank_words
 
 EWOK_KEYS = ("Context1", "Context2", "Target1", "Target2")
 
@@ -52,10 +53,16 @@ def read_suite(folder: str | Path, protocol: Protocol) -> list[Pair]:
     Context2, Target1 and Target2 (EWoK). Without UID (EWoK: Domain) the file name names the paradigm; without
     linguistics_term and field the paradigm and the folder do. Protocols differ on which EWoK scores they compare.
 
-    Raises UserError with file and line for broken JSON, a missing key or an empty sentence.
+    Raises UserError with file and line for broken JSON, a missing key or an empty sentence, and for a file without
+    pairs: its paradigm would be missing from the score.
     """
-    folder = Path(folder)
-    return [_pair(row, file, number, protocol) for file in suite_files(folder) for number, row in read_rows(file)]
+    pairs: list[Pair] = []
+    for file in suite_files(folder):
+        own = [_pair(row, file, number, protocol) for number, row in read_rows(file)]
+        if not own:
+            raise UserError(f"{file} has no pairs; expected one object a line; fetch the file again or remove it")
+        pairs += own
+    return pairs
 
 
 def tuning_third(paradigms: Iterable[tuple[str, str]]) -> set[str]:
@@ -227,7 +234,7 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
 
     A row stays if every word of its contexts and targets, lower-cased, is in `vocabulary` (None: all stay). Each is
     followed by its swapped copy, second context and second target first, as the 2024 pipeline writes it
-    (ewok/dl_and_filter.py). Words are split as Treebank tokens: punctuation and clitics on their own.
+    (ewok/dl_and_filter.py). Words are those of `treebank_words`: punctuation and clitics on their own.
     """
     source = Path(source)
     if not source.is_file():
@@ -256,9 +263,3 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
 
 
 _FILE_NAME = re.compile(r"\w[\w .&-]*")
-_WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]", re.IGNORECASE)
-
-
-def treebank_words(text: str) -> list[str]:
-    """Lower-case words, clitics ("n't", "'s") and punctuation marks of plain English text, in order."""
-    return _WORD.findall(text.lower())

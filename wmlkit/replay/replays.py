@@ -26,7 +26,7 @@ from ..data.tokenizer import load_tokenizer
 from ..device import Device, setup, side_by_side
 from ..errors import UserError
 from ..evaluate import evaluate_pairs
-from ..evaluate.suites import pairs_folder
+from ..evaluate.suites import pairs_folder, suite_hash
 from ..identity import digest, shaping
 from ..measure import measure
 from ..settings import DataConfig
@@ -78,10 +78,13 @@ def _open_setting(
 def replay_folder(
     config: Config, out: Path, name: str, case: Case, seed: int, prepared: Prepared, described: Prepared
 ) -> Path:
-    """Folder of one replay; its name ends in a hash over all that shapes the result."""
+    """Folder of one replay; its name ends in a hash over all that shapes the result and over the pairs it scores."""
     learns = shaping(replay_config(config, case, seed), students_hash=saved_hash(config))
     sizes = config.replay.model_dump(mode="json", exclude={"seeds", "workers", "teacher"})
-    scored = [config.evaluate.suites[0], config.evaluate.protocol, config.evaluate.ties]
+    evaluate = config.evaluate
+    suite = evaluate.suites[0]
+    pairs = suite_hash(pairs_folder(config, suite, out))
+    scored = [suite, evaluate.protocol, evaluate.ties, evaluate.per_paradigm, pairs]
     document = {"config": learns, "replay": sizes, "scored": scored, "case": asdict(case), "data": prepared.hash}
     if case.mode == "teacher":
         document |= {"described": described.hash, "teacher": teacher_identity(config, case)}

@@ -107,11 +107,12 @@ def teacher_for(
         who = f"the teacher {config.replay.teacher!r}"
     else:
         kind = "foreign" if foreign else "described"
-        folder, who = _folder(config, kind, out, described), f"the {kind} teacher"
+        alone = _alone(config)
+        folder, who = _folder(alone, kind, out, described), f"the {kind} teacher"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # replays side by side share a teacher
             if not (folder / "record.json").is_file():
-                _train(config, kind, described, device, folder)
+                _train(alone, kind, described, device, folder)
         record = paths.read_json(folder / "record.json") | {"teacher_folder": folder.name}
     model = frozen_model(folder, who, config, tokenizer)
     model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
@@ -132,19 +133,30 @@ def teacher_identity(config: Config, case: Case) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _alone(config: Config) -> Config:
+    """`config` for the base model alone, which learns from the text only, whatever share of the loss that is to the
+    students."""
+    return config.updated(
+        {"mutual.arm": "teacher", "mutual.num_peers": 1, "mutual.teacher_size": "base", "mutual.alpha": 0.0}
+    )
+
+
 def _folder(config: Config, kind: str, out: Path, described: Prepared) -> Path:
     shaping = {section: config.resolved()[section] for section in ("model", "train", "outer", "replay")}
     of_students = ("seeds", "workers", "per_paradigm", "num_peers", "weight_update_every", "step_size", "teacher")
     shaping["replay"] = {k: v for k, v in shaping["replay"].items() if k not in of_students}
     vocabulary = [config.data.vocab_size, config.data.packing, config.data.block_size]
+    shaping["mutual"] = {"alpha": config.mutual.alpha}
     identity = digest({"config": shaping, "data": described.hash, "vocabulary": vocabulary})
     return paths.replay(out, config.preset, f"teacher-{kind}-s{config.train.seed}-{identity[:8]}")
 
 
 def _train(config: Config, kind: str, described: Prepared, device: Device, folder: Path) -> None:
-    """Train the base model with cross-entropy, for as many updates as the students get, and write it to `folder`."""
+    """Train the base model with cross-entropy, for as many updates as the students get, and write it to `folder`.
+
+    config: that of `_alone`.
+    """
     own = load_tokenizer(described.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
-    config = config.updated({"mutual.arm": "teacher", "mutual.num_peers": 1, "mutual.teacher_size": "base"})
     if kind == "described":
         tokenizer, make = widened(own), _described_rows
     else:
