@@ -234,6 +234,26 @@ def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path
     assert (unknown[["blimp", "supplement", "ewok", "glue"]] == "").all().all()
 
 
+def test_readable_bits_a_byte_have_three_decimals() -> None:
+    row = {"arm": "wml", "peers": 2, "domain": "all", "mean": 0.5399, "low": 0.5312, "high": 0.5486, "floor": 0.45}
+    ((_, shown),) = readable("T4_text", pd.DataFrame([row]))
+    assert shown.loc[0, ["mean", "low", "high", "floor"]].tolist() == ["0.540", "0.531", "0.549", "0.450"]
+
+
+def test_readable_replays_begin_with_what_a_defect_does() -> None:
+    """And leave out the ends of intervals that one seed does not have."""
+    table = pd.DataFrame(
+        {"case": ["none", "x"], "finding": [np.nan, "D1"], "mode": "mutual", "updates": 250, "train_ce": 4.2568,
+         "dev_ce": [4.13986, 12.86747], "dev_ce_low": np.nan, "change": [0.0, 8.7276], "change_low": np.nan,
+         "accuracy": 62.06, "kl_to_ce": 0.007659}
+    )  # fmt: skip
+    ((_, shown),) = readable("T9", table)
+    heads = ["case", "finding", "dev_ce", "change", "accuracy", "mode", "updates", "train_ce", "kl_to_ce"]
+    assert list(shown) == heads
+    assert list(shown.loc[1]) == ["x", "D1", "12.867", "8.728", "62.1", "mutual", "250", "4.257", "0.00766"]
+    assert "dev_ce_low" in readable("T9", table.assign(dev_ce_low=[4.0, 12.0]))[0][1]
+
+
 def test_readable_shows_a_single_peer_once(tmp_path: Path) -> None:
     folder = write_study(tmp_path, (("independent", 1), ("wml", 2)), seeds=(0,), protocols=("babylm2025",))
     ((_, shown),) = readable("T4", tables.main_result(tables.all_scores(folder)))
