@@ -63,7 +63,7 @@ def test_every_setting_of_every_preset_is_listed(preset: str) -> None:
     assert listed == {
         f"{section}.{name}" for section, names in shipped.items() if section != "preset" for name in names
     }
-    assert table["source"].str.len().gt(0).all()
+    assert table["source"].str.len().gt(0).all() and "no source given" not in set(table["source"])
 
 
 def test_a_changed_setting_says_what_the_preset_has() -> None:
