@@ -176,7 +176,7 @@ def replay_explorer(run_folder: Path) -> Explorer:
         step = int(steps[number - 1])
         now = playground.weights_at(metrics, step)
         told = ", ".join(f"peer {peer} {weight:.3f}" for peer, weight in now["peer_weights"].items())
-        text = f"Step {step}: {told}. An arrow says where the last hypergradient pushed the weight."
+        text = f"Step {step}: {told}. An arrow says which way the last change moved the weight."
         return [text, figure_playground.replay_picture(metrics, step, now)]
 
     return Explorer("weights over time", draw, {"logged step": Slider(len(steps), 1, len(steps), 1)})
