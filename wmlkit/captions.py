@@ -68,7 +68,8 @@ FIGURES = {
     "divergence, KL); the slope g of the ensemble's loss on held-out text moves their weights. z: logits.",
     "F01_lengths": "Line lengths of the cleaned training text: percent of lines with at most so many words, by domain.",
     "F01_vocabulary": "Growth of the vocabulary: distinct words against words read, in the order of the text, by "
-    "domain. A line that flattens out has shown its words; natural text goes on rising.",
+    "domain. A word is here a stretch of letters or one of digits, so punctuation makes no new ones; capitals do. A "
+    "line that flattens out has shown its words; natural text goes on rising.",
     "F01_mix": "Left: share of each domain in the words of training, held-out and dev text (their number in "
     "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
     "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
