@@ -49,7 +49,7 @@ def effect_picture(edges: pd.DataFrame, dots: int = 110) -> Callable[[np.ndarray
     figure.set_dpi(dots)
     axes, colours = figure.axes, sequence(edges["peer"].nunique())
     levels = [ax.axhline(0, color="black", linewidth=0.8, linestyle=":", animated=True) for ax in axes]
-    look = {"marker": "o", "markeredgecolor": "black", "markersize": 6, "animated": True}
+    look: dict[str, Any] = {"marker": "o", "markeredgecolor": "black", "markersize": 6, "animated": True}
     marks = [[ax.plot([], [], color=colour, **look)[0] for colour in colours] for ax in axes]
     canvas = FigureCanvasAgg(figure)
     still: list[Any] = []
