@@ -125,8 +125,11 @@ def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, 
     table = pd.read_csv(written["T8"])
     assert table["ablation"].unique().tolist() == ["base", "arm = independent", "alpha = 0.9"]
     assert not any("alpha" in str(value) for value in pd.read_csv(written["T4"])["setting"])  # T4 has the study only
-    ((_, shown),) = readable("T8", table)
-    assert len(shown) == 3 and "difference" in " ".join(shown.columns)
+    ((title, shown),) = readable("T8", table)
+    measures = [[f"{name} ({unit})", f"{name} minus base [95 %]", f"{name} p adj."]
+                for name, unit in (("dev loss", "nats"), ("nursery", "%"))]  # fmt: skip
+    assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "flops", "weights"]
+    assert len(shown) == 3 and title == "mean over the peers of a run; protocol babylm2025"
     # asked for once more with another base: the same runs, seen from there
     other = config.updated({"ablations.base": {"mutual.num_peers": 2, "mutual.arm": "independent"}})
     note_plan(other, folder.parent)

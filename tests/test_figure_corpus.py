@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.colors import to_hex
 from test_figures import faults
 
 from wmlkit import captions, report
-from wmlkit.data import statistics
+from wmlkit.data import coverage, statistics
 from wmlkit.data.statistics import DomainCounts, domain_statistics, read_statistics
 from wmlkit.errors import UserError
 from wmlkit.figures import corpus as figure_corpus
@@ -31,8 +32,8 @@ def record(domain: str, split: str, lines: list[str]) -> dict[str, Any]:
 
 
 def by_hand() -> dict[str, Any]:
-    """Lines of 1, 2 and 11 words; 14 words, of which 12 are distinct."""
-    lines = ["one", "two two", " ".join(f"word{index}" for index in range(10)) + " one"]
+    """Lines of 1, 2 and 11 words; 14 words, of which 12 are distinct but for punctuation."""
+    lines = ["one", "two two", " ".join(f"word{letter}" for letter in "abcdefghij") + ", one."]
     splits = [
         {"split": "train", "domain": "childes", "words": 30, "documents": 1, "lines": 1, "tokens": 1},
         {"split": "train", "domain": "switchboard", "words": 10, "documents": 1, "lines": 1, "tokens": 1},
@@ -55,6 +56,12 @@ def test_vocabulary_growth_in_the_order_of_reading() -> None:
     table = statistics.vocabulary_growth(by_hand())
     assert table[table["domain"] == "childes"][["words", "distinct"]].to_numpy().tolist() == [[10, 9], [14, 12]]
     assert table[table["domain"] == "switchboard"][["words", "distinct"]].to_numpy().tolist() == [[1, 1]]
+
+
+def test_words_of_the_growth_are_those_of_the_coverage() -> None:
+    line = "Don't, said Élan_2 (aged 30): x2y \u2014 three-part naïve 1,000."
+    kinds = [(kind, "".join(same)) for kind, same in itertools.groupby(line, coverage._kind)]
+    assert statistics._WORD.findall(line) == [word for kind, word in kinds if kind]
 
 
 def test_shares_add_up_in_every_split() -> None:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from wmlkit import evaluations, figures, results
+from wmlkit import captions, evaluations, figures, results
 from wmlkit.errors import UserError
 from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
@@ -164,6 +164,12 @@ def test_drawn_values_are_those_of_the_table(metrics: pd.DataFrame) -> None:
     line = next(line for line in ax.get_lines() if line.get_label() == "peer 3")
     assert np.allclose(line.get_xdata(), mean["tokens"])  # type: ignore[arg-type]
     assert np.allclose(line.get_ydata(), mean["value"])  # type: ignore[arg-type]
+
+
+def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:
+    lines = figures.plot_losses(metrics, entropy_floor=1.9).get_lines()
+    (label,) = [line.get_label() for line in lines if line.get_linestyle() == ":"]
+    assert label == "floor" and "Dotted: the floor," in captions.FIGURES["F2"]
 
 
 def test_error_bars_are_the_intervals_over_seeds(scores: pd.DataFrame) -> None:

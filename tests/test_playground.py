@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wmlkit import paths, playground, results, train
+from wmlkit import bilevel, paths, playground, results, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
@@ -218,6 +218,40 @@ def test_weights_at_a_step_are_the_last_logged_before_it(masked):
     logged = metrics[(metrics["step"] == 4) & (metrics["quantity"] == "peer_weights")]
     assert now["peer_weights"].tolist() == logged["value"].tolist()
     assert playground.weights_at(metrics, 8)["peer_weights"].tolist() == masked.weights.tolist()
+
+
+def test_an_arrow_points_the_way_that_a_weight_moved():
+    """By hand: with weights 0.8, 0.1, 0.1 and slopes 1, 0.4, -3 the plain mean of the slopes is -0.53, but a weight
+    falls where its slope is above -ln(0.8 e^-0.1 + 0.1 e^-0.04 + 0.1 e^0.3) / 0.1 = 0.46: only the first."""
+    weights, slopes = [0.8, 0.1, 0.1], [1.0, 0.4, -3.0]
+    moved = bilevel.mirror_step(torch.tensor(weights), torch.tensor(slopes), outer_lr=0.1).tolist()
+    rows = [
+        {"step": step, "tokens": 100 * step, "peer": peer, "quantity": quantity, "value": values[peer - 1],
+         "arm": "wml", "peers": 3, "setting": "", "seed": 0}
+        for step, quantity, values in (
+            (10, "peer_weights", weights), (10, "hypergradient", [9.0, 9.0, 9.0]),
+            (20, "peer_weights", moved), (20, "hypergradient", slopes),
+            (30, "peer_weights", moved), (30, "hypergradient", slopes),
+        )
+        for peer in (1, 2, 3)
+    ]  # fmt: skip
+    metrics = pd.DataFrame(rows)
+    for step in (20, 30):  # at 30 nothing moved: the last change is still that of 20
+        now = playground.weights_at(metrics, step)
+        assert now["change"].tolist() == pytest.approx([m - w for m, w in zip(moved, weights, strict=True)])
+        arrows = [text.get_text() for text in figure_playground.replay_picture(metrics, step, now).axes[1].texts]
+        assert arrows == ["\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{UPWARDS ARROW}"]
+    first = playground.weights_at(metrics, 10)["change"]  # before the first there were equal weights
+    assert first.tolist() == pytest.approx([0.8 - 1 / 3, 0.1 - 1 / 3, 0.1 - 1 / 3])
+
+
+@pytest.mark.parametrize("peers", [2, 4])
+def test_the_legend_of_the_weights_leaves_both_panels_their_room(peers):
+    table = [(peer, share, 2 + share, 60.0) for peer in range(1, peers + 1) for share in (0.0, 1.0)]
+    figure = figure_playground.effect_figure(pd.DataFrame(table, columns=["peer", "weight", "dev_ce", "accuracy"]))
+    figure.draw_without_rendering()
+    assert all(ax.get_position().width > 0.38 for ax in figure.axes)
+    assert len(figure.legends[0].get_texts()) == peers + 1
 
 
 def test_the_small_run_is_trained_where_there_is_none_and_chosen_by_peers_where_there_is(tmp_path):

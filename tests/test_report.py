@@ -72,6 +72,15 @@ def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: s
     assert "generated text, not from BabyLM" in parsed.text
 
 
+def test_every_table_and_figure_that_is_written_has_a_caption_and_every_caption_is_of_one() -> None:
+    notebooks = "".join(path.read_text(encoding="utf-8") for path in (paths.REPOSITORY / "notebooks").glob("*.ipynb"))
+    sources = [(paths.PACKAGE / name).read_text(encoding="utf-8") for name in ("tables.py", "figures/files.py")]
+    for kind, known in (("table", captions.TABLES), ("figure", captions.FIGURES)):
+        saved = re.findall(rf'session\.{kind}\(\\"(\w+)\\"', notebooks)
+        made = re.findall(rf'"({kind[0].upper()}\d\w*)"\]? ?[:=] lambda', "".join(sources))
+        assert len(set(made)) >= 7 and set(saved) | set(made) == set(known)
+
+
 def test_the_answer_is_a_file_too(folder: Path, page: str) -> None:
     told = paths.read_json(folder / "answer.json")
     assert told["question"].endswith("on small datasets?") and len(told["basis"]) >= 3
@@ -263,6 +272,13 @@ def test_the_teacher_s_bill(tmp_path: Path) -> None:
     done = paths.read_json(path)
     paths.write_json(path, done | {"teacher": done["teacher"] | {"flops": None}})
     assert "FLOP" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+
+
+def test_comments_of_a_page_are_not_shown_and_break_nothing() -> None:
+    text = "<!-- a -->\nAll.\n<!-- end -->\n\n1. first\n   <!-- measured: x -->\n   goes on\n   <!-- end -->\n2. two\n"
+    assert _markdown(text).replace("\n", "") == "<p>All.</p><ol><li>first goes on</li><li>two</li></ol>"
+    deviations = (paths.REPOSITORY / "docs" / "deviations.md").read_text(encoding="utf-8")
+    assert "<!-- measured" in deviations and "!--" not in _markdown(deviations)
 
 
 def test_deviations_become_plain_markup() -> None:

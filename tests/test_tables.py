@@ -12,7 +12,7 @@ from wmlkit import paths, results, tables
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.provenance import read_provenance, record_provenance
-from wmlkit.readable import readable
+from wmlkit.readable import loss_difference, readable
 from wmlkit.runs import read_runs
 
 
@@ -63,7 +63,7 @@ def test_every_setting_of_every_preset_is_listed(preset: str) -> None:
     assert listed == {
         f"{section}.{name}" for section, names in shipped.items() if section != "preset" for name in names
     }
-    assert table["source"].str.len().gt(0).all()
+    assert table["source"].str.len().gt(0).all() and "no source given" not in set(table["source"])
 
 
 def test_a_changed_setting_says_what_the_preset_has() -> None:
@@ -232,6 +232,50 @@ def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path
     assert "not comparable" in title
     unknown = published[(published["kind"] == "paper") & (published["provenance"] == "unknown")]
     assert (unknown[["blimp", "supplement", "ewok", "glue"]] == "").all().all()
+
+
+def test_readable_bits_a_byte_have_three_decimals() -> None:
+    row = {"arm": "wml", "peers": 2, "domain": "all", "mean": 0.5399, "low": 0.5312, "high": 0.5486, "floor": 0.45}
+    ((_, shown),) = readable("T4_text", pd.DataFrame([row]))
+    assert shown.loc[0, ["mean", "low", "high", "floor"]].tolist() == ["0.540", "0.531", "0.549", "0.450"]
+
+
+def test_readable_replays_begin_with_what_a_defect_does() -> None:
+    """And leave out the ends of intervals that one seed does not have."""
+    table = pd.DataFrame(
+        {"case": ["none", "x"], "finding": [np.nan, "D1"], "mode": "mutual", "updates": 250, "train_ce": 4.2568,
+         "dev_ce": [4.13986, 12.86747], "dev_ce_low": np.nan, "change": [0.0, 8.7276], "change_low": np.nan,
+         "accuracy": 62.06, "kl_to_ce": 0.007659}
+    )  # fmt: skip
+    ((_, shown),) = readable("T9", table)
+    heads = ["case", "finding", "dev_ce", "change", "accuracy", "mode", "updates", "train_ce", "kl_to_ce"]
+    assert list(shown) == heads
+    assert list(shown.loc[1]) == ["x", "D1", "12.867", "8.728", "62.1", "mutual", "250", "4.257", "0.00766"]
+    assert "dev_ce_low" in readable("T9", table.assign(dev_ce_low=[4.0, 12.0]))[0][1]
+
+
+def test_the_difference_in_loss_is_told_as_its_interval_carries_it() -> None:
+    ends = {"ensemble": (0.015, 0.011, 0.02), "best_peer": (0.012, -0.008, 0.033), "mean_peer": (-0.03, -0.04, -0.02),
+            "teacher": (1.0, 0.5, 1.5), "uniform_ensemble": (1.0, 0.5, 1.5)}  # fmt: skip
+    rows = [{"suite": "dev_ce", "member": member, "mean": mean, "low": low, "high": high}
+            for member, (mean, low, high) in ends.items()]  # fmt: skip
+    table = pd.DataFrame(rows).assign(setting="", peers=4, a="wml", b="independent", n_seeds=3)
+    others = [table.assign(peers=2, mean=9.0), table.assign(setting="x", mean=9.0), table.assign(suite="blimp")]
+    assert loss_difference(pd.concat([*others, table]), "wml", "independent") == (
+        "In dev loss (nats a scored token), wml minus independent, 4 peers, 3 seeds: best peer +0.012 (95 % interval "
+        "-0.008 to +0.033; not shown: the interval contains 0); mean peer -0.030 (95 % interval -0.040 to -0.020; "
+        "better: the loss is lower); ensemble +0.015 (95 % interval +0.011 to +0.020; worse: the loss is higher)."
+    )
+    one = table[table["member"] == "best_peer"].assign(n_seeds=1, low=np.nan, high=np.nan, setting=np.nan)
+    assert loss_difference(one, "wml", "independent").endswith(", 1 seed: best peer +0.012 (no interval: one seed).")
+    assert loss_difference(table, "wml", "distill") == "These runs do not compare wml with distill."
+
+
+def test_where_no_arms_are_compared_there_is_an_empty_table(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, (("wml", 2),), protocols=("babylm2025",))
+    empty = tables.differences(tables.all_scores(folder))
+    ((_, shown),) = readable("T4_differences", empty)
+    assert shown.empty and loss_difference(empty, "wml", "independent").startswith("These runs do not compare")
 
 
 def test_readable_shows_a_single_peer_once(tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 from test_playground import TINY
 
 from wmlkit import live, playground, train, widgets
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
+from wmlkit.search import count_parameters
+from wmlkit.search_cost import Workload, step_seconds
+from wmlkit.shapes import Student, base_student
 from wmlkit.widgets import Explorer, Slider, Text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -65,6 +69,20 @@ def test_ipywidgets_may_be_missing(explorers, monkeypatch):
 def test_weights_are_named_in_words_and_sum_to_one(explorers):
     text = explorers["weights"].html(0.25)
     assert "Weights 0.25, 0.75: dev loss" in text and "pairs right" in text
+
+
+@pytest.mark.parametrize(("preset", "vocabulary"), [("nursery", 1312), ("modern-10m", 8192)])
+def test_a_shape_costs_in_the_landscape_what_it_costs_in_the_search(preset, vocabulary):
+    """Of modern-10m blocks grow while it trains, and the mask ratio of both is not the cost model's own."""
+    config = load_preset(preset, {"search.num_layers": [6], "search.num_heads": [4], "search.hidden_size": [64]})
+    explorer = widgets.search_explorer(config, vocabulary)
+    shape = Student(6, 4, 64, 4 * 64 if preset == "nursery" else 2 * 64)
+    workload = Workload(config.train.batch_size, config.train.mask_ratio, config.search.flop_per_second)
+    cost = 1000 * step_seconds(shape, config.model.family, vocabulary, config.data.longest_block, workload)
+    base = count_parameters(base_student(config.model), config.model.family, vocabulary, config.data.longest_block)
+    text, _, table = explorer.draw(0.5, np.inf)
+    assert table.data["step_ms"].tolist() == [pytest.approx(cost)]
+    assert f"the base model's {base:,} parameters" in text
 
 
 def test_four_peers_have_four_sliders(tmp_path):

@@ -13,15 +13,16 @@ TABLES = {
     "most diverse (mean distance of two peers in log depth and width), or the one with the lowest loss after a few "
     "steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
-    "token). Mean over seeds with a 95 % t-interval over seeds. One seed has none: item_low and item_high resample "
-    "its items and say nothing about other seeds (column interval). ensemble weighs the peers' logits with their "
-    "learned weights, uniform_ensemble equally. GLUE is the mean over tasks of the best epoch on the scored file. "
-    "best_peer was chosen on held-out text; mean_peer is the mean over the peers; teacher is the model that distill "
-    "learned from. Where no run has one peer, its row is the first peer of independent, which learns alone.",
+    "token). Mean over seeds with a 95 % t-interval over seeds, which over few seeds may reach beyond 0 or 100 %. One "
+    "seed has none: item_low and item_high resample its items and say nothing about other seeds (column interval). "
+    "ensemble weighs the peers' logits with their learned weights, uniform_ensemble equally. GLUE is the mean over "
+    "tasks of the best epoch on the scored file. best_peer was chosen on held-out text; mean_peer is the mean over the "
+    "peers; teacher is the model that distill learned from. Where no run has one peer, its row is the first peer of "
+    "independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
-    "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure and member. item_low and "
-    "item_high resample the items within each seed and paradigm: they say how much the choice of items matters for "
-    "these runs, nothing about other seeds.",
+    "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
+    "item_low and item_high resample the items within each seed and paradigm: they say how much the choice of items "
+    "matters for these runs, nothing about other seeds.",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
@@ -30,14 +31,15 @@ TABLES = {
     "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers), mean over seeds with a 95 % "
     "t-interval; floor: the same text predicted by what knows its grammar (nursery, tokenizers that keep words "
     "whole). Masked models: each token masked in turn, all others visible, so not comparable with causal ones.",
-    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds; "
-    "for one seed item_low and item_high resample its items.",
+    "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds, "
+    "which over few seeds may reach beyond 0 or 100 %; for one seed item_low and item_high resample its items.",
     "T6": "(Super)GLUE by task: metric in percent, mean over fine-tuning seeds, then runs. The best epoch is chosen "
     "on the file that is scored, as in the official pipelines, so the numbers are optimistic. majority_class: share "
     "of the most frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds (seconds_values: each seed's, without a teacher's). Tokens, words, FLOP and seconds of runs with a "
-    "teacher include its training, as the note says.",
+    "over seeds (seconds_values: each seed's, without a teacher's). The outer steps of wml are in its seconds, not in "
+    "its FLOP. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
+    "tokens_per_second is that of the run alone.",
     "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
     "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
     "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). flops "
@@ -66,23 +68,30 @@ FIGURES = {
     "divergence, KL); the slope g of the ensemble's loss on held-out text moves their weights. z: logits.",
     "F01_lengths": "Line lengths of the cleaned training text: percent of lines with at most so many words, by domain.",
     "F01_vocabulary": "Growth of the vocabulary: distinct words against words read, in the order of the text, by "
-    "domain. A line that flattens out has shown its words; natural text goes on rising.",
+    "domain. A word is here a stretch of letters or one of digits, so punctuation makes no new ones; capitals do. A "
+    "line that flattens out has shown its words; natural text goes on rising.",
     "F01_mix": "Left: share of each domain in the words of training, held-out and dev text (their number in "
     "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
     "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
-    "marks), and that of the ensemble. Mean over seeds; the band spans the seeds.",
+    "marks), and that of the ensemble. Mean over seeds; the band spans the seeds. Dotted: the floor, the loss of a "
+    "predictor that knows the text's grammar (nursery).",
     "F3": "Peer weights and their hypergradients over tokens seen; only differences between peers move the weights. "
     "Mean over seeds; the band spans the seeds.",
-    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which may reach beyond 100 %; small "
-    "marks: single seeds. Where no run has one peer, its place shows the first peer of independent: it learns alone.",
-    "F5": "Search landscape: parameters of every shape, the targets (dotted; N: parameters of the base model) and what "
-    "was found (crosses).",
-    "F5_pareto": "Parameters against the time of a step; the line joins the Pareto front.",
+    "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which over few seeds may reach beyond "
+    "0 or 100 %; small marks: single seeds. Where no run has one peer, its place shows the first peer of independent: "
+    "it learns alone.",
+    "F5": "Search landscape. Left: parameters of every shape, the targets (dotted; N: parameters of the base model) "
+    "and what was found (crosses). Right: parameters against the time of a training step by the cost model of "
+    "wmlkit.search_cost; the line joins the Pareto front, the shapes of which no other is both larger and faster.",
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
+    "F06_ablations": "What each change of T8 does to the mean over the peers of a run, minus the base's. Left: "
+    "accuracy, better to the right. Right: dev loss, better to the left. Diamonds: mean over seeds, filled where the "
+    "interval leaves out 0; bars: 95 % t-interval over seeds; grey dots: the seeds.",
     "F7": "The same models under every scoring protocol, ties counted as in its own year. Bars: 95 % t-interval over "
-    "seeds; small marks: single seeds. Black: what the protocol says of a scorer that is always right, on these "
-    "pairs, and where each is followed by a copy in which the other sentence is right (EWoK's form): 100 unless "
-    "scores get out of order.",
+    "seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds. Black: what the protocol says "
+    "of a scorer that is always right, on these pairs, and where each is followed by a copy in which the other "
+    "sentence is right (EWoK's form): 100 unless scores get out of order.",
     "F8": "Accuracy against words seen, repetitions counted, on a few pairs of each paradigm, the same at every "
-    "point. Bars: 95 % t-interval over seeds; small marks: single seeds.",
+    "point. The arms of a point are moved apart for the eye; all stand for the same number of words. Bars: 95 % "
+    "t-interval over seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds.",
 }

@@ -318,11 +318,18 @@ def nearest_shapes(grid: pd.DataFrame, target: float, max_step_ms: float, top: i
 
 
 def weights_at(metrics: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Last weights, hypergradients and training losses that `results.run_metrics` has up to `step`, a row a peer."""
+    """Last weights, hypergradients and training losses that `results.run_metrics` has up to `step`, a row a peer.
+
+    `change`: what the last change that was logged added to the weight. The hypergradient alone does not tell: a weight
+    falls where its own is above a mean in which the weights count.
+    """
     seen = metrics[(metrics["step"] <= step) & metrics["peer"].notna()]
     kept = seen[seen["quantity"].isin(["peer_weights", "hypergradient", "ce"])]
     last = kept.sort_values("step").groupby(["peer", "quantity"])["value"].last()
-    return last.unstack("quantity").rename_axis(columns=None)
+    now = last.unstack("quantity").rename_axis(columns=None)
+    weights = seen[seen["quantity"] == "peer_weights"].pivot_table(index="step", columns="peer", values="value")
+    earlier = weights[(weights != now["peer_weights"]).any(axis=1)]
+    return now.assign(change=now["peer_weights"] - (earlier.iloc[-1] if len(earlier) else 1 / len(now)))
 
 
 def _chosen(logits: Tensor, targets: Tensor) -> Tensor:

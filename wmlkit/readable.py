@@ -5,6 +5,7 @@ A newline in a cell starts small print (the values of all seeds).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,11 @@ from .runs import ARMS
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # in the order in which they are shown
 
-_PERCENT = ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high")
+_PERCENT = dict.fromkeys(
+    ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high"), 1
+)  # decimals
+_BITS = dict.fromkeys(("mean", "low", "high", "floor"), 3)  # decimals of T4_text: bits a byte, not percent
+_LOSSES = ("dev_ce", "change", "train_ce", "untrained_ce", "teacher_ce", "values")  # of T9, in nats
 _SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
 
 
@@ -30,8 +35,12 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     table = table.drop(columns=_single(table))
     if name == "T4_differences":
         return [("", _differences(table))]
+    if name == "T4_text":
+        return [("", _plain(table, _BITS))]
     if name == "T8":
-        return [("", _ablations(table))]
+        return [(_of_protocols(table), _ablations(table))]
+    if name == "T9" and "dev_ce" in table:
+        return [("", _replays(table))]
     if name == "T5":
         shown = table[table["member"].isin(["best_peer", "ensemble"])]
         shown = shown.sort_values("member", key=_order, kind="stable")
@@ -49,6 +58,28 @@ def p_value(p: float) -> str:
     ['0.034', '< 0.001', '']
     """
     return "" if pd.isna(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001"
+
+
+def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
+    """A sentence about a - b in dev loss, of T4_differences: the main setting, most peers, each member that is shown
+    there. A teacher is no peer and left out."""
+    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
+    rows = rows[rows["setting"].isna() | (rows["setting"] == "")]
+    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(["best_peer", "mean_peer", "ensemble"])]
+    if rows.empty:
+        return f"These runs do not compare {a} with {b}."
+    told = []
+    for row in rows.sort_values("member", key=_order).itertuples():
+        found = f"{str(row.member).replace('_', ' ')} {row.mean:+.3f}"
+        if pd.isna(row.low):
+            told.append(f"{found} (no interval: {'one seed' if row.n_seeds == 1 else 'all seeds gave the same'})")
+            continue
+        reading = "not shown: the interval contains 0"
+        if row.low > 0 or row.high < 0:
+            reading = "worse: the loss is higher" if row.low > 0 else "better: the loss is lower"
+        told.append(f"{found} (95 % interval {row.low:+.3f} to {row.high:+.3f}; {reading})")
+    seeds = f"{row.n_seeds} seed{'s' if row.n_seeds != 1 else ''}"
+    return f"In dev loss (nats a scored token), {a} minus {b}, {row.peers} peers, {seeds}: {'; '.join(told)}."
 
 
 def _single(table: pd.DataFrame) -> list[str]:
@@ -141,26 +172,45 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
     return _plain(pd.DataFrame(records))
 
 
+def _of_protocols(table: pd.DataFrame) -> str:
+    """What T8's rows have in common: the columns' heads are too narrow for it."""
+    names = ", ".join(table["protocol"].dropna().unique())
+    return f"mean over the peers of a run; protocol {names}" if names else "mean over the peers of a run"
+
+
 def _ablations(table: pd.DataFrame) -> pd.DataFrame:
-    """Ablations x measures of the mean peer, each with its difference from the base."""
+    """Ablations x measures of the mean peer, each with its difference from the base; the dev loss, which has no
+    ceiling, first."""
     rows: dict[str, dict[str, Any]] = {}
     mine = table[table["member"] == "mean_peer"].fillna({"protocol": ""})
-    for record in mine.sort_values(["suite", "protocol"], key=_order, kind="stable").to_dict("records"):
-        loss = record["suite"] == "dev_ce"
-        digits, column = (3, "dev loss (nats)") if loss else (1, f"{record['suite']} {record['protocol']} (%)")
+    several = mine.groupby("suite")["protocol"].nunique() > 1
+    mine = mine.assign(later=mine["suite"] != "dev_ce").sort_values(["later", "suite", "protocol"], kind="stable")
+    for record in mine.to_dict("records"):
+        loss, suite = record["suite"] == "dev_ce", record["suite"]
+        measure = "dev loss" if loss else f"{suite} {record['protocol']}" if several[suite] else suite
+        digits, unit = (3, "nats") if loss else (1, "%")
         name = record["ablation"]
-        ends = {"flops": record["flops"], "weights": record["peer_weights"]}
-        row = rows.setdefault(name, {"ablation": name, "n_seeds": record["n_seeds"], **ends})
-        row[column] = _with_interval(record, digits)
+        ends = {"n_seeds": record["n_seeds"], "flops": record["flops"], "weights": record["peer_weights"]}
+        row = rows.setdefault(name, {"ablation": name, **ends})
+        row[f"{measure} ({unit})"] = _with_interval(record, digits)
         change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
-        row[f"{column}: difference [95 %]"] = _with_interval(
+        row[f"{measure} minus base [95 %]"] = _with_interval(
             {**record, **change, "values": record["differences"]}, digits, "+"
         )
-        row[f"{column}: p, adjusted"] = p_value(record["p_adjusted"])
+        row[f"{measure} p adj."] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
-    last = ["flops", "weights"]
+    last = ["n_seeds", "flops", "weights"]
     return _plain(frame[[*(name for name in frame if name not in last), *last]]) if len(frame) else frame
+
+
+def _replays(table: pd.DataFrame) -> pd.DataFrame:
+    """T9, what a defect does before what was counted; ends of intervals only where there are some."""
+    ends = [name for name in table if str(name).endswith(("_low", "_high")) and _blank(table[name])]
+    table = table.drop(columns=ends)
+    first = [name for name in table if str(name).startswith(("case", "finding", "dev_ce", "change", "accuracy"))]
+    digits = {str(name): 3 for name in table if str(name).startswith(_LOSSES)}
+    return _plain(table[[*first, *(name for name in table if name not in first)]], digits)
 
 
 def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
@@ -189,20 +239,22 @@ def _with_interval(record: dict[str, Any], digits: int, sign: str = "") -> str:
     return f"{text}\n{'  '.join(f'{float(value):{sign}.{digits}f}' for value in values)}" if len(values) > 1 else text
 
 
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    shown = {column: [_cell(str(column), value) for value in table[column]] for column in table}
+def _plain(table: pd.DataFrame, digits: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Every value as text; `digits`: decimals of the columns that are not shown as others are."""
+    decimals = {**_PERCENT, **(digits or {})}
+    shown = {column: [_cell(str(column), value, decimals) for value in table[column]] for column in table}
     return pd.DataFrame(shown, dtype=object)
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, value: Any, decimals: Mapping[str, int]) -> str:
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return ""
     if column == "flops":
         return f"{value:.3g}"
-    if column in _PERCENT:
-        return f"{value:.1f}"
+    if column in decimals:
+        return f"{value:.{decimals[column]}f}"
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -267,7 +267,7 @@ def _figure(file: Path) -> str:
 
 
 def _caption(captions: Mapping[str, str], name: str) -> str:
-    """That of the name, else that of its number (``F5`` for ``F5_pareto_gpu``)."""
+    """That of the name, else that of its number (``F5`` for ``F5_gpu``)."""
     number = re.match(r"[TF]\d+", name)
     return captions.get(name) or captions.get(number[0] if number else "", "")
 
@@ -305,11 +305,14 @@ def _runs(runs: Sequence[Run], unfinished: Sequence[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Headings, lists, paragraphs, `code`, **bold** and *emphasis* of a plain page; all else is shown as it stands."""
+    """Headings, lists, paragraphs, `code`, **bold** and *emphasis* of a plain page; all else is shown as it stands.
+    Lines that are a comment, `<!-- ... -->`, are left out."""
     blocks: list[tuple[str, list[str]]] = []  # (tag, texts)
     goes_on = False
     for line in text.splitlines():
         item = re.match(r"([-*]|\d+\.)\s+(.*)", line)
+        if re.fullmatch(r"\s*<!--.*-->\s*", line):
+            continue
         if not line.strip():
             goes_on = False
         elif line.startswith("#"):

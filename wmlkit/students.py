@@ -52,15 +52,19 @@ def find_students(config: Config, vocab_size: int, prefer: Preference | None = N
         return read_students(config, vocab_size)
     allowed = None
     if search.max_step_ms or search.max_memory_mib:
-        scored = config.train.mask_ratio if config.model.objective == "mlm" else 1.0
-        workload = Workload(config.train.batch_size, scored, search.flop_per_second)
         limits = (search.max_step_ms or math.inf, search.max_memory_mib or math.inf)
-        allowed = within(config.model, vocab_size, block_size, workload, *limits)
+        allowed = within(config.model, vocab_size, block_size, workload_of(config), *limits)
     if search.prefer == "diversity":
         prefer = least_alike
     return search_students(
         base, config.mutual.num_peers, search, config.model, vocab_size, block_size, allowed=allowed, prefer=prefer
     )
+
+
+def workload_of(config: Config) -> Workload:
+    """The training step that shapes are costed for, of these settings."""
+    scored = config.train.mask_ratio if config.model.objective == "mlm" else 1.0
+    return Workload(config.train.batch_size, scored, config.search.flop_per_second)
 
 
 def least_alike(student: Student, found: Sequence[Found]) -> float:

@@ -18,13 +18,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import live, playground, results, search_cost
+from . import live, playground, results
 from .config import Config
 from .errors import UserError
 from .figures import playground as figure_playground
 from .playground import Peers, Sample
 from .search import count_parameters
+from .search_cost import landscape
 from .shapes import base_student
+from .students import workload_of
 
 DOTS = 110  # an inch, of the pictures
 
@@ -145,9 +147,9 @@ def weights_explorer(peers: Peers, sample: Sample) -> Explorer:
 
 def search_explorer(config: Config, vocab_size: int) -> Explorer:
     """Choose a target size and the longest step: the nearest shapes of the search space."""
-    base = base_student(config.model)
-    size = count_parameters(base, config.model.family, vocab_size, config.data.block_size)
-    space = search_cost.landscape(base, config.search, config.model, vocab_size, config.data.block_size)
+    base, block_size = base_student(config.model), config.data.longest_block
+    size = count_parameters(base, config.model.family, vocab_size, block_size)
+    space = landscape(base, config.search, config.model, vocab_size, block_size, workload_of(config))
     grid = pd.DataFrame([asdict(shape) for shape in space])
 
     def draw(share: float, max_step_ms: float) -> list[Any]:
@@ -174,7 +176,7 @@ def replay_explorer(run_folder: Path) -> Explorer:
         step = int(steps[number - 1])
         now = playground.weights_at(metrics, step)
         told = ", ".join(f"peer {peer} {weight:.3f}" for peer, weight in now["peer_weights"].items())
-        text = f"Step {step}: {told}. An arrow says where the last hypergradient pushed the weight."
+        text = f"Step {step}: {told}. An arrow says which way the last change moved the weight."
         return [text, figure_playground.replay_picture(metrics, step, now)]
 
     return Explorer("weights over time", draw, {"logged step": Slider(len(steps), 1, len(steps), 1)})

@@ -1,11 +1,13 @@
 """Counts of a corpus for table T1 and its pictures: sizes before and after cleaning, line lengths, new words.
 
-A word is what stands between white space. Tokens are counted without start and end tokens, so that fertility
-(tokens a word) compares texts whose lines differ in length.
+A word is what stands between white space; for the growth of the vocabulary, where "shelf" and "shelf." are one, it is
+a stretch of letters or one of digits, as in `coverage`. Tokens are counted without start and end tokens, so that
+fertility (tokens a word) compares texts whose lines differ in length.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +27,7 @@ LINE_WORDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100, 200)
 # Vocabulary growth is noted after 1, 2, 5 times a power of ten words and at the end: about 20 points, evenly
 # spaced on the logarithmic axis on which growth is read.
 GROWTH_POINTS = tuple(factor * 10**power for power in range(1, 10) for factor in (1, 2, 5))
+_WORD = re.compile(r"[^\W\d_]+|\d+")  # a stretch of letters, or one of digits
 EXAMPLES = 5  # a domain
 EXAMPLE_LINES = 3000  # lines at the start of a domain among which examples are looked for
 EXAMPLE_CHARACTERS = 400
@@ -41,7 +44,8 @@ class DomainCounts:
     words: int = 0
     removed: Counter[str] = field(default_factory=Counter)
     line_words: list[int] = field(default_factory=lambda: [0] * (len(LINE_WORDS) + 1))
-    growth: list[tuple[int, int]] = field(default_factory=list)  # (words, distinct words)
+    read: int = 0  # words, punctuation apart
+    growth: list[tuple[int, int]] = field(default_factory=list)  # (words, distinct words), punctuation apart
     document_lines: list[int] = field(default_factory=list)
     document_words: list[int] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -61,30 +65,31 @@ class DomainCounts:
         """Count one cleaned document."""
         before = self.words
         for line in document:
-            words = line.split()
-            self.line_words[bisect_left(LINE_WORDS, len(words))] += 1
-            self._grow(words)
+            words = len(line.split())
+            self.words += words
+            self.line_words[bisect_left(LINE_WORDS, words)] += 1
+            self._grow(_WORD.findall(line))
         self.lines += len(document)
         self.document_lines.append(len(document))
         self.document_words.append(self.words - before)
 
     def _grow(self, words: list[str]) -> None:
-        end = self.words + len(words)
-        point = bisect_right(GROWTH_POINTS, self.words)
+        end = self.read + len(words)
+        point = bisect_right(GROWTH_POINTS, self.read)
         if point == len(GROWTH_POINTS) or GROWTH_POINTS[point] > end:
             self.seen.update(words)
-            self.words = end
+            self.read = end
             return
-        head = GROWTH_POINTS[point] - self.words
+        head = GROWTH_POINTS[point] - self.read
         self.seen.update(words[:head])
-        self.words += head
-        self.growth.append((self.words, len(self.seen)))
+        self.read += head
+        self.growth.append((self.read, len(self.seen)))
         self._grow(words[head:])
 
     def close(self) -> None:
         """Note the last point of the vocabulary's growth and free the set of words."""
-        if self.words and (not self.growth or self.growth[-1][0] != self.words):
-            self.growth.append((self.words, len(self.seen)))
+        if self.read and (not self.growth or self.growth[-1][0] != self.read):
+            self.growth.append((self.read, len(self.seen)))
         self.seen = set()
 
 

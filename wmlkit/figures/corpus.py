@@ -58,7 +58,7 @@ def plot_vocabulary_growth(growth: pd.DataFrame, split: str = "train", ax: Axes 
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(short_number))
         axis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("words read")
+    ax.set_xlabel("words read, without punctuation")
     ax.set_ylabel("distinct words")
     return finish(ax, legend=2)
 

@@ -17,14 +17,10 @@ from .style import COLOURS, panels, sequence, styled, tokens_axis
 
 
 @styled
-def effect_picture(edges: pd.DataFrame, dots: int = 110) -> Callable[[np.ndarray, float, float], bytes]:
-    """Draw `playground.edges` once; the returned function marks (weights, dev loss, accuracy) in it, as PNG.
-
-    Lines: one peer's weight from 0 to 1, the others in proportion. Marks: the weights tried, one a peer. Only the
-    marks are drawn anew, so that a slider is answered at once.
-    """
+def effect_figure(edges: pd.DataFrame) -> Figure:
+    """`playground.edges`: one peer's weight from 0 to 1, the others in proportion; left the dev loss of the ensemble,
+    right its accuracy."""
     figure, axes = panels(1, 2, height=2.8)
-    figure.set_dpi(dots)
     colours = sequence(edges["peer"].nunique())
     for ax, column, label in zip(
         axes, ("dev_ce", "accuracy"), ("dev loss of the ensemble (nats)", "pairs right (%)"), strict=True
@@ -38,9 +34,22 @@ def effect_picture(edges: pd.DataFrame, dots: int = 110) -> Callable[[np.ndarray
         ax.set_xlabel("weight of the peer")
         ax.set_ylabel(label)
         ax.tick_params(labelsize=7)
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, borderaxespad=0.2)
+    # Of the figure: as wide as both panels, it would leave neither room if it were one panel's
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    return figure
+
+
+@styled
+def effect_picture(edges: pd.DataFrame, dots: int = 110) -> Callable[[np.ndarray, float, float], bytes]:
+    """Draw `effect_figure` once; the returned function marks (weights, dev loss, accuracy) in it, as PNG.
+
+    Marks: the weights tried, one a peer. Only the marks are drawn anew, so that a slider is answered at once.
+    """
+    figure = effect_figure(edges)
+    figure.set_dpi(dots)
+    axes, colours = figure.axes, sequence(edges["peer"].nunique())
     levels = [ax.axhline(0, color="black", linewidth=0.8, linestyle=":", animated=True) for ax in axes]
-    look = {"marker": "o", "markeredgecolor": "black", "markersize": 6, "animated": True}
+    look: dict[str, Any] = {"marker": "o", "markeredgecolor": "black", "markersize": 6, "animated": True}
     marks = [[ax.plot([], [], color=colour, **look)[0] for colour in colours] for ax in axes]
     canvas = FigureCanvasAgg(figure)
     still: list[Any] = []
@@ -95,11 +104,10 @@ def replay_picture(metrics: pd.DataFrame, step: int, now: pd.DataFrame) -> Figur
     places = np.arange(len(now))
     right.bar(places, now["peer_weights"], color=sequence(len(now)), width=0.7)
     right.axhline(1 / len(now), color="black", linewidth=0.8, linestyle=":")
-    if "hypergradient" in now:
-        for place, (weight, slope) in enumerate(zip(now["peer_weights"], now["hypergradient"], strict=True)):
-            if not np.isnan(slope):
-                arrow = "\N{UPWARDS ARROW}" if slope < now["hypergradient"].mean() else "\N{DOWNWARDS ARROW}"
-                right.text(place, weight, arrow, ha="center", va="bottom", fontsize=9, color=COLOURS[3])
+    for place, (weight, change) in enumerate(zip(now["peer_weights"], now["change"], strict=True)):
+        if change:
+            arrow = "\N{UPWARDS ARROW}" if change > 0 else "\N{DOWNWARDS ARROW}"
+            right.text(place, weight, arrow, ha="center", va="bottom", fontsize=9, color=COLOURS[3])
     right.set_xticks(places, [f"peer {peer}" for peer in now.index])
     right.set_ylim(0, 1.15 * weights["value"].max())
     right.set_ylabel("peer weight")

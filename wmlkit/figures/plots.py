@@ -57,7 +57,7 @@ def plot_losses(
         ax.plot([], [], color="0.4", label="train")
         ax.plot([], [], color="0.4", linestyle="--", marker=".", markersize=4, label="dev")
     if entropy_floor is not None:
-        ax.axhline(entropy_floor, color="black", linewidth=0.8, linestyle=":", label="text entropy")
+        ax.axhline(entropy_floor, color="black", linewidth=0.8, linestyle=":", label="floor")
     ax.set_ylabel("loss (nats / scored token)")
     tokens_axis(ax)
     return finish(ax, legend=3 if split == "both" else 2)
