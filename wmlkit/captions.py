@@ -37,8 +37,8 @@ TABLES = {
     "on the file that is scored, as in the official pipelines, so the numbers are optimistic. majority_class: share "
     "of the most frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds (seconds_values: each seed's, without a teacher's). The outer steps of wml are in its seconds, not in "
-    "its FLOP. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
+    "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
+    "words do not. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
     "tokens_per_second is that of the run alone.",
     "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
     "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
