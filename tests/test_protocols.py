@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from wmlkit.evaluate.protocols import (
     tie_rule,
 )
 from wmlkit.evaluate.suites import Pair, read_suite
+from wmlkit.settings import ProtocolName
 
 BLIMP = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "blimp_filtered"
 needs_blimp = pytest.mark.skipif(
@@ -294,3 +296,7 @@ def test_tie_rule_of_the_year() -> None:
 def test_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'babylm2025'"):
         get_protocol("babylm-2025")
+
+
+def test_the_setting_names_the_protocols_that_there_are():
+    assert get_args(ProtocolName) == tuple(PROTOCOLS)

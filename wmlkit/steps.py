@@ -39,7 +39,7 @@ def mutual_options(config: Config, step: int) -> MutualOptions:
         detach_targets=mutual.detach_targets,
         kl_reduction=mutual.kl_reduction,
         temperature=mutual.temperature,
-        frozen=int(mutual.frozen_teacher and mutual.arm in ("dml", "wml")),
+        frozen=int(mutual.teacher_is_peer),
     )
 
 
