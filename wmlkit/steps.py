@@ -211,10 +211,12 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
     """Twice as many parts of a batch of `rows` rows, after memory ran out. Raises UserError where that cannot help."""
     # One process cannot ask the others to do the same: they wait for its gradients.
     if device.processes > 1 or 2 * state.parts > rows:
-        what = "one of several processes" if device.processes > 1 else "a single row of the batch"
+        what, remedy = "a single row of the batch; expected one that fits", "set"
+        if device.processes > 1:
+            what, remedy = "one of several processes; expected parts that fit", "set a larger train.accumulate,"
         raise UserError(
-            f"memory ran out at step {state.step + 1} with {what}; expected a batch that fits: set a larger "
-            "train.accumulate, a smaller data.block or smaller students, and run again"
+            f"memory ran out at step {state.step + 1} with {what}: {remedy} a smaller data.block_size or smaller "
+            "students, and run again"
         )
     state.parts *= 2
     _drop_gradients(state)
