@@ -46,9 +46,9 @@ def test_the_benchmark_compares_equal_scores(measured_apart: list[str]) -> None:
 
 def test_threads_are_an_option(measured_apart: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's command names them, and the document says how many there were."""
-    monkeypatch.setattr(
-        torch, "set_num_threads", lambda threads: monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    )
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given[-1])
     arguments = ["bench", "scoring", "--setting", "small", "--repeats", "1", "--pairs", "1", "--threads", "2", "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and json.loads(result.stdout)["threads"] == 2

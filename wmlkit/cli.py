@@ -165,7 +165,6 @@ def report(
     reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
-    from .readme import write_reference
     from .report import write_report
     from .results import write_summary
     from .runs import read_runs
@@ -180,6 +179,8 @@ def report(
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
+        from .readme import write_reference
+
         documents = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "deviations.md")
         write_reference(folder, paths.reference(folder.name), *documents)
     print(page)
