@@ -5,7 +5,6 @@ A notebook begins with `start` and ends with `Session.finish`, which writes the 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,9 +69,7 @@ class Session:
             raise UserError(f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number")
         document = {
             "notebook": self.notebook,
-            "files": {
-                str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files
-            },
+            "files": {str(path.relative_to(self.folder)): paths.file_sha256(path) for path in self.files},
             "numbers": {name: float(value) for name, value in numbers.items()},
         }
         paths.write_json(self.folder / "notebooks" / f"{self.notebook}.done.json", document)

@@ -7,7 +7,6 @@ number of updates (arm `teacher`, one run folder a seed). With ``mutual.teacher_
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -85,12 +84,8 @@ def given_hash(config: Config) -> str:
             f"the teacher {config.mutual.teacher!r} has no model.safetensors; wmlkit loads weights from such a "
             "file only, because other formats can run code: convert the model or choose another"
         )
-    hashes = {}
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(hashes)
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    return digest({name: paths.file_sha256(folder / name) for name in names if (folder / name).is_file()})
 
 
 def trained_teacher(run_folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:
