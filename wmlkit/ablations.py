@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from . import paths, results
 from .config import Config
+from .errors import UserError
 from .identity import SHAPING
-from .runs import Run, other_format, read_object, read_runs
+from .runs import Run, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
 _KEYS = ["suite", "protocol", "member"]
@@ -37,9 +37,12 @@ def noted_plan(folder: Path) -> Config | None:
     if not noted.is_file():
         return None
     try:
-        return Config.model_validate(read_object(noted, ("ablations",)))
-    except ValidationError:
-        raise other_format(noted, "configuration of this version") from None
+        return Config.model_validate(paths.read_json(noted))
+    except ValueError:  # no JSON, or settings that this version does not have
+        raise UserError(
+            f"{noted} has no configuration of this version; expected what `wmlkit study run --ablations` noted; remove "
+            "that file alone, the runs beside it stay, and give that command again"
+        ) from None
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
