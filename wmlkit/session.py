@@ -66,7 +66,10 @@ class Session:
         """
         broken = [name for name, value in numbers.items() if not math.isfinite(value)]
         if broken:
-            raise UserError(f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number")
+            raise UserError(
+                f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number; look at "
+                "the runs that it is made from: one has diverged, or has no evaluation"
+            )
         document = {
             "notebook": self.notebook,
             "files": {str(path.relative_to(self.folder)): paths.file_sha256(path) for path in self.files},

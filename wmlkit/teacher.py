@@ -168,7 +168,9 @@ def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenize
     try:
         parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama") from None
+        raise UserError(
+            f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama; choose another"
+        ) from None
     if not torch.allclose(parts, model(ids).logits, rtol=1e-3, atol=1e-4):
         raise UserError(
             f"{who} ({model.config.model_type}) gives other logits in parts than as a whole; expected a family whose "

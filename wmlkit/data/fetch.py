@@ -278,10 +278,15 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
         ) from None
     wanted = {"train": "train", "validation": "dev", "dev": "dev"}
     if "train" not in dataset:
-        raise UserError(f"the dataset {repository!r} has the splits {', '.join(dataset)}; expected 'train'")
+        raise UserError(
+            f"the dataset {repository!r} has the splits {', '.join(dataset)}; expected 'train'; choose another"
+        )
     columns = dataset["train"].column_names or list(next(iter(dataset["train"]), {}))
     if column not in columns:
-        raise UserError(f"the dataset {repository!r} has the columns {', '.join(columns)}; expected {column!r}")
+        raise UserError(
+            f"the dataset {repository!r} has the columns {', '.join(columns)}; expected {column!r}; choose another "
+            "dataset, or name its column of text with `wmlkit.data.fetch.fetch_hub(..., column=)`"
+        )
 
     def write(folder: Path) -> None:
         for split, suffix in wanted.items():
