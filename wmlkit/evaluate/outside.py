@@ -16,7 +16,7 @@ from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import FAMILIES, hidden_states, lm_logits, load_model
 from ..untrusted import read_settings
-from .last_layer import hidden_at
+from .last_layer import hidden_at_places
 from .spans import Objective
 
 TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
@@ -57,7 +57,7 @@ def logits_at(model: PreTrainedModel) -> Reader:
     model is run: scaled or capped logits, for example, come after the head.
     """
     if model.config.model_type in FAMILIES or _comes_apart(model):
-        return Reader(partial(hidden_at, model), partial(lm_logits, model), apart=True)
+        return Reader(partial(hidden_at_places, model), partial(lm_logits, model), apart=True)
     return Reader(
         lambda ids, row, position: model(input_ids=ids).logits[row, position], lambda states: states, apart=False
     )
