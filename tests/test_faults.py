@@ -194,8 +194,8 @@ def test_memory_that_runs_out_in_the_outer_step_counts_no_gradient_twice(monkeyp
 
     monkeypatch.setattr(steps, "outer_gradient", small_memory)
     norms = []
-    real = steps.gradient_norms
-    monkeypatch.setattr(steps, "gradient_norms", lambda state: norms.append(real(state)) or norms[-1])
+    real = faults.gradient_norms
+    monkeypatch.setattr(faults, "gradient_norms", lambda peers: norms.append(real(peers)) or norms[-1])
     split = rows(train.run(config(train__steps=1), tmp_path))[0]
     monkeypatch.setattr(steps, "outer_gradient", sound)
     whole = rows(train.run(config(train__steps=1), tmp_path / "whole"))[0]

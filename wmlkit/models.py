@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +275,3 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
     return model  # type: ignore[no-any-return]
-
-
-def shape_document(student: Student) -> dict[str, int]:
-    """The shape as JSON types."""
-    return asdict(student)

@@ -175,11 +175,6 @@ def clip_and_update(state: State, config: Config, norms: Tensor) -> None:
             optimizer.step()
 
 
-def gradient_norms(state: State) -> Tensor:
-    """(P,): norm of each peer's gradient, before clipping."""
-    return faults.gradient_norms(peer.weights for peer in state.peers)
-
-
 def _drop_gradients(state: State) -> None:
     for peer in state.peers:
         for parameter in peer.weights:
@@ -246,7 +241,7 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
             if not faults.is_out_of_memory(error):
                 raise
         _more_parts(state, len(batch.input_ids), device)  # outside of the handler: the error holds the step's tensors
-    norms = gradient_norms(state)
+    norms = faults.gradient_norms(peer.weights for peer in state.peers)
     if not _leaves_out(state, loss, norms, hypergradient, config, device):
         if hypergradient is not None:
             outer_step(state, hypergradient, config)
