@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -250,6 +250,19 @@ def body_parameters(model: PreTrainedModel) -> int:
         if isinstance(module, nn.Embedding):
             embeddings.add(id(module.weight))
     return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def objective_of_class(name: str) -> Literal["mlm", "clm"] | None:
+    """What a model class is trained for, by its name; None for one that is no language model.
+
+    ``BertForPreTraining`` and its like are masked models with one more head, which `load_model` leaves out.
+
+    >>> objective_of_class("BertForPreTraining"), objective_of_class("GPT2LMHeadModel"), objective_of_class("BertModel")
+    ('mlm', 'clm', None)
+    """
+    if name.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "mlm"
+    return "clm" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
 
 
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from .device import Device
 from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
-from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
+from .models import body_parameters, hidden_states, lm_logits, load_model, max_length, objective_of_class
 from .settings import MutualConfig, SearchConfig
 from .untrusted import read_settings
 
@@ -152,7 +152,7 @@ def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
     kind = "a masked" if objective == "mlm" else "a causal"
     named = read_settings(folder / "config.json").get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""
-    if architecture.endswith("ForMaskedLM") != (objective == "mlm"):  # AutoModelForCausalLM would take both
+    if objective_of_class(architecture) != objective:  # AutoModelForCausalLM would take a masked one too
         raise UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
     return load_model(folder, objective)
 
@@ -163,7 +163,7 @@ def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenize
     ids = torch.tensor([tokenizer("The cat sat.")["input_ids"][: max_length(model)]])
     length = ids.shape[1]
     seen = torch.ones(1, 1, length, length, dtype=torch.bool)
-    if not type(model).__name__.endswith("ForMaskedLM"):
+    if objective_of_class(type(model).__name__) == "clm":
         seen = seen.tril()
     try:
         parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
