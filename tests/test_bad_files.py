@@ -220,7 +220,7 @@ CASES = [
     model("cut tokenizer", lambda folder: cut(folder / "tokenizer.json"), "the tokenizer .* could not be loaded"),
     model("other vocabulary", larger_tokenizer, r"\d+ tokens but model 1 was built for \d+"),
     run("suite", NONE, "--suite got '../x'; expected the plain name of a suite", "evaluate", "RUN", "--suite", "../x"),
-    run("protocol", NONE, "did you mean 'babylm2025'", "evaluate", "RUN", "--protocol", "babylm25", leaves=PAIRS),
+    run("protocol", NONE, "'babylm25': input should be .*'babylm2026'", "evaluate", "RUN", "--protocol", "babylm25"),
     run("ties", NONE, "'evaluate.ties' is 'last': input should be 'half'", "evaluate", "RUN", "--ties", "last"),
     run("no pair", NONE, "'evaluate.per_paradigm' is 0: input should", "evaluate", "RUN", "--per-paradigm", "0"),
     run("no words", NONE, "'evaluate.text_words' is 0: input should", *LM, "--words", "0"),

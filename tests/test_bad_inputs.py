@@ -128,6 +128,14 @@ def no_teacher(box: Box) -> list[str]:
     return ["train", "--preset", "smoke", "--arm", "distill", *settings("mutual.teacher=./none")]
 
 
+def floor_with_a_teacher(box: Box) -> list[str]:
+    return ["train", "--preset", "smoke", *settings("outer.min_weight=0.4", "mutual.frozen_teacher=true")]
+
+
+def masked_twice(box: Box) -> list[str]:
+    return ["train", "--preset", "smoke", *settings("train.mask_random=0.7", "train.mask_keep=0.4")]
+
+
 def no_notebook(box: Box) -> list[str]:
     box.write("notebooks/01_data.ipynb", "print('hello')")
     box.monkeypatch.setattr(paths, "notebooks", lambda: box.folder / "notebooks")
@@ -180,6 +188,10 @@ CASES = [
     setting("shares", "data.block_schedule=[[0.5, 16]]", "shares that sum to 0.5, expected 1; change the shares"),
     setting("curve", "evaluate.curve=[5, 3]", r"evaluate.curve is \[5, 3\]; expected word counts .* rising order"),
     setting("teacher's peers", "mutual.arm=teacher", "num_peers is 2 for arm 'teacher', .*; set it to 1"),
+    setting("floor", "outer.min_weight=0.6", "min_weight is 0.6 for 2 peers, whose 2 weights .* at most 1/2; lower it"),
+    Case("floor with a teacher", floor_with_a_teacher, "is 0.4 for 2 peers and a frozen teacher, whose 3 weights sum"),
+    Case("masked shares", masked_twice, "train.mask_random 0.7 and train.mask_keep 0.4 are .* at most 1; lower one"),
+    setting("scoring year", "evaluate.protocol=foo", "'evaluate.protocol' is 'foo': input should be 'babylm2024"),
     setting("decay", "replay.decay_epochs=1", "decay_epochs is 1; expected more than replay.warmup_epochs"),
     setting("study's arm", 'study.runs=[["best", 2]]', "config key 'study.runs.0.0' is 'best'"),
     setting("half a pair", 'study.runs=[["wml"]]', "config key 'study.runs.0.1' is .*field required"),
@@ -250,7 +262,7 @@ CASES = [
     command("shard", "study", "run", "--preset", "smoke", "--shard", "3/2", says="shard 3/2 does not exist; expected"),
     command("row", "study", "run", "--preset", "smoke", "--rows", "2,9", says="row 9 does not exist; expected 1 to 8"),
     command("no row", "study", "run", "--preset", "smoke", "--rows", "0", says="row 0 does not exist; expected 1 to"),
-    command("rows", "study", "run", "--preset", "smoke", "--rows", "1,", says="--rows got '1,'; expected row numbers"),
+    command("plan rows", "study", "run", "--preset", "smoke", "--rows", "1,", says="--rows got '1,'; expected row"),
     command("both", "study", "run", "--rows", "1", "--shard", "1/2", says="got both --shard and --rows; expected at"),
     command("shards", "study", "run", "--preset", "smoke", "--shard", "x", says="--shard got 'x'; expected I/N with"),
     command("stage", "study", "run", "--preset", "smoke", "--stage", "tests", says="--stage got 'tests'; expected one"),

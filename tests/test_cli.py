@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mistakes import run_cli
 
 from wmlkit import paths
 from wmlkit.config import load_preset
@@ -100,6 +101,14 @@ def test_mistakes_are_one_sentence_with_status_2_and_leave_nothing(tmp_path, arg
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("wmlkit: ") and message in lines[0]
     assert done.stdout == "" and list(tmp_path.iterdir()) == []
+
+
+def test_options_and_settings_of_a_run_are_judged_together(tmp_path, monkeypatch):
+    """A floor that is too high for the preset's four peers is right for two."""
+    seen = []
+    monkeypatch.setattr("wmlkit.train.run", lambda config, *rest, **options: seen.append(config) or tmp_path)
+    assert run_cli(["train", "--peers", "2", "--set", "outer.min_weight=0.4"], monkeypatch) == 0
+    assert (seen[0].mutual.num_peers, seen[0].outer.min_weight) == (2, 0.4)
 
 
 def test_shards_share_the_plan():

@@ -188,7 +188,7 @@ def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_
     own = session.start("01_data", "smoke", str(tmp_path), ["data.words=3000"])
     assert "preset smoke, corpus nursery" in capsys.readouterr().out and own.config.data.words == 3000
     own.table("T1", pd.DataFrame({"a": [1, 2]}), seeds=[0, 1])
-    with pytest.raises(UserError, match="01_data ends with loss = nan; expected a finite number"):
+    with pytest.raises(UserError, match="01_data ends with loss = nan; expected a finite number; look at the runs"):
         own.finish({"words": 2, "loss": float("nan")})
     assert not (own.folder / "notebooks").exists()
     document = own.finish({"words": 2})

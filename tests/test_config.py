@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from wmlkit.config import load_preset, parse_assignment, preset_names
+from wmlkit.errors import UserError
 from wmlkit.identity import run_hash
+from wmlkit.study_plan import plan
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -52,3 +54,18 @@ def test_hash_covers_what_shapes_a_run_and_nothing_else():
 def test_configurations_are_frozen():
     with pytest.raises(Exception, match="frozen"):
         load_preset("smoke").train.steps = 3
+
+
+def test_the_floor_of_the_weights_leaves_room_for_all_peers_and_a_frozen_teacher():
+    most = {"outer.min_weight": 0.25, "mutual.arm": "wml", "mutual.num_peers": 4}
+    assert load_preset("nursery", most).outer.min_weight == 0.25
+    with pytest.raises(UserError, match="is 0.25 for 4 peers and a frozen teacher, whose 5 weights .* at most 1/5"):
+        load_preset("nursery", {**most, "mutual.frozen_teacher": True})
+    for free in ("independent", "dml", "distill"):  # these have no outer step
+        load_preset("nursery", {**most, "mutual.arm": free, "mutual.num_peers": 5})
+    with pytest.raises(UserError, match="is 0.25 for 5 peers"):  # of a study, before anything is trained
+        plan(load_preset("nursery", {**most, "study.runs": [["wml", 5]]}))
+
+
+def test_shares_of_the_masked_positions_may_fill_them():
+    assert load_preset("smoke", {"train.mask_random": 0.7, "train.mask_keep": 0.3}).train.mask_keep == 0.3

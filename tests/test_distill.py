@@ -14,7 +14,7 @@ from compare import rows, weights
 from small import make_batch, make_peers
 from test_losses import CE_1, CE_2, KL_12, hand_case, random_case
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, Gemma2Config, Gemma2ForCausalLM
 
 from wmlkit import bilevel, checkpoint, paths, results, study, tables, teacher, train
 from wmlkit.config import load_preset
@@ -362,6 +362,16 @@ def test_a_teacher_of_another_family_with_a_padded_vocabulary(out, tokenizer, tm
     assert opened.module.model.config.vocab_size == len(tokenizer)
     done = paths.read_json(train.run(config({"mutual.teacher": str(folder)}), out) / "done.json")
     assert done["teacher"]["name"] == "bert" and done["teacher"]["parameters"] == opened.record["parameters"]
+
+
+def test_a_model_of_masked_words_and_following_sentences_teaches_as_a_masked_one(tokenizer, tmp_path):
+    shape = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=64, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32,
+    )  # fmt: skip
+    folder = checkpoint.export(BertForPreTraining(shape), tokenizer, tmp_path / "bert", "")
+    opened = teacher.given_teacher(config({"mutual.teacher": str(folder)}), tokenizer, setup("fp32", 1))
+    assert type(opened.module.model) is BertForMaskedLM
 
 
 def gemma(tokenizer):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,8 +194,8 @@ def test_memory_that_runs_out_in_the_outer_step_counts_no_gradient_twice(monkeyp
 
     monkeypatch.setattr(steps, "outer_gradient", small_memory)
     norms = []
-    real = steps.gradient_norms
-    monkeypatch.setattr(steps, "gradient_norms", lambda state: norms.append(real(state)) or norms[-1])
+    real = faults.gradient_norms
+    monkeypatch.setattr(faults, "gradient_norms", lambda peers: norms.append(real(peers)) or norms[-1])
     split = rows(train.run(config(train__steps=1), tmp_path))[0]
     monkeypatch.setattr(steps, "outer_gradient", sound)
     whole = rows(train.run(config(train__steps=1), tmp_path / "whole"))[0]
@@ -231,8 +233,19 @@ def test_one_row_that_does_not_fit(monkeypatch, tmp_path):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(AtPositions, "features", no_memory)
-    with pytest.raises(UserError, match="memory ran out at step 1 with a single row of the batch; expected"):
+    says = "memory ran out at step 1 with a single row of the batch; expected one that fits: set a smaller data.block_"
+    with pytest.raises(UserError, match=says):
         train.run(config(), tmp_path)
+
+
+def test_one_of_several_processes_that_has_no_memory_asks_for_smaller_parts():
+    """Alone it cannot split the batch; every setting that the message names is one that there is."""
+    state, device = SimpleNamespace(step=0, parts=1), SimpleNamespace(processes=2)
+    with pytest.raises(UserError, match="one of several processes; .* set a larger train.accumulate, a ") as raised:
+        steps._more_parts(state, 16, device)
+    for key in re.findall(r"(?:train|data)\.\w+", str(raised.value)):
+        section, name = key.split(".")
+        assert name in config().resolved()[section], key
 
 
 def test_other_errors_are_no_lack_of_memory():

@@ -519,7 +519,7 @@ def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "hub.train": "One line.\nTwo\nlines.\n\n\nÉlodie\n".encode(),
         "hub.dev": b"Dev.\n",
     }
-    with pytest.raises(UserError, match="has the columns text; expected 'story'"):
+    with pytest.raises(UserError, match="has the columns text; expected 'story'; choose another"):
         fetch.fetch_hub("hub", tmp_path / "out", column="story")
     with pytest.raises(UserError, match="cannot be opened"):
         fetch.fetch_hub("nothing", tmp_path / "out")

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import score_sentences, scoring
-from wmlkit.evaluate.last_layer import hidden_at
+from wmlkit.evaluate.last_layer import hidden_at_places
 from wmlkit.evaluate.spans import encode_spans
 from wmlkit.models import build_model, hidden_states
 from wmlkit.settings import ModelConfig
@@ -177,7 +177,7 @@ def test_states_at_places_are_those_of_the_trunk(family: str, layers: int, token
         position = torch.tensor([8, 0, 3, 4, 1, 2])
         with torch.inference_mode():
             expected = hidden_states(model, ids)[row, position]
-            torch.testing.assert_close(hidden_at(model, ids, row, position), expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(hidden_at_places(model, ids, row, position), expected, atol=1e-5, rtol=0)
 
 
 def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -13,6 +13,7 @@ from transformers import (
     AlbertForMaskedLM,
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     CamembertConfig,
     CamembertForMaskedLM,
     DistilBertConfig,
@@ -31,7 +32,7 @@ from wmlkit import paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate import score_sentences
+from wmlkit.evaluate import outside, score_sentences
 from wmlkit.evaluate.outside import load_outside, logits_at, read_texts
 from wmlkit.evaluate.target import GlueOptions, evaluate_target, result_lines
 
@@ -42,6 +43,19 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(SENTENCES * 3, 300)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_model_of_masked_words_and_following_sentences_scores_as_a_masked_one(
+    apart: bool, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SMALL)
+    both, masked = BertForPreTraining(shape).eval(), BertForMaskedLM(shape).eval()
+    masked.load_state_dict(both.state_dict(), strict=False)
+    if not apart:
+        monkeypatch.setattr(outside, "_comes_apart", lambda model: False)
+    scores = [score_sentences(model, tokenizer, SENTENCES) for model in (both, masked)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
 def build(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

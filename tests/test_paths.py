@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from wmlkit import paths
 
 
@@ -22,3 +24,15 @@ def test_what_is_said_comes_before_what_is_usual(tmp_path, monkeypatch):
     assert paths.output("here") == tmp_path / "here"
     monkeypatch.chdir(paths.REPOSITORY / "notebooks")
     assert paths.output("here") == paths.REPOSITORY / "notebooks" / "here"
+
+
+def test_checksums_of_files(tmp_path):
+    """As sha256sum gives them; that of several files changes with a name, a content and the order."""
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b").write_bytes(b"abc")
+    assert (paths.file_sha256(tmp_path / "a"), paths.file_sha256(tmp_path / "b")) == (empty, abc)
+    lines = f"a {empty}\nb {abc}\n".encode()
+    assert paths.files_sha256(tmp_path, ["a", "b"]) == hashlib.sha256(lines).hexdigest()
+    assert paths.files_sha256(tmp_path, ["b", "a"]) != paths.files_sha256(tmp_path, ["a", "b"])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -322,3 +324,9 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     assert all(list(row) == keys for row in document["results"])
     assert [row["member"] for row in document["results"]] == ["peer_1", "peer_2", "ensemble", "best_peer"]
     assert all(0 <= row["score"] <= 100 for row in document["results"])
+
+
+def test_reading_results_waits_for_no_model():
+    """In a fresh interpreter: tables and the page are made without torch and transformers."""
+    code = "import sys, wmlkit.report; print(*sorted({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

@@ -242,6 +242,9 @@ def test_exported_peers_load_without_wmlkit(finished, tmp_path):
         ids, AutoTokenizer.from_pretrained(folder)("Mary near the river SEES cats.", return_tensors="pt")["input_ids"]
     )
     assert torch.equal(model(ids).logits, logits)
+    settings = paths.read_json(folder / "tokenizer_config.json")
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # a name that older versions know too
+    assert not {"is_local", "local_files_only"} & set(settings)  # how the training process found it
     step = checkpoint.checkpoints(finished / "checkpoints")[-1]
     saved = checkpoint.load_file(step / "tensors.safetensors")
     for name, parameter in model.named_parameters():  # what was exported is what was trained

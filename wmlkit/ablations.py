@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
-from scipy import stats
 
 from . import paths, results
 from .config import Config
+from .errors import UserError
 from .identity import SHAPING
-from .runs import Run, other_format, read_object, read_runs
+from .runs import Run, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
 _KEYS = ["suite", "protocol", "member"]
@@ -38,9 +37,12 @@ def noted_plan(folder: Path) -> Config | None:
     if not noted.is_file():
         return None
     try:
-        return Config.model_validate(read_object(noted, ("ablations",)))
-    except ValidationError:
-        raise other_format(noted, "configuration of this version") from None
+        return Config.model_validate(paths.read_json(noted))
+    except ValueError:  # no JSON, or settings that this version does not have
+        raise UserError(
+            f"{noted} has no configuration of this version; expected what `wmlkit study run --ablations` noted; remove "
+            "that file alone, the runs beside it stay, and give that command again"
+        ) from None
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     )
     order = [ablation_name(own) for own in ({}, *config.ablations.settings)]
     order += [name for name in rows["ablation"].unique() if name not in order]
-    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(adjusted)
+    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
     return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
 
 
@@ -93,20 +95,10 @@ def _against_base(scores: pd.DataFrame) -> pd.DataFrame:
     both = scores[scores["ablation"] != "base"].merge(base, on=[*_KEYS, "seed"], suffixes=("", "_base"))
     both = both.assign(difference=both["score"] - both["score_base"])
     rows = results.over_seeds(both, ["ablation", *_KEYS], value="difference")
-    rows["p"] = [_p_value([float(value) for value in values.split()]) for values in rows["values"]]
+    tests = both.groupby(["ablation", *_KEYS], sort=False, dropna=False)["difference"].agg(results.paired_p)
+    rows = rows.merge(tests.rename("p").reset_index(), on=["ablation", *_KEYS], how="left")
     shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
     return rows.rename(columns=shown)[["ablation", *_KEYS, *shown.values(), "p"]]
-
-
-def _p_value(differences: Sequence[float]) -> float:
-    """Two-sided paired t-test; NaN where there is nothing to test: one seed, or no spread."""
-    return float(stats.ttest_1samp(differences, 0).pvalue) if np.ptp(differences) > 1e-9 else np.nan
-
-
-def adjusted(p: pd.Series) -> pd.Series:
-    """Benjamini-Hochberg: p-values of a family as the smallest false discovery rate at which each is a discovery."""
-    known = p.dropna()
-    return pd.Series(stats.false_discovery_control(known), known.index).reindex(p.index) if len(known) else p
 
 
 def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:

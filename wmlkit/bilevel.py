@@ -62,6 +62,8 @@ def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, 
     probability_mixture  -log sum_i w_i p_i[y]
     weighted_ce          sum_i w_i CE_i (what the released code computes; linear in w)
 
+    Raises ValueError for another `objective`.
+
     >>> right, blind = torch.tensor([[4.0, 0.0]]), torch.zeros(1, 2)  # two peers, one token, two words
     >>> weights = torch.tensor([0.5, 0.5])
     >>> for name in ("logit_ensemble", "probability_mixture", "weighted_ce"):
@@ -226,7 +228,8 @@ def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_wei
     """w_m exp(-eta g_m) / sum_n w_n exp(-eta g_n), in log space and float64: (P,), (P,) -> (P,).
 
     Adding a constant to g changes nothing; no weight is negative; the sum is exactly 1. Weights under
-    `min_weight` are set to it and the rest scaled (the projection in Kullback-Leibler divergence).
+    `min_weight` are set to it and the rest scaled (the projection in Kullback-Leibler divergence). Raises ValueError
+    where `min_weight` times P exceeds 1.
 
     >>> equal = torch.tensor([0.5, 0.5])
     >>> mirror_step(equal, torch.tensor([-1.0, 1.0]), outer_lr=0.5)  # peer 1 helps: its slope is negative

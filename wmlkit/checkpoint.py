@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .data.download import file_sha256
+from .data.tokenizer import save_tokenizer
 from .errors import UserError
 from .runs import other_format, read_object
 from .untrusted import check_model
@@ -77,7 +77,7 @@ def save(
         save_file(tensors, temporary / "tensors.safetensors")
         paths.write_json(temporary / "state.json", document)
         written = ("tensors.safetensors", "state.json")
-        paths.write_json(temporary / CHECKSUMS, {name: file_sha256(temporary / name) for name in written})
+        paths.write_json(temporary / CHECKSUMS, {name: paths.file_sha256(temporary / name) for name in written})
 
     target = paths.write_folder(folder / f"step-{step:08d}", write)
     for old in checkpoints(folder)[:-keep]:
@@ -169,20 +169,17 @@ def _check_whole(path: Path) -> None:
     """
     if (path / CHECKSUMS).is_file():
         for name, expected in paths.read_json(path / CHECKSUMS).items():
-            found = file_sha256(path / name)
+            found = paths.file_sha256(path / name)
             if found != expected:
                 raise ValueError(f"{name} has SHA-256 {found} and was written with {expected}")
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> Path:
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> Path:
     """A folder that ``AutoModelFor...from_pretrained`` and ``AutoTokenizer.from_pretrained`` load without wmlkit."""
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        # transformers 5 writes a class name that older versions do not know
-        settings = temporary / "tokenizer_config.json"
-        paths.write_json(settings, paths.read_json(settings) | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        save_tokenizer(tokenizer, temporary)
         paths.write_text(temporary / "README.md", card)
 
     return paths.write_folder(folder, write)

@@ -17,7 +17,7 @@ from . import paths
 from .cli_bench import bench_app
 from .cli_options import Json, Out, Preset, Set, emit, say
 from .cli_study import study_app
-from .config import load_preset
+from .config import load_preset, parse_assignment
 from .errors import Stopped, UserError, disk_is_full
 from .guard import end_with_parent
 
@@ -100,7 +100,9 @@ def train(
     from .train import run
 
     given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
-    config = load_preset(preset, set_ or []).updated({key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    # All at once: what --set asks for may be right only for these peers.
+    config = load_preset(preset, dict(map(parse_assignment, set_ or [])) | options)
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
     if PartialState().is_main_process:
         print(folder)
@@ -163,7 +165,6 @@ def report(
     reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
-    from .readme import write_reference
     from .report import write_report
     from .results import write_summary
     from .runs import read_runs
@@ -178,6 +179,8 @@ def report(
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
+        from .readme import write_reference
+
         documents = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "deviations.md")
         write_reference(folder, paths.reference(folder.name), *documents)
     print(page)

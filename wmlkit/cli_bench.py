@@ -74,11 +74,13 @@ def scoring(
     setting: Annotated[str, typer.Option(help="small or paper: the size of the vocabulary.")] = "paper",
     repeats: Repeats = 5,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to score; default: the setting's.")] = None,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Scoring of minimal pairs, against two plain scorers."""
     from .bench.scoring import bench_scoring
 
+    _use(threads)
     _show("scoring", bench_scoring(setting, repeats, pairs), as_json)
 
 

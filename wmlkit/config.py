@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from . import paths
 from .errors import UserError, first_line
@@ -49,6 +49,17 @@ class Config(Section):
     study: StudyConfig = StudyConfig()
     ablations: AblationsConfig = AblationsConfig()
     replay: ReplayConfig = ReplayConfig()
+
+    @model_validator(mode="after")
+    def _floor_leaves_room(self) -> Config:
+        weights, floor = self.mutual.num_peers + self.mutual.teacher_is_peer, self.outer.min_weight
+        if self.mutual.arm == "wml" and floor * weights > 1:
+            teacher = " and a frozen teacher" if self.mutual.teacher_is_peer else ""
+            raise ValueError(
+                f"outer.min_weight is {floor:g} for {self.mutual.num_peers} peers{teacher}, whose {weights} weights "
+                f"sum to 1; expected at most 1/{weights}; lower it or mutual.num_peers"
+            )
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """All values, as JSON types."""

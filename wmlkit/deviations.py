@@ -150,6 +150,8 @@ def _search(table: pd.DataFrame) -> dict[str, str]:
             f"({row['counted'] / 1e6:.1f} million, {row['error_percent']:+.1f} %)"
             for _, row in rows.iterrows()
         )
-        method = "enumeration" if rows["method"].iloc[0] == "exact" else "Bayesian search"
-        sentences[str(case)] = f"layers × width by {method} of {rows['evaluations'].iloc[0]} shapes: {shapes}."
+        count = rows["evaluations"].iloc[0]
+        exact = rows["method"].iloc[0] == "exact"
+        method = f"enumeration of {count} shapes" if exact else f"Bayesian search in {count} evaluations"
+        sentences[str(case)] = f"layers × width by {method}: {shapes}."
     return sentences

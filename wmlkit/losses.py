@@ -27,7 +27,7 @@ AT_ONCE = 1 << 22  # logits of a peer (16 MiB) that are cheaper to keep than the
 
 @dataclass(frozen=True)
 class MutualOptions:
-    """How L1 is put together; the defaults and what the released code uses are in docs/deviations.md."""
+    """How L1 is put together; the defaults and what the released code uses are in docs/notation.md."""
 
     alpha: float = 0.5
     kl_weight: Literal["target", "student"] = "target"  # b_ij = w_j or w_i
@@ -103,7 +103,7 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int,
     """
     tau = options.temperature
     log_p = [F.log_softmax(at_least_fp32(z) / tau, dim=-1) for z in logits]
-    scale = share.kl * tau**2 / (max(1, len(logits[0])) if options.kl_reduction == "token_mean" else batch_size)
+    factor = share.kl * tau**2 / (max(1, len(logits[0])) if options.kl_reduction == "token_mean" else batch_size)
     students = log_p[: len(log_p) - options.frozen]
     zero = log_p[0].new_zeros(())
     rows = []
@@ -112,7 +112,7 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int,
         rows.append(
             torch.stack(
                 [
-                    zero if i == j else scale * (target.exp() * (target - student)).sum()
+                    zero if i == j else factor * (target.exp() * (target - student)).sum()
                     for i, student in enumerate(students)
                 ]
             )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -253,6 +252,19 @@ def body_parameters(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
+def objective_of_class(name: str) -> Literal["mlm", "clm"] | None:
+    """What a model class is trained for, by its name; None for one that is no language model.
+
+    ``BertForPreTraining`` and its like are masked models with one more head, which `load_model` leaves out.
+
+    >>> objective_of_class("BertForPreTraining"), objective_of_class("GPT2LMHeadModel"), objective_of_class("BertModel")
+    ('mlm', 'clm', None)
+    """
+    if name.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "mlm"
+    return "clm" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
+
+
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     """A model saved in Hugging Face format; safetensors only, no code from the folder is run.
 
@@ -276,8 +288,3 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
     return model  # type: ignore[no-any-return]
-
-
-def shape_document(student: Student) -> dict[str, int]:
-    """The shape as JSON types."""
-    return asdict(student)

@@ -1,4 +1,4 @@
-"""The only place that builds paths; also the atomic writers that every module uses.
+"""The only place that builds paths; also the atomic writers and checksums that every module uses.
 
 Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
 
@@ -12,11 +12,12 @@ Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,18 @@ def _write_text(path: Path, text: str) -> None:
 def json_text(document: Any) -> str:
     """`document` as every JSON file of this package has it; NaN and infinity are refused because JSON has neither."""
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256, hexadecimal, over the names and contents of these files of `folder`, in this order."""
+    lines = [f"{name} {file_sha256(folder / name)}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_json(path: Path, document: Any) -> Path:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from . import paths
 from .errors import UserError
+from .evaluate.protocols import credit
 from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_object, read_runs
 
 # lists of P values
@@ -183,9 +184,6 @@ def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
     what its rule says. `best_peer` and `mean_peer` are added.
     Returns None where the run has no item file of that evaluation.
     """
-    # Imported here: scoring needs torch, and reading results must not wait for it.
-    from .evaluate.protocols import credit
-
     path = paths.evaluation(run.folder, suite, protocol)
     if not path.with_suffix(".items.jsonl").is_file():
         return None
@@ -252,11 +250,8 @@ def paired_differences(
             group = group.sort_values("seed")
             differences = (group[f"{value}_a"] - group[f"{value}_b"]).tolist()
             described = _described(differences, group["seed"].tolist())
-            # Equal differences have no spread to test against.
-            testable = not np.isnan(described["low"])
-            p = float(stats.ttest_rel(group[f"{value}_a"], group[f"{value}_b"]).pvalue) if testable else np.nan
             notes = [text for side in ("note_a", "note_b") if side in group for text in group[side] if text]
-            known = {"a": a, "b": b, **described, "p": p, "note": distinct(notes)}
+            known = {"a": a, "b": b, **described, "p": paired_p(differences), "note": distinct(notes)}
             rows.append({**dict(zip(by, key, strict=True)), **known})
     columns = [*by, "a", "b", "mean", "low", "high", "p", "n_seeds", "seeds", "values", "note"]
     return pd.DataFrame(rows, columns=columns)
@@ -268,6 +263,18 @@ def _described(values: list[float], seeds: list[int]) -> dict[str, Any]:
         "mean": float(np.mean(values)), "low": low, "high": high, "n_seeds": len(values),
         "seeds": " ".join(str(seed) for seed in seeds), "values": " ".join(f"{number:.4g}" for number in values),
     }  # fmt: skip
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided paired t-test of differences, one a seed; NaN where there is nothing to test: one seed, no spread."""
+    testable = not np.isnan(interval(differences)[0])
+    return float(stats.ttest_1samp(differences, 0).pvalue) if testable else np.nan
+
+
+def adjusted(p: pd.Series) -> pd.Series:
+    """Benjamini-Hochberg: p-values of a family as the smallest false discovery rate at which each is a discovery."""
+    known = p.dropna()
+    return pd.Series(stats.false_discovery_control(known), known.index).reindex(p.index) if len(known) else p
 
 
 def paired_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], member: str) -> pd.DataFrame:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from . import results
+from .evaluate.protocols import PROTOCOLS
+from .evaluate.suites import tuning_third
 from .readable import MEMBERS
 from .runs import Run
 
@@ -66,9 +68,6 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     Ties count as in the protocol's own year. Columns: the shared ones, mean, low, high, n_seeds, seeds, values, ties,
     and the protocol's rules for the score.
     """
-    # Imported here: scoring needs torch, and reading results must not wait for it.
-    from .evaluate.protocols import PROTOCOLS
-
     if table.empty:
         return table
     by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member"]
@@ -91,9 +90,6 @@ def thirds(paradigms: pd.DataFrame) -> pd.DataFrame:
     `paradigms`: `results.paradigm_table`. Columns: the shared ones, part, paradigms (their number), mean, low, high,
     n_seeds, seeds, values.
     """
-    # Imported here, as above.
-    from .evaluate.suites import tuning_third
-
     shown = paradigms[paradigms["suite"] == "blimp"] if len(paradigms) else paradigms
     if shown.empty:
         return shown

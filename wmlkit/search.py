@@ -51,7 +51,7 @@ class Found:
         return {name: getattr(self, name) for name in names}
 
 
-# A loss after a few steps (`students.proxy_loss`), minus the diversity, or anything else of which less is better
+# A loss after a few steps (`students.proxy_losses`), minus the diversity, or anything else of which less is better
 Preference = Callable[[Student, Sequence[Found]], float]
 
 

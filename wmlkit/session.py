@@ -5,7 +5,6 @@ A notebook begins with `start` and ends with `Session.finish`, which writes the 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,12 +66,13 @@ class Session:
         """
         broken = [name for name, value in numbers.items() if not math.isfinite(value)]
         if broken:
-            raise UserError(f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number")
+            raise UserError(
+                f"{self.notebook} ends with {broken[0]} = {numbers[broken[0]]}; expected a finite number; look at "
+                "the runs that it is made from: one has diverged, or has no evaluation"
+            )
         document = {
             "notebook": self.notebook,
-            "files": {
-                str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files
-            },
+            "files": {str(path.relative_to(self.folder)): paths.file_sha256(path) for path in self.files},
             "numbers": {name: float(value) for name, value in numbers.items()},
         }
         paths.write_json(self.folder / "notebooks" / f"{self.notebook}.done.json", document)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
+ProtocolName = Literal["babylm2024-released", "babylm2024-fixed", "babylm2025", "babylm2026"]  # evaluate.protocols
 
 
 class Section(BaseModel):
@@ -141,7 +142,12 @@ class MutualConfig(Section):
     @property
     def uses_teacher(self) -> bool:
         """Whether the peers of this run learn from a teacher."""
-        return self.arm == "distill" or (self.frozen_teacher and self.arm in ("dml", "wml"))
+        return self.arm == "distill" or self.teacher_is_peer
+
+    @property
+    def teacher_is_peer(self) -> bool:
+        """Whether the teacher is a frozen peer, with a weight of its own behind the peers'."""
+        return self.frozen_teacher and self.arm in ("dml", "wml")
 
     @property
     def trains_base(self) -> bool:
@@ -192,6 +198,15 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 
+    @model_validator(mode="after")
+    def _masked_positions_are_shared_out(self) -> TrainConfig:
+        if self.mask_random + self.mask_keep > 1 + 1e-9:  # 1e-9: decimal shares that sum to 1 may exceed it in binary
+            raise ValueError(
+                f"train.mask_random {self.mask_random:g} and train.mask_keep {self.mask_keep:g} are shares of the same "
+                "positions; expected a sum of at most 1; lower one of the two"
+            )
+        return self
+
 
 class TrackConfig(Section):
     """A mirror of metrics.jsonl; no part of what a run is."""
@@ -204,7 +219,7 @@ class TrackConfig(Section):
 class EvaluateConfig(Section):
     suites: tuple[str, ...] = ("nursery",)
     pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
-    protocol: str = "babylm2025"
+    protocol: ProtocolName = "babylm2025"
     ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
     per_paradigm: int | None = Field(None, ge=1)  # sample of pairs a paradigm; None: all
     token_budget: int | None = Field(None, ge=64)  # tokens a forward pass; None: what suits the device

@@ -39,7 +39,7 @@ def mutual_options(config: Config, step: int) -> MutualOptions:
         detach_targets=mutual.detach_targets,
         kl_reduction=mutual.kl_reduction,
         temperature=mutual.temperature,
-        frozen=int(mutual.frozen_teacher and mutual.arm in ("dml", "wml")),
+        frozen=int(mutual.teacher_is_peer),
     )
 
 
@@ -184,11 +184,6 @@ def clip_and_update(state: State, config: Config, norms: Tensor) -> None:
             optimizer.step()
 
 
-def gradient_norms(state: State) -> Tensor:
-    """(P,): norm of each peer's gradient, before clipping."""
-    return faults.gradient_norms(peer.weights for peer in state.peers)
-
-
 def _drop_gradients(state: State) -> None:
     for peer in state.peers:
         for parameter in peer.weights:
@@ -221,10 +216,12 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
     """Twice as many parts of a batch of `rows` rows, after memory ran out. Raises UserError where that cannot help."""
     # One process cannot ask the others to do the same: they wait for its gradients.
     if device.processes > 1 or 2 * state.parts > rows:
-        what = "one of several processes" if device.processes > 1 else "a single row of the batch"
+        what, remedy = "a single row of the batch; expected one that fits", "set"
+        if device.processes > 1:
+            what, remedy = "one of several processes; expected parts that fit", "set a larger train.accumulate,"
         raise UserError(
-            f"memory ran out at step {state.step + 1} with {what}; expected a batch that fits: set a larger "
-            "train.accumulate, a smaller data.block or smaller students, and run again"
+            f"memory ran out at step {state.step + 1} with {what}: {remedy} a smaller data.block_size or smaller "
+            "students, and run again"
         )
     state.parts *= 2
     _drop_gradients(state)
@@ -254,7 +251,7 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
             if not faults.is_out_of_memory(error):
                 raise
         _more_parts(state, len(batch.input_ids), device)  # outside of the handler: the error holds the step's tensors
-    norms = gradient_norms(state)
+    norms = faults.gradient_norms(peer.weights for peer in state.peers)
     if not _leaves_out(state, loss, norms, hypergradient, config, device):
         if hypergradient is not None:
             outer_step(state, hypergradient, config)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import evaluations, paths, results
-from .ablations import ablation_table, adjusted, noted_plan
+from .ablations import ablation_table, noted_plan
 from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
 from .errors import UserError
@@ -190,7 +190,9 @@ def differences(
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
     measure = ["setting", "corpus", "suite", "protocol", "peers", "member"]
     table.insert(
-        table.columns.get_loc("p") + 1, "p_adjusted", table.groupby(measure, dropna=False)["p"].transform(adjusted)
+        table.columns.get_loc("p") + 1,
+        "p_adjusted",
+        table.groupby(measure, dropna=False)["p"].transform(results.adjusted),
     )
     rng = rng or np.random.default_rng(0)
     loaded: dict[

@@ -7,7 +7,6 @@ number of updates (arm `teacher`, one run folder a seed). With ``mutual.teacher_
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from .device import Device
 from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
-from .models import body_parameters, hidden_states, lm_logits, load_model, max_length
+from .models import body_parameters, hidden_states, lm_logits, load_model, max_length, objective_of_class
 from .settings import MutualConfig, SearchConfig
 from .untrusted import read_settings
 
@@ -85,12 +84,8 @@ def given_hash(config: Config) -> str:
             f"the teacher {config.mutual.teacher!r} has no model.safetensors; wmlkit loads weights from such a "
             "file only, because other formats can run code: convert the model or choose another"
         )
-    hashes = {}
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(hashes)
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    return digest({name: paths.file_sha256(folder / name) for name in names if (folder / name).is_file()})
 
 
 def trained_teacher(run_folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:
@@ -157,7 +152,7 @@ def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
     kind = "a masked" if objective == "mlm" else "a causal"
     named = read_settings(folder / "config.json").get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""
-    if architecture.endswith("ForMaskedLM") != (objective == "mlm"):  # AutoModelForCausalLM would take both
+    if objective_of_class(architecture) != objective:  # AutoModelForCausalLM would take a masked one too
         raise UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
     return load_model(folder, objective)
 
@@ -168,12 +163,14 @@ def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenize
     ids = torch.tensor([tokenizer("The cat sat.")["input_ids"][: max_length(model)]])
     length = ids.shape[1]
     seen = torch.ones(1, 1, length, length, dtype=torch.bool)
-    if not type(model).__name__.endswith("ForMaskedLM"):
+    if objective_of_class(type(model).__name__) == "clm":
         seen = seen.tril()
     try:
         parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama") from None
+        raise UserError(
+            f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama; choose another"
+        ) from None
     if not torch.allclose(parts, model(ids).logits, rtol=1e-3, atol=1e-4):
         raise UserError(
             f"{who} ({model.config.model_type}) gives other logits in parts than as a whole; expected a family whose "

@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from filelock import FileLock
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, faults, losses, paths
 from .config import Config
@@ -268,7 +268,7 @@ def _finish(
     device: Device,
     folder: Path,
     students: list[Found],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     teacher: Teacher | None,
 ) -> None:
     """Export the peers and write done.json, last."""

@@ -88,7 +88,9 @@ def _read(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise UserError(f"{file} is not the document of a benchmark; expected what `wmlkit bench X --json` printed")
+        raise UserError(
+            f"{file} is not the document of a benchmark; expected what `wmlkit bench X --json` printed; make it again"
+        )
     return document  # type: ignore[no-any-return]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,84 +17,101 @@ from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
 from ..evaluate.minimal_pairs import score_sentences
-from .measure import check_repeats, peak_above
+from .measure import check_repeats, interleaved, peak_above, peaks, rows
 
 # Vocabulary of the model (50,265 is that of RoBERTa, which the paper uses) and pairs; the model has 4 layers of
 # width 256.
 SETTINGS: dict[str, tuple[int, int]] = {"small": (8192, 24), "paper": (50265, 60)}
 Copy = tuple[list[int], int, int, int]  # masked ids, position, target, number of the sentence
+Score = Callable[[], np.ndarray]
 BATCH_SIZES = (1, 8, 32, 128)  # masked copies a forward pass; the batched scorer gets the best of these
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Work:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    sentences: list[str]  # good, bad, good, bad, ...
 
 
 def bench_scoring(setting: str = "paper", repeats: int = 5, pairs: int | None = None) -> dict[str, Any]:
     """Median time of `score_sentences` and of two plain scorers on nursery pairs, masked model, CPU.
 
     "naive": one forward pass a masked position, head at every position. "batched": the masked copies in their order,
-    padded to the longest of a batch, head at every position, at the fastest of `BATCH_SIZES`. Repeats are
-    interleaved, so that a slow moment of the machine falls on all three. All scores agree to 1e-3 nats, or an
-    error is raised.
+    padded to the longest of a batch, head at every position, at the fastest of `BATCH_SIZES`. All scores agree to
+    1e-3 nats, or an error is raised.
     """
     if setting not in SETTINGS:
         raise UserError(f"there is no scoring setting {setting!r}; expected one of {', '.join(SETTINGS)}")
     check_repeats(repeats)
     vocab_size, default_pairs = SETTINGS[setting]
-    sentences = _sentences(pairs or default_pairs)
-    tokenizer = train_tokenizer(sentences, 4096)
-    model = _student(vocab_size)
-    copies = _masked_copies(sentences, tokenizer)
-    tried = {size: _seconds(partial(_batched, model, copies, tokenizer, size)) for size in BATCH_SIZES}
-    best = min(tried, key=lambda size: tried[size])
-    variants: dict[str, Callable[[], np.ndarray]] = {
-        "wmlkit": lambda: score_sentences(model, tokenizer, sentences),
-        "batched": lambda: _batched(model, _masked_copies(sentences, tokenizer), tokenizer, best),
-        "naive": lambda: _naive(model, _masked_copies(sentences, tokenizer)),
-    }
-    scores = {name: score() for name, score in variants.items()}  # also the warm-up
+    pairs = pairs or default_pairs
+    work = _make_work(vocab_size, pairs)
+    sizes = interleaved({str(size): _batched_run(work, size) for size in BATCH_SIZES}, 1, CPU)
+    best = min(BATCH_SIZES, key=lambda size: sizes[str(size)]["median_ms"])
+    variants = _variants(work, best)
+    scores = {name: score() for name, score in variants.items()}
     difference = max(float(np.abs(scores[name] - scores["wmlkit"]).max()) for name in ("batched", "naive"))
     if difference > 1e-3:
         raise RuntimeError(f"the scorers disagree by {difference} nats")
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
-        for name, score in variants.items():
-            times[name].append(_seconds(score))
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    times = interleaved(variants, repeats, CPU)
+    own = times["wmlkit"]["median_ms"]
     return {
         "setting": setting,
         "vocab_size": vocab_size,
-        "pairs": len(sentences) // 2,
-        "masked_copies": len(copies),
+        "pairs": pairs,
+        "masked_copies": len(_masked_copies(work.sentences, work.tokenizer)),
         "batch_size_of_batched": best,
         "max_difference": difference,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
-        "variants": [
-            {"name": name, "median_ms": 1000 * medians[name], "peak_mib": peak_above(score, torch.device("cpu"))}
-            for name, score in variants.items()
-        ],
+        "variants": rows(times, peaks(scoring_peaks, vocab_size, pairs, best)),
         "ratios": {
-            "speedup_vs_naive": medians["naive"] / medians["wmlkit"],
-            "speedup_vs_batched": medians["batched"] / medians["wmlkit"],
+            "speedup_vs_naive": times["naive"]["median_ms"] / own,
+            "speedup_vs_batched": times["batched"]["median_ms"] / own,
         },
     }
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def scoring_peaks(vocab_size: int, pairs: int, batch_size: int) -> dict[str, float]:
+    """Peak memory of each scorer in this process, MiB; after one run each, which makes what is made once."""
+    variants = _variants(_make_work(vocab_size, pairs), batch_size)
+    for score in variants.values():
+        score()
+    return {name: peak_above(score, CPU) for name, score in variants.items()}
+
+
+def _make_work(vocab_size: int, pairs: int) -> Work:
+    sentences = _sentences(pairs)
+    return Work(_student(vocab_size), train_tokenizer(sentences, 4096), sentences)
+
+
+def _variants(work: Work, batch_size: int) -> dict[str, Score]:
+    """Each scorer, from sentences to scores (2 x pairs,) in nats."""
+    return {
+        "wmlkit": lambda: score_sentences(work.model, work.tokenizer, work.sentences),
+        "batched": _batched_run(work, batch_size),
+        "naive": lambda: _naive(work.model, _masked_copies(work.sentences, work.tokenizer)),
+    }
+
+
+def _batched_run(work: Work, batch_size: int) -> Score:
+    model, tokenizer = work.model, work.tokenizer
+    return lambda: _batched(model, _masked_copies(work.sentences, tokenizer), tokenizer, batch_size)
 
 
 def _sentences(pairs: int) -> list[str]:
     """Both members of `pairs` nursery pairs, spread over the paradigms."""
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(Path(folder), seed=0, per_paradigm=max(1, pairs // 8))
-        rows = [
+        found = [
             json.loads(line)
             for path in sorted(Path(folder).glob("*.jsonl"))
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
-    chosen = np.linspace(0, len(rows) - 1, pairs).astype(int)
-    return [rows[i][key] for i in chosen for key in ("sentence_good", "sentence_bad")]
+    chosen = np.linspace(0, len(found) - 1, pairs).astype(int)
+    return [found[i][key] for i in chosen for key in ("sentence_good", "sentence_bad")]
 
 
 def _student(vocab_size: int) -> PreTrainedModel:
@@ -148,7 +163,7 @@ def _batched(
         logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         positions = torch.tensor([position for _, position, _, _ in batch])
         targets = torch.tensor([target for _, _, target, _ in batch])
-        rows = torch.arange(len(batch))
-        values = logits[rows, positions].log_softmax(dim=-1)[rows, targets]
+        each = torch.arange(len(batch))
+        values = logits[each, positions].log_softmax(dim=-1)[each, targets]
         np.add.at(scores, [sentence for _, _, _, sentence in batch], values.double().numpy())
     return scores

@@ -12,7 +12,6 @@ from ..search import count_parameters, search_students, students
 from ..shapes import Student, base_student
 from .measure import Run, check_repeats, interleaved, peak_above, peaks, rows
 
-SPACE: dict[str, Any] = {}  # the paper's, as its preset has it
 LARGE = {  # a space of many thousand shapes around the paper's
     "search.num_layers": list(range(1, 49)),
     "search.num_heads": [1, 2, 4, 8, 16, 32],
@@ -49,7 +48,7 @@ def search_peaks() -> dict[str, float]:
 
 def _runs() -> tuple[dict[str, Run], int, int]:
     """(the ways, shapes of the paper's space, shapes of the large one)"""
-    paper = load_preset("paper-10m", {"search.count": "all", **SPACE})
+    paper = load_preset("paper-10m", {"search.count": "all"})
     large = paper.updated(LARGE)
     base, vocabulary, block = base_student(paper.model), paper.data.vocab_size, paper.data.block_size
     shapes = students(base, paper.search, paper.model)

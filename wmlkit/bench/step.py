@@ -191,8 +191,8 @@ def bench_step(name: str = "small", repeats: int = 7) -> dict[str, Any]:
     """A step of four peers in each form: medians of interleaved repeats, memory, tokens a second, FLOP.
 
     In the setting `all-positions` released, reference and fast compute the same number, or an error is raised.
-    Model FLOP utilisation compares with a matrix product of 1,024 x 1,024 timed in the same turns; its FLOP are those
-    of the whole model (`search_cost.flop_per_token`), also where a form does without some of them.
+    Model FLOP utilisation compares with a matrix product (`measure.matrix_product`) timed in the same turns; its FLOP
+    are those of the whole model (`search_cost.flop_per_token`), also where a form does without some of them.
     """
     check_repeats(repeats)
     work = make_work(name)

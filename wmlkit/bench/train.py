@@ -13,10 +13,11 @@ from ..data.prepare import prepare
 from ..data.texts import open_texts
 from ..data.tokenizer import load_tokenizer
 from ..device import setup
+from ..faults import gradient_norms
 from ..models import body_parameters
 from ..optim import set_learning_rate
 from ..state import build_state
-from ..steps import clip_and_update, gradient_norms, inner_loss, mutual_options, outer_gradient
+from ..steps import clip_and_update, inner_loss, mutual_options, outer_gradient
 from ..students import find_students
 from .measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
 
@@ -100,7 +101,7 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
     runs: dict[str, Run] = {
         "batch": lambda: texts.train(0, ratio),
         "inner": inner,
-        "optimizer": lambda: clip_and_update(state, config, gradient_norms(state)),
+        "optimizer": lambda: clip_and_update(state, config, gradient_norms(peer.weights for peer in state.peers)),
         **{f"outer, {kind}": outer(kind) for kind in ("direct", "sgd", "adam")},
     }
     return facts, runs, device.device

@@ -20,6 +20,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from .. import paths
 from ..errors import UserError
 
 CHUNK = 1 << 18  # bytes
@@ -78,18 +79,18 @@ def download(
     if it fits and fetched again if not. Raises UserError when it cannot be had or is not what was expected.
     """
     if path.is_file():
-        if size in (None, path.stat().st_size) and sha256 in (None, file_sha256(path)):
+        if size in (None, path.stat().st_size) and sha256 in (None, paths.file_sha256(path)):
             return path
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     check_space(path.parent, max(0, (size or 0) - _length(part)))
     _persist(url, lambda: _continue(url, part, size, patience), lambda: _length(part), patience)
-    if sha256 is not None and file_sha256(part) != sha256:
+    if sha256 is not None and paths.file_sha256(part) != sha256:
         # A part from an older version of the file, or bytes changed on the way: once more, from the start.
         part.unlink()
         _persist(url, lambda: _continue(url, part, size, patience), lambda: _length(part), patience)
-        found = file_sha256(part)
+        found = paths.file_sha256(part)
         if found != sha256:
             part.unlink()
             raise UserError(f"{url} has SHA-256 {found}; expected {sha256}; try again later or from another source")
@@ -216,12 +217,6 @@ def check_space(folder: Path, needed: int) -> None:
         raise UserError(
             f"{folder} has {free >> 20} MiB free; expected {(needed >> 20) + 64} MiB; free some space or use --out"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_blob_id(path: Path) -> str:

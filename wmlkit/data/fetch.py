@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from .. import paths
 from ..errors import UserError, first_line
 from .archives import is_archive, unpack
-from .download import PATIENT, Patience, check_space, download, file_sha256, get_json, git_blob_id
+from .download import PATIENT, Patience, check_space, download, get_json, git_blob_id
 
 API = "https://api.osf.io/v2"
 PROJECT = "ad7qg"
@@ -121,7 +121,7 @@ def _is_whole(folder: Path) -> bool:
     """Whether a fetched folder still holds what its record says."""
     try:
         files = paths.read_json(folder / "fetch.json")["files"]
-        return all(file_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
+        return all(paths.file_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -245,7 +245,7 @@ def _record(name: str, corpus: Path, sources: Mapping[str, Remote]) -> None:
             log.warning("%s: %s; it is what the OSF holds today, so results may differ", name, difference)
         files[inner] = {
             "size": path.stat().st_size,
-            "sha256": file_sha256(path),
+            "sha256": paths.file_sha256(path),
             "official": found == expected if expected else None,
         }
     document = {
@@ -278,10 +278,15 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
         ) from None
     wanted = {"train": "train", "validation": "dev", "dev": "dev"}
     if "train" not in dataset:
-        raise UserError(f"the dataset {repository!r} has the splits {', '.join(dataset)}; expected 'train'")
+        raise UserError(
+            f"the dataset {repository!r} has the splits {', '.join(dataset)}; expected 'train'; choose another"
+        )
     columns = dataset["train"].column_names or list(next(iter(dataset["train"]), {}))
     if column not in columns:
-        raise UserError(f"the dataset {repository!r} has the columns {', '.join(columns)}; expected {column!r}")
+        raise UserError(
+            f"the dataset {repository!r} has the columns {', '.join(columns)}; expected {column!r}; choose another "
+            "dataset, or name its column of text with `wmlkit.data.fetch.fetch_hub(..., column=)`"
+        )
 
     def write(folder: Path) -> None:
         for split, suffix in wanted.items():

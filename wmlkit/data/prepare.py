@@ -7,7 +7,6 @@ of distinct words of one domain. The folder is filled under a temporary name and
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -280,7 +279,7 @@ def _progress(items: Iterable[T], what: str, unit: str) -> Iterable[T]:
 def _seal(folder: Path, source: Source, settings: dict[str, Any], content: str, notes: list[str]) -> None:
     """Write what identifies the corpus and the checksums of all its files, ``done.json`` last."""
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": paths.file_sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -302,7 +301,7 @@ def _seal(folder: Path, source: Source, settings: dict[str, Any], content: str, 
 
 def _seal_text(folder: Path, content: str) -> str:
     """All of ``done.json``."""
-    return paths.json_text({"hash": content, "corpus.json": _sha256(folder / "corpus.json")})
+    return paths.json_text({"hash": content, "corpus.json": paths.file_sha256(folder / "corpus.json")})
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -329,12 +328,7 @@ def open_prepared(folder: Path) -> Prepared:
         size = document["files"][name]["size"]
         if path.stat().st_size != size:
             raise UserError(f"{path} has {path.stat().st_size} bytes; expected {size}; {remedy}")
-        found = _sha256(path)
+        found = paths.file_sha256(path)
         if found != checksum:
             raise UserError(f"{path} has SHA-256 {found}; expected {checksum}; {remedy}")
     return prepared
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

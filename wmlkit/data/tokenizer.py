@@ -112,7 +112,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     # transformers 5 writes its internal class name, which transformers 4 does not know; both know this one.
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings.pop("is_local", None)  # how this process found it, not what it is
+    for name in ("is_local", "local_files_only"):  # how this process found it, not what it is
+        settings.pop(name, None)
     paths.write_json(settings_path, dict(sorted(settings.items())))
     return folder
 

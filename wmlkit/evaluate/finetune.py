@@ -163,8 +163,8 @@ def finetune(
             losses.append(loss_sum / steps_an_epoch)
             if not math.isfinite(losses[-1]):
                 raise UserError(
-                    f"the fine-tuning loss is {losses[-1]} in epoch {epoch}; expected a finite number; the model has "
-                    "probably diverged already, or the learning rate is too high for it"
+                    f"the fine-tuning loss of {first} is {losses[-1]} in epoch {epoch}; expected a finite number; the "
+                    "model has probably diverged in its training: look at its dev loss, or leave this task out"
                 )
             epoch_predictions = {first: _predict(classifier, valid_inputs[first], tokenizer, target)}
             selection.append(select(labels[first], epoch_predictions[first]))

@@ -6,7 +6,6 @@ numbers are optimistic; they are kept this way to be comparable, and every docum
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -209,7 +208,7 @@ def _plan(
         "scored_epoch": "best on the validation file, which is also the file that is scored",
     }
     reasons = [{"task": task, "reason": reason} for task, reason in skipped.items()]
-    return _Plan(rules, objective, present, reasons, settings, _data_hash(folder, present))
+    return _Plan(rules, objective, present, reasons, settings, paths.files_sha256(folder, sorted(_files(present))))
 
 
 def metrics(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> dict[Metric, float]:
@@ -321,10 +320,3 @@ def _read(file: Path, max_train: int | None, max_valid: int | None) -> list[Exam
     if not examples:
         raise UserError(f"{file.name} has no rows; expected one example a line; fetch it again")
     return examples
-
-
-def _data_hash(folder: Path, tasks: Sequence[str]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(_files(tasks)):
-        total.update(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()

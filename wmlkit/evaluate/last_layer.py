@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ..models import hidden_states
 
 
-def hidden_at(model: PreTrainedModel, input_ids: Tensor, row: Tensor, position: Tensor) -> Tensor:
+def hidden_at_places(model: PreTrainedModel, input_ids: Tensor, row: Tensor, position: Tensor) -> Tensor:
     """Last hidden states at (row, position), (B, T) ids without padding -> (K, H); row and position are (K,).
 
     RoBERTa models that are read once in every row take the short way; the numbers are the same to rounding.

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..models import max_length
+from ..models import max_length, objective_of_class
 from .scoring import score_encoded
 from .spans import Encoded, Objective, Prefix, Reduction, encode_spans
 
@@ -153,11 +153,10 @@ def member_names(num_peers: int) -> list[str]:
 def objective_of(model: PreTrainedModel) -> Objective:
     """Whether `model` is a masked or a causal language model, from the name of its class."""
     name = type(model).__name__
-    if name.endswith("ForMaskedLM"):
-        return "mlm"
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "clm"
-    raise UserError(f"cannot tell the objective of a {name}; expected a masked or causal model: pass objective=")
+    objective = objective_of_class(name)
+    if objective is None:
+        raise UserError(f"cannot tell the objective of a {name}; expected a masked or causal model: pass objective=")
+    return objective
 
 
 def check_fit(

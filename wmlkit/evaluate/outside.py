@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..data.corpora import lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
-from ..models import FAMILIES, hidden_states, lm_logits, load_model
+from ..models import FAMILIES, hidden_states, lm_logits, load_model, objective_of_class
 from ..untrusted import read_settings
-from .last_layer import hidden_at
+from .last_layer import hidden_at_places
 from .spans import Objective
 
 TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
@@ -29,11 +29,8 @@ def load_outside(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
     """
     named = read_settings(folder / "config.json").get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else "unnamed"
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        objective: Objective = "mlm"
-    elif architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        objective = "clm"
-    else:
+    objective = objective_of_class(architecture)
+    if objective is None:
         raise UserError(
             f"{folder} holds the architecture {architecture!r}; expected a masked or causal language model "
             "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
@@ -57,16 +54,20 @@ def logits_at(model: PreTrainedModel) -> Reader:
     model is run: scaled or capped logits, for example, come after the head.
     """
     if model.config.model_type in FAMILIES or _comes_apart(model):
-        return Reader(partial(hidden_at, model), partial(lm_logits, model), apart=True)
-    return Reader(
-        lambda ids, row, position: model(input_ids=ids).logits[row, position], lambda states: states, apart=False
-    )
+        return Reader(partial(hidden_at_places, model), partial(lm_logits, model), apart=True)
+    return Reader(lambda ids, row, position: _logits(model, ids)[row, position], lambda states: states, apart=False)
+
+
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    output = model(input_ids=ids)
+    # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
+    return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
 def _comes_apart(model: PreTrainedModel) -> bool:
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
-    expected = model(input_ids=ids).logits.float()
+    expected = _logits(model, ids).float()
     try:
         found = lm_logits(model, hidden_states(model, ids)).float()
     except (AttributeError, TypeError, RuntimeError):  # no such head, no such output, or states of another shape

@@ -169,11 +169,3 @@ def paradigm_rows(
 def macro_average(rows: Iterable[dict[str, Any]]) -> float:
     """Unweighted mean accuracy over paradigms: the official score of a suite."""
     return float(np.mean([row["accuracy"] for row in rows]))
-
-
-def group_accuracy(rows: Sequence[dict[str, Any]], key: Literal["phenomenon", "field"]) -> dict[str, float]:
-    """Unweighted mean over the paradigms of each phenomenon or field, in order of first appearance."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row[key], []).append(row)
-    return {name: macro_average(members) for name, members in groups.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import UserError
+
+if TYPE_CHECKING:  # protocols are read with tables of results, which must not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 Objective = Literal["mlm", "clm"]
 Prefix = Literal["none", "eos"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -138,11 +137,7 @@ def suite_files(folder: str | Path) -> list[Path]:
 
 def suite_hash(folder: str | Path) -> str:
     """SHA-256 over the names and contents of a suite's files."""
-    total = hashlib.sha256()
-    for file in suite_files(folder):
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        total.update(f"{file.name} {content}\n".encode())
-    return total.hexdigest()
+    return paths.files_sha256(Path(folder), [file.name for file in suite_files(folder)])
 
 
 def sample_pairs(pairs: list[Pair], per_paradigm: int | None, seed: int) -> list[Pair]:

@@ -81,7 +81,7 @@ def scoring_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def search_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """T9_search: rows of `replay_search.search_case` with the finding's id."""
+    """T9_search: rows of `search.search_case` with the finding's id."""
     table = pd.DataFrame(rows)
     table.insert(1, "finding", [SEARCH_FINDINGS.get(case, "") for case in table["case"]])
     return table

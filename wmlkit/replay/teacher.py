@@ -8,7 +8,6 @@ the same text, but cut by another byte-level BPE (of the lower-cased text) whose
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,8 +128,7 @@ def teacher_identity(config: Config, case: Case) -> str:
             f"the teacher {config.replay.teacher!r} has no model.safetensors; wmlkit loads weights from such a file "
             "only, because other formats can run code: convert the model or choose another for replay.teacher"
         )
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return paths.file_sha256(weights)
 
 
 def _alone(config: Config) -> Config:
