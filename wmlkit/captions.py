@@ -21,8 +21,8 @@ TABLES = {
     "independent, which learns alone.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
-    "item_low and item_high resample the items within each seed and paradigm: they say how much the choice of items "
-    "matters for these runs, nothing about other seeds.",
+    "item_low and item_high average each item over the seeds and resample within each paradigm: they say how much the "
+    "choice of items matters for these runs, nothing about other seeds.",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
