@@ -32,7 +32,7 @@ from wmlkit import paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate import outside, score_sentences
+from wmlkit.evaluate import outside, score_sentences, target
 from wmlkit.evaluate.outside import load_outside, logits_at, read_texts
 from wmlkit.evaluate.target import GlueOptions, evaluate_target, result_lines
 
@@ -182,3 +182,19 @@ def test_dev_text_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.dev").write_text("\n \n")
     with pytest.raises(UserError, match="a.dev holds no text"):
         read_texts(tmp_path)
+
+
+@pytest.mark.parametrize("is_run", [True, False])
+def test_the_token_budget_holds_for_given_text_too(
+    is_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.dev").write_text("The cat sleeps.\n")
+    (tmp_path / ("done.json" if is_run else "config.json")).write_text("{}")
+    given = {}
+    monkeypatch.setattr(target, "load_peers", lambda folder: ([], None))
+    monkeypatch.setattr(target, "run_facts", lambda folder: ([1.0], "mlm"))
+    monkeypatch.setattr(target, "load_outside", lambda folder: (None, None, "mlm"))
+    monkeypatch.setattr(target, "evaluate_text", lambda *arguments, **options: given.update(options) or {})
+    config = load_preset("smoke", {"evaluate.token_budget": 128})
+    evaluate_target(tmp_path, "lm", config, tmp_path, corpus=tmp_path)
+    assert given["token_budget"] == 128

@@ -198,12 +198,12 @@ def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
     return table.assign(best_peer=table[run.best_member])
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Two-sided t-interval of the mean, values independent (one a seed). Empty (NaN, NaN) where none can be had:
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two-sided 95 % t-interval of the mean, values independent (one a seed). Empty (NaN, NaN) where none can be had:
     for fewer than two values, and for values without any spread."""
     if len(values) < 2 or np.ptp(values) < 1e-9:
         return np.nan, np.nan
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
@@ -299,10 +299,8 @@ def paired_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], m
     return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
 
 
-def item_bootstrap(
-    items: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval, in points, of the mean difference when *items* are resampled within each paradigm.
+def item_bootstrap(items: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
+    """95 % percentile interval, in points, of the mean difference when *items* are resampled within each paradigm.
 
     `items` is that of `paired_items`. All seeds score the same items, so an item's difference is its mean over the
     seeds, and is drawn or not for all of them at once. The statistic is the macro mean over paradigms. It says how
@@ -317,7 +315,7 @@ def item_bootstrap(
         levels, counts = np.unique(differences.to_numpy(), return_counts=True)
         draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
         means.append(draws @ levels / counts.sum())  # (resamples,)
-    low, high = np.quantile(100 * np.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
     return float(low), float(high)
 
 

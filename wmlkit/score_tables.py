@@ -19,12 +19,7 @@ OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the
 
 
 def with_item_intervals(
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    by: Sequence[str],
-    runs: Sequence[Run],
-    rng: np.random.Generator | None = None,
-    resamples: int = 2000,
+    table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str], runs: Sequence[Run]
 ) -> pd.DataFrame:
     """`table`, one row a group of `by`, with item_low, item_high and `interval`, which says what its intervals are.
 
@@ -32,7 +27,7 @@ def with_item_intervals(
     items matters for that very run. It says nothing about other seeds, and `interval` says so. `rows`: those that
     the groups were made of, with the name of their run; a `phenomenon` in `by` restricts the items to its paradigms.
     """
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     named = {run.folder.name: run for run in runs}
     found: dict[tuple[str, str, str], pd.DataFrame | None] = {}
     alone = {
@@ -56,7 +51,7 @@ def with_item_intervals(
         if "phenomenon" in by:
             items = items[items["paradigm"].isin(set(group["paradigm"]))]
         credit = items[results.ITEM].assign(seed=0, difference=items[member])
-        bounds[-1] = results.item_bootstrap(credit, rng, resamples)
+        bounds[-1] = results.item_bootstrap(credit, rng)
         told[-1] = f"items of seed {row['seeds']} resampled; nothing about other seeds"
     extra = pd.DataFrame(bounds, columns=["item_low", "item_high"], index=table.index, dtype=float)
     return pd.concat([table, extra, pd.Series(told, name="interval", index=table.index, dtype=object)], axis=1)

@@ -323,7 +323,6 @@ def compare_methods(
     block_size: int,
     *,
     methods: Iterable[Literal["exact", "bayesian"]] = ("exact", "bayesian"),
-    truncate: bool = True,
 ) -> list[dict[str, Any]]:
     """T3: one row a method and a peer: shape, parameters, target, error_percent, evaluations, and the
     milliseconds of the method's whole search (the same in all its rows)."""
@@ -331,7 +330,7 @@ def compare_methods(
     for method in methods:
         settings = search.model_copy(update={"method": method})
         start = time.perf_counter()
-        found = search_students(base, num_peers, settings, model, vocab_size, block_size, truncate=truncate)
+        found = search_students(base, num_peers, settings, model, vocab_size, block_size)
         milliseconds = 1000 * (time.perf_counter() - start)
         for peer, student in enumerate(found, start=1):
             rows.append(

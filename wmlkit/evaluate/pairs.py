@@ -49,7 +49,6 @@ def evaluate_pairs(
     seed: int = 0,
     member_weights: Sequence[float] | None = None,
     temperature: float = 1.0,
-    within_word: bool = False,
     objective: Objective | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -63,7 +62,7 @@ def evaluate_pairs(
     does) or "protocol" (the rule of the protocol's own year).
     per_paradigm: pairs a paradigm, drawn with `seed`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
-    member_weights, temperature, within_word, objective, token_budget, device: see `score_sentences`.
+    member_weights, temperature, objective, token_budget, device: see `score_sentences`.
     pairs: those that `folder`, `per_paradigm` and `seed` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
@@ -83,7 +82,6 @@ def evaluate_pairs(
         [sentence for pair in pairs for sentence in (pair.good, pair.bad)],
         contexts=[context for pair in pairs for context in (pair.good_context, pair.bad_context)],
         objective=objective,
-        within_word=within_word,
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
         temperature=temperature,
@@ -111,7 +109,7 @@ def evaluate_pairs(
             rules,
             rule,
             objective,
-            within_word=within_word,
+            within_word=False,
             temperature=temperature,
             ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
             per_paradigm=per_paradigm,
@@ -152,17 +150,14 @@ def evaluate_run(
     pairs_folder: str | Path,
     config: EvaluateConfig,
     *,
-    temperature: float = 1.0,
-    seed: int = 0,
-    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Evaluate all peers of a finished run and their ensembles on `pairs_folder`; returns the written document.
 
     A run that has this evaluation already, with the same settings and the same pairs, is not scored again unless
-    `force` is set. device: None: the best of this machine. Raises UserError for a run that is not finished.
+    `force` is set. Raises UserError for a run that is not finished.
     """
-    known = None if force else known_evaluation(run_folder, suite, pairs_folder, config, temperature, seed)
+    known = None if force else known_evaluation(run_folder, suite, pairs_folder, config)
     if known is not None:
         return known
     weights, objective = run_facts(run_folder)
@@ -175,24 +170,17 @@ def evaluate_run(
         protocol=config.protocol,
         ties=config.ties,
         per_paradigm=config.per_paradigm,
-        seed=seed,
         member_weights=weights,
-        temperature=temperature,
         objective=objective,
         token_budget=config.token_budget,
-        device=device or best_device(),
+        device=best_device(),
     )
     write_evaluation(run_folder, document, items)
     return document
 
 
 def known_evaluation(
-    run_folder: Path,
-    suite: str,
-    pairs_folder: str | Path,
-    config: EvaluateConfig,
-    temperature: float = 1.0,
-    seed: int = 0,
+    run_folder: Path, suite: str, pairs_folder: str | Path, config: EvaluateConfig
 ) -> dict[str, Any] | None:
     """The document of `evaluate_run` where the run has it already, with these settings on these pairs; else None."""
     rules = get_protocol(config.protocol)
@@ -202,10 +190,10 @@ def known_evaluation(
         tie_rule(rules, config.ties),
         objective,
         within_word=False,
-        temperature=temperature,
+        temperature=1.0,
         ensemble_weights=weights,
         per_paradigm=config.per_paradigm,
-        seed=seed,
+        seed=0,
     )
     path = paths.evaluation(run_folder, suite, config.protocol)
     known = known_result(path, ("settings", "data_hash", "members", "perfect_scorer"))

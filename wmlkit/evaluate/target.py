@@ -138,12 +138,19 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
             words_per_domain=words,
             by_line=reads_lines(target),
             member_weights=weights,
+            token_budget=config.evaluate.token_budget,
             device=best_device(),
         )
     else:
         model, tokenizer, objective = load_outside(target)
         document = evaluate_text(
-            model, tokenizer, texts, objective=objective, words_per_domain=words, device=best_device()
+            model,
+            tokenizer,
+            texts,
+            objective=objective,
+            words_per_domain=words,
+            token_budget=config.evaluate.token_budget,
+            device=best_device(),
         )
     return {**document, "corpus": corpus.name}
 
