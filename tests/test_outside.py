@@ -193,8 +193,18 @@ def test_the_token_budget_holds_for_given_text_too(
     given = {}
     monkeypatch.setattr(target, "load_peers", lambda folder: ([], None))
     monkeypatch.setattr(target, "run_facts", lambda folder: ([1.0], "mlm"))
+    monkeypatch.setattr(target, "reads_lines", lambda folder: True)
     monkeypatch.setattr(target, "load_outside", lambda folder: (None, None, "mlm"))
     monkeypatch.setattr(target, "evaluate_text", lambda *arguments, **options: given.update(options) or {})
     config = load_preset("smoke", {"evaluate.token_budget": 128})
     evaluate_target(tmp_path, "lm", config, tmp_path, corpus=tmp_path)
+    assert given["token_budget"] == 128 and given.get("by_line", False) == is_run
+
+
+def test_the_token_budget_holds_for_a_run_s_own_dev_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "done.json").write_text("{}")
+    given = {}
+    monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
+    monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
+    evaluate_target(tmp_path, "lm", load_preset("smoke", {"evaluate.token_budget": 128}), tmp_path)
     assert given["token_budget"] == 128

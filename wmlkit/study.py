@@ -136,7 +136,12 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
         for suite in config.evaluate.suites
     ]
     if config.evaluate.text_words is not None:
-        evaluate_run_text(folder, prepared_of(folder), words_per_domain=config.evaluate.text_words)
+        evaluate_run_text(
+            folder,
+            prepared_of(folder),
+            words_per_domain=config.evaluate.text_words,
+            token_budget=config.evaluate.token_budget,
+        )
     return documents
 
 

@@ -116,6 +116,7 @@ def evaluate_run_text(
     prepared_folder: Path,
     *,
     words_per_domain: int | None = 2000,
+    token_budget: int | None = None,
     device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def evaluate_run_text(
         words_per_domain=words_per_domain,
         by_line=reads_lines(run_folder),
         member_weights=weights,
+        token_budget=token_budget,
         device=device or best_device(),
     )
     document["data_hash"] = data_hash

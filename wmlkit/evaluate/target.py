@@ -123,7 +123,8 @@ def _glue(target: Path, is_run: bool, config: Config, out: Path, options: GlueOp
 def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:
     words = config.evaluate.text_words
     if is_run and corpus is None:
-        return evaluate_run_text(target, prepared_of(target), words_per_domain=words, force=force)
+        budget = config.evaluate.token_budget
+        return evaluate_run_text(target, prepared_of(target), words_per_domain=words, token_budget=budget, force=force)
     if corpus is None:
         raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
     texts: Any = read_texts(corpus)
