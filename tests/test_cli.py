@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_mistakes_are_one_sentence_with_status_2_and_leave_nothing(tmp_path, arg
 
 def test_options_and_settings_of_a_run_are_judged_together(tmp_path, monkeypatch):
     """A floor that is too high for the preset's four peers is right for two."""
+    import_module("wmlkit.study")  # it keeps `train.run` under another name: the true one, whatever comes first
     seen = []
     monkeypatch.setattr("wmlkit.train.run", lambda config, *rest, **options: seen.append(config) or tmp_path)
     assert run_cli(["train", "--peers", "2", "--set", "outer.min_weight=0.4"], monkeypatch) == 0
@@ -123,3 +125,17 @@ def test_shards_share_the_plan():
 def test_module_and_version():
     assert wmlkit("--help").returncode == 0
     assert paths.notebooks().is_dir()
+
+
+def test_evaluate_does_not_replace_a_run_s_own_evaluation(tmp_path):
+    """The README's command without options takes as many pairs as the run's preset; others need --force."""
+    settings = ["evaluate.per_paradigm=2", 'study.runs=[["independent", 1]]', "study.seeds=[0]"]
+    settings = [f"--set={setting}" for setting in settings]
+    run = Path(wmlkit("study", "run", "--preset", "smoke", *TINY, *settings, "--out", tmp_path).stdout.split()[-1])
+    path = paths.evaluation(run, "nursery", "babylm2025")
+    before = path.read_bytes()
+    assert wmlkit("evaluate", run, "--out", tmp_path).returncode == 0 and path.read_bytes() == before
+    refused = wmlkit("evaluate", run, "--per-paradigm", 1, "--out", tmp_path)
+    assert refused.returncode == 2 and "give --force to replace it" in refused.stderr and path.read_bytes() == before
+    assert wmlkit("evaluate", run, "--per-paradigm", 1, "--out", tmp_path, "--force").returncode == 0
+    assert paths.read_json(path)["settings"]["per_paradigm"] == 1

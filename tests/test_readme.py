@@ -144,6 +144,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     only = (table["ablation"] == "arm = dml") & (table["member"] == "mean_peer") & (table["suite"] == "dev_ce")
     table.loc[only, ["difference", "difference_low", "difference_high", "p_adjusted"]] = [0.25, 0.125, 0.375, 0.04]
     table.loc[(table["ablation"] == "base") & (table["suite"] == "nursery"), "mean"] = 77.7
+    table.loc[table["ablation"] == "alpha = 0.9", ["n_seeds", "difference_low", "difference_high"]] = [1, None, None]
     for change, flops in (("base", 2e12), ("arm = dml", 5e12), ("arm = independent", None)):
         table.loc[table["ablation"] == change, "flops"] = flops
     table = table[~((table["ablation"] == "arm = independent") & (table["suite"] == "nursery"))]
@@ -154,6 +155,8 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     assert shown[4].startswith("| base | 2e+12 | 77.7 [")
     (dml,) = (line for line in shown if line.startswith("| arm = dml | 2.5 times |"))
     assert dml.endswith("| +0.250 [0.125, 0.375] p 0.04 |")
+    (alone,) = (line for line in shown if line.startswith("| alpha = 0.9 |"))
+    assert alone.endswith(" one seed |") and "one seed" not in dml
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
     assert independent.startswith("| arm = independent |  |  | ")
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)

@@ -13,10 +13,14 @@ import pytest
 
 from wmlkit import paths
 from wmlkit.config import load_preset
+from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
 from wmlkit.notebooks import notebook_problems
 from wmlkit.report import write_report
-from wmlkit.reproduce import notebook_sources
+from wmlkit.reproduce import _forget_runs, notebook_sources
+from wmlkit.study_plan import plan
+from wmlkit.teacher import teacher_config
+from wmlkit.train import run_folder
 
 NAMES = [path.stem for path in notebook_sources()]
 
@@ -120,3 +124,19 @@ def test_again_trains_nothing(folder):
     assert done.returncode == 0, done.stderr[-4000:]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")} == runs
     assert {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")} == metrics
+
+
+def test_force_forgets_what_would_be_trained_and_nothing_else(tmp_path):
+    config = load_preset("smoke", {"data.words": 3000, "data.dev_words": 1000})
+    mine = [run_folder(run, tmp_path) for run in (*plan(config), *plan(config, "ablations"))]
+    taught = next(run for run in plan(config) if run.mutual.arm == "distill")
+    mine += [run_folder(teacher_config(taught), tmp_path), tmp_path / "smoke" / "replay" / "none-s0-0a1b2c3d"]
+    other = run_folder(config.updated({"train.lr": 0.123}), tmp_path)
+    kept = [other / "done.json", tmp_path / "smoke" / "thesis.txt", tmp_path / "smoke" / "tables" / "T1.csv"]
+    for path in (*(folder / "done.json" for folder in mine), *kept):
+        paths.write_text(path, "{}")
+    with pytest.raises(UserError, match="nowhere"):
+        _forget_runs(config.updated({"data.corpus": "nowhere"}), tmp_path)
+    assert all(folder.is_dir() for folder in mine)  # the text was looked for first
+    _forget_runs(config, tmp_path)
+    assert not any(folder.exists() for folder in mine) and all(path.is_file() for path in kept)

@@ -114,6 +114,32 @@ def test_resumed_equals_uninterrupted(out, optimizer):
     assert (weights(whole), rows(whole)) == expected
 
 
+def test_a_log_shorter_than_its_checkpoint_is_named(out):
+    """Not filled with zeros, which only the report would notice."""
+    settings = config(train__seed=6)
+    folder = train.run(settings, out)
+    (folder / "done.json").unlink()
+    log = folder / "metrics.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-5])
+    with pytest.raises(
+        UserError, match=f"has {len(whole) - 5} bytes, and step-.* was saved after {len(whole)}; expected"
+    ):
+        train.run(settings, out)
+    assert log.read_bytes() == whole[:-5]
+    log.write_bytes(whole)
+    train.run(settings, out)
+    assert log.read_bytes() == whole
+
+
+def test_a_broken_end_of_a_run_is_named(out):
+    settings = config(train__seed=7)
+    folder = train.run(settings, out)
+    (folder / "done.json").write_text('{"steps": ')
+    with pytest.raises(UserError, match=r"done\.json is not JSON"):
+        train.run(settings, out)
+
+
 def test_a_checkpoint_brings_back_every_generator_and_older_ones_go(tmp_path):
     (peer,) = make_peers("roberta", ((1, 8),))
     optimizers = [build_optimizers(peer.model, config().train, torch.device("cpu"))]

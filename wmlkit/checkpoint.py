@@ -193,7 +193,7 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     if not isinstance(done["peer_weights"], list) or type(done["best_peer"]) is not int:
         raise other_format(run_folder / "done.json", "list as 'peer_weights' and number as 'best_peer'")
     count = len(done["peer_weights"])
-    if peer != "best" and not (peer.isdigit() and 1 <= int(peer) <= count):
+    if peer != "best" and not (peer.isdecimal() and 1 <= int(peer) <= count):
         raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {count}")
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")

@@ -117,7 +117,7 @@ def evaluate(
     pairs: Annotated[Path | None, typer.Option(help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
     ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
-    per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all.")] = None,
+    per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[Path | None, typer.Option(help="lm: folder of .dev files; default: the run's dev text.")] = None,
     words: Annotated[int, typer.Option(help="lm: words a domain.")] = 2000,

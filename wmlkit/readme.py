@@ -104,7 +104,7 @@ def _cell(row: pd.Series, digits: int) -> str:
 
 def _difference(row: pd.Series, digits: int) -> str:
     if pd.isna(row["low"]):
-        return f"{row['mean']:+.{digits}f}"
+        return f"{row['mean']:+.{digits}f}" + (" one seed" if row["n_seeds"] == 1 else "")
     p = p_value(row["p_adjusted"])
     return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 

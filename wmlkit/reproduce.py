@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import environment, paths, results
-from .config import load_preset
+from .config import Config, load_preset
+from .data.prepare import prepare
 from .errors import UserError
 from .guard import exclusive
 from .notebooks import run_notebook
 from .report import write_report
+from .study_plan import plan
+from .teacher import teacher_config
+from .train import run_folder
 
 
 def notebook_sources(only: Sequence[str] = ()) -> list[Path]:
@@ -30,17 +34,35 @@ def reproduce(
     """Run the notebooks of a preset and write its report; returns the preset's folder.
 
     Each notebook is told `preset`, `out` and `overrides`, and must leave its ``.done.json``. Finished runs are
-    kept unless `force`.
+    kept; with `force` those that this call would make are trained again, and no others are touched.
     """
-    load_preset(preset, overrides)  # a mistake is found before anything is started
+    config = load_preset(preset, overrides)  # a mistake is found before anything is started
+    if force and only:
+        raise UserError(
+            "got --force with --only; expected --force for all notebooks: it trains the runs of the preset again; "
+            "leave out one of the two, or force one run with `wmlkit train --force`"
+        )
     sources = notebook_sources(only)
     folder = paths.preset(out, preset)
     with exclusive(folder):
         if force:
-            paths.remove(folder)
+            _forget_runs(config, out)
         for own in ("notebooks", "tables", "figures"):  # not the runs: others may train there
             paths.remove_leftovers(folder / own)
         return _reproduce(preset, overrides, out, folder, sources, say)
+
+
+def _forget_runs(config: Config, out: Path) -> None:
+    """Remove the runs of the plan, their teachers' and the replays, after it is clear that the text to train them again
+    is there. Raises UserError where a process trains one of them."""
+    prepared = prepare(config.data, out)
+    plans = [*plan(config), *plan(config, "ablations")]
+    plans += [teacher_config(run) for run in plans if run.mutual.uses_teacher and run.mutual.teacher is None]
+    for run in plans:
+        own = run_folder(run, out, prepared if run.data == config.data else None)
+        with exclusive(own):
+            paths.remove(own)
+    paths.remove(paths.preset(out, config.preset) / "replay")
 
 
 def _reproduce(

@@ -288,9 +288,10 @@ def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dic
     try:
         document = paths.parse_json(text)
     except ValueError as error:
-        raise UserError(
-            f"{place} is not JSON ({error}); expected one JSON object; remove that run's folder and repeat the run"
-        ) from None
+        again = "remove that run's folder and repeat the run"
+        if path.parent.name == "evaluation":
+            again = "remove that file and evaluate the run again"
+        raise UserError(f"{place} is not JSON ({error}); expected one JSON object; {again}") from None
     for key in required:
         if not isinstance(document, dict) or key not in document:
             raise other_format(path, repr(key))

@@ -240,8 +240,10 @@ class EvaluateConfig(Section):
 
 
 class StudyConfig(Section):
-    runs: tuple[tuple[Arm, int], ...] = (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2))
-    seeds: tuple[int, ...] = (0, 1, 2)
+    runs: tuple[tuple[Arm, int], ...] = Field(
+        (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2)), min_length=1
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     workers: int = Field(2, ge=1)  # runs side by side
 
 

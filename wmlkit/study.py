@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from . import paths
 from .ablations import ablation_base, ablation_name, changes, note_plan
 from .config import Config, load_preset
 from .data.prepare import prepare
@@ -28,7 +27,7 @@ from .evaluate.pairs import evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
-from .runs import run_document
+from .runs import read_object, run_document
 from .settings import Arm
 from .study_plan import Part, plan, shard
 from .train import run as train_run
@@ -72,7 +71,7 @@ def run_rows(
 
     Raises UserError for a row that the plan has not, before anything is done.
     """
-    _check_stage(stage)
+    check_stage(stage)
     runs = plan(config, part)
     for row in rows:
         if not 1 <= row <= len(runs):
@@ -96,7 +95,8 @@ def run_rows(
     return folders
 
 
-def _check_stage(stage: str) -> None:
+def check_stage(stage: str) -> None:
+    """Raises UserError unless `stage` is one of `STAGES`."""
     if stage not in STAGES:
         raise UserError(f"--stage got {stage!r}; expected one of {', '.join(STAGES)}; change it")
 
@@ -128,7 +128,8 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
     """Every suite of the configuration on one finished run, and on the run of its teacher before, and the loss on dev
     text where `evaluate.text_words` asks for it; what is there already is not measured again. Returns the documents
     of the run's suites."""
-    teacher = paths.read_json(folder / "done.json").get("teacher") if (folder / "done.json").is_file() else None
+    done = folder / "done.json"
+    teacher = read_object(done, ("steps",)).get("teacher") if done.is_file() else None
     if teacher and teacher["run"]:
         evaluate_all(folder.parent / teacher["run"], config, out)
     documents = [
@@ -181,7 +182,7 @@ def run(
     SIGTERM and Ctrl-C are passed on, so each run that trains leaves a checkpoint; then Stopped is raised. Raises
     UserError when a process fails.
     """
-    _check_stage(stage)
+    check_stage(stage)
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)

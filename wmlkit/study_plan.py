@@ -27,8 +27,8 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
         return runs
     return [
         config.updated({"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed})
-        for seed in config.study.seeds
-        for arm, peers in config.study.runs
+        for seed in dict.fromkeys(config.study.seeds)
+        for arm, peers in dict.fromkeys(config.study.runs)
     ]
 
 

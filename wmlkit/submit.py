@@ -12,7 +12,7 @@ from .ablations import ablation_base
 from .config import load_preset
 from .errors import UserError
 from .paths import preset as preset_folder
-from .study import run_shard
+from .study import check_stage, run_shard
 from .study_plan import Part, plan
 
 Cluster = Literal["slurm", "local"]
@@ -59,8 +59,11 @@ def submit(
     """Submit the `count` slices of a study; returns submitit's jobs. Their logs lie in ``OUT/<preset>/jobs``.
 
     parameters: of submitit's executor (`slurm_partition`, `gpus_per_node`, `cpus_per_task`, ...). Raises UserError
-    where submitit is not installed or `count` is no number of slices.
+    where submitit is not installed, the cluster is not there, or an argument is no number of slices or minutes.
     """
+    check_stage(stage)
+    if minutes < 1:
+        raise UserError(f"--minutes got {minutes}; expected at least 1; change it")
     if find_spec("submitit") is None:
         raise UserError(
             "the package submitit is not installed; expected it for jobs on a cluster; install it with "
@@ -73,7 +76,13 @@ def submit(
     import submitit
 
     name = ablation_base(config).preset if part == "ablations" else config.preset
-    executor = submitit.AutoExecutor(folder=preset_folder(out, name) / "jobs", cluster=cluster)
+    try:
+        executor = submitit.AutoExecutor(folder=preset_folder(out, name) / "jobs", cluster=cluster)
+    except RuntimeError as error:
+        raise UserError(
+            f"jobs cannot be submitted here ({error}); expected a machine with {cluster}; submit from one, or use "
+            "--cluster local, or `wmlkit study run --shard I/N` in a job of your own"
+        ) from None
     executor.update_parameters(name=f"wmlkit-{name}", timeout_min=minutes, **parameters)
     given = (preset, tuple(overrides), str(out))
     with executor.batch():

@@ -33,7 +33,7 @@ from .guard import exclusive, stop_signals
 from .identity import run_hash
 from .measure import evaluation_row
 from .models import body_parameters
-from .runs import FORMAT, run_document
+from .runs import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
 from .steps import mutual_options, train_step
@@ -83,6 +83,7 @@ def run(
     if (folder / "config.json").is_file() and not force:
         run_document(folder, ())
         if (folder / "done.json").is_file():
+            read_object(folder / "done.json", ("steps",))
             return folder
     check_tracker(config)
     texts = open_texts(config, prepared, tokenizer)
@@ -177,6 +178,12 @@ def _train(
         state.outer_tokens = record.get("outer_tokens", 0.0)
         metrics_bytes = record["metrics_bytes"]
     with (folder / "metrics.jsonl").open("a+b") if device.is_main else io.BytesIO() as metrics:
+        found = metrics.seek(0, io.SEEK_END)
+        if device.is_main and found < metrics_bytes:  # a longer one would be filled with zeros
+            raise UserError(
+                f"{folder / 'metrics.jsonl'} has {found} bytes, and {saved[-1].name} was saved after {metrics_bytes}; "
+                "expected a log as long as the checkpoint knows it; bring it back, or train the run again with --force"
+            )
         metrics.truncate(metrics_bytes)  # rows after the checkpoint will be written again
         metrics.seek(metrics_bytes)
         began, before = time.perf_counter(), (state.seconds, state.tokens)

@@ -69,7 +69,7 @@ class Batch:
     def part(self, index: int, count: int) -> Batch:
         """Rows `index`, `index` + `count`, ... of the batch; `tokens` and `words` stay those of the whole batch."""
         rows, length = self.input_ids.shape
-        own = torch.arange(index, rows, count, device=self.input_ids.device)
+        own = torch.arange(min(index, rows), rows, count, device=self.input_ids.device)  # none, if there are fewer rows
 
         def kept(places: Tensor) -> Tensor:
             found = torch.zeros(rows * length, dtype=torch.bool, device=places.device)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
+from ..runs import run_document
 from .glue import evaluate_glue, evaluate_run_glue
 from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
-from .pairs import evaluate_pairs, evaluate_run, load_peers, run_facts
+from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers, run_facts
 from .suites import pairs_folder
 
 ENSEMBLES = ("ensemble", "uniform_ensemble")
@@ -92,7 +94,17 @@ def evaluate_target(
 def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:
     chosen = config.evaluate
     if is_run:
-        return evaluate_run(target, suite, pairs_folder(config, suite, out), chosen, force=force)
+        own = run_document(target, ("config",))["config"].get("evaluate", {})
+        if chosen.per_paradigm is None and suite in own.get("suites", ()):
+            chosen = chosen.model_copy(update={"per_paradigm": own.get("per_paradigm")})
+        folder = pairs_folder(config.updated({"evaluate.per_paradigm": chosen.per_paradigm}), suite, out)
+        there = paths.evaluation(target, suite, chosen.protocol)
+        if there.is_file() and not force and known_evaluation(target, suite, folder, chosen) is None:
+            raise UserError(
+                f"{there} has this evaluation with other settings or pairs, or is broken; expected the same again; "
+                "give --force to replace it, which the tables will show"
+            )
+        return evaluate_run(target, suite, folder, chosen, force=force)
     model, tokenizer, objective = load_outside(target)  # before anything is written
     folder = pairs_folder(config, suite, out)
     document, _ = evaluate_pairs(
