@@ -19,7 +19,7 @@ from .cli_options import Json, Out, Preset, Set, emit, say
 from .cli_study import study_app
 from .config import load_preset, parse_assignment
 from .errors import Stopped, UserError, disk_is_full
-from .guard import end_with_parent
+from .guard import end_with_parent, started_together
 
 # What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
 _USERS_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -282,3 +282,8 @@ def main() -> None:
             raise
         say(f"wmlkit: there is no room left to write ({error}); expected free disk space; make room and run again")
         sys.exit(2)
+    finally:
+        if started_together():
+            from .device import leave
+
+            leave()

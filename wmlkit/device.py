@@ -107,6 +107,13 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     return Device(accelerator, device, chosen, why, together)
 
 
+def leave() -> None:
+    """Leave the group of processes that trained together, if there is one: its threads can abort a process that ends
+    while they run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def best_device() -> torch.device:
     """What `setup` chooses where one process works alone: CUDA, else Apple's MPS, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

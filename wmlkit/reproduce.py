@@ -37,12 +37,12 @@ def reproduce(
     kept; with `force` those that this call would make are trained again, and no others are touched.
     """
     config = load_preset(preset, overrides)  # a mistake is found before anything is started
+    sources = notebook_sources(only)
     if force and only:
         raise UserError(
             "got --force with --only; expected --force for all notebooks: it trains the runs of the preset again; "
             "leave out one of the two, or force one run with `wmlkit train --force`"
         )
-    sources = notebook_sources(only)
     folder = paths.preset(out, preset)
     with exclusive(folder):
         if force:
