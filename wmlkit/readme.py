@@ -91,7 +91,9 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
         flops = rows.iloc[0]["flops"]
         times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
-        lines.append(f"| {change} | {times} | " + " | ".join(cells) + " |")
+        seeds = rows["n_seeds"].min()
+        few = f" ({seeds:.0f} of {base['n_seeds']:.0f} seeds)" if seeds < base["n_seeds"] else ""
+        lines.append(f"| {change}{few} | {times} | " + " | ".join(cells) + " |")
     return ["", *lines]
 
 
@@ -104,7 +106,7 @@ def _cell(row: pd.Series, digits: int) -> str:
 
 def _difference(row: pd.Series, digits: int) -> str:
     if pd.isna(row["low"]):
-        return f"{row['mean']:+.{digits}f}" + (" one seed" if row["n_seeds"] == 1 else "")
+        return f"{row['mean']:+.{digits}f}"
     p = p_value(row["p_adjusted"])
     return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 
