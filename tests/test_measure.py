@@ -87,7 +87,12 @@ def test_the_outer_problem_counts_as_reading(out):
         UserError, match=rf"read the held-out text {reads:.2f} times, .* raise outer.every to 3 or more"
     ):
         opened(out, **allowed | {"data__max_passes": reads - 0.5})
-    opened(out, **allowed | {"data__max_passes": reads - 0.5, "mutual__arm": "dml"})
+    less = allowed | {"data__max_passes": reads - 0.5}
+    opened(out, **less | {"mutual__arm": "dml"})
+    alone = less | {"mutual__num_peers": 1}
+    opened(out, **alone)  # one peer has no weight to learn
+    with pytest.raises(UserError, match="read the held-out text"):  # but beside a frozen teacher it has
+        opened(out, **alone | {"mutual__frozen_teacher": True})
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,21 @@ def test_the_cost_of_an_outer_step_by_hand(hypergradient, options, expected):
         tokens = 60
 
     assert steps.outer_tokens(Of100(), Of60(), hypergradient, MutualOptions(**options)) == expected
+
+
+def test_a_run_that_was_stopped_knows_what_its_outer_steps_cost(out):
+    settings = load_preset("smoke", TINY | {"mutual.arm": "wml", "outer.every": 2, "train.checkpoint_every": 3})
+    settings = settings.updated({"train.log_every": 1})
+
+    def stop(row):
+        if row["step"] == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train.run(settings, out, progress=stop)
+    resumed = paths.read_json(train.run(settings, out) / "done.json")
+    whole = paths.read_json(train.run(settings, out, force=True) / "done.json")
+    assert resumed["outer_tokens"] == whole["outer_tokens"] > 0 and resumed["flops"] == whole["flops"]
 
 
 def test_outer_steps_are_in_the_flops_of_a_run(out):

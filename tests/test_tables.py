@@ -9,10 +9,11 @@ import pytest
 from fake_runs import write_prepared, write_run, write_study
 
 from wmlkit import paths, results, tables
+from wmlkit.answer import loss_difference
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.provenance import read_provenance, record_provenance
-from wmlkit.readable import loss_difference, readable
+from wmlkit.readable import readable
 from wmlkit.runs import read_runs
 
 

@@ -160,11 +160,11 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "
             f"highest mean is {best['mean']:.1f} % ({who})."
         )
-        said = {
-            "chance": "All means lie near chance: differences between arms say little about what was learned.",
-            "ceiling": "All means lie near 100 %: accuracy has little room left to show a difference.",
-        }
-        sentences += [said[where] for where in (_saturated(measured, evaluation),) if where]
+        where = _saturated(measured, evaluation)
+        if where == "chance":
+            sentences.append("All means lie near chance: differences between arms say little about what was learned.")
+        if where == "ceiling":
+            sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
 
@@ -181,6 +181,27 @@ def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
             f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading})."
         )
     return sentences
+
+
+def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
+    """A sentence about a - b in dev loss, of T4_differences: the main setting, most peers, each member that is shown
+    there. A teacher is no peer and left out."""
+    members = ["best_peer", "mean_peer", "ensemble"]
+    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
+    rows = rows[rows["setting"].isna() | (rows["setting"] == "")]
+    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(members)]
+    if rows.empty:
+        return f"These runs do not compare {a} with {b}."
+    told = []
+    for row in rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records"):
+        found = f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}"
+        if pd.isna(row["low"]):
+            told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
+        else:
+            reading = _WORDS_OF_LOSS[_verdict(row)]
+            told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
+    seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
+    return f"In dev loss (nats a scored token), {a} minus {b}, {row['peers']} peers, {seeds}: {'; '.join(told)}."
 
 
 def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:

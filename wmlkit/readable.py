@@ -60,28 +60,6 @@ def p_value(p: float) -> str:
     return "" if pd.isna(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
-def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
-    """A sentence about a - b in dev loss, of T4_differences: the main setting, most peers, each member that is shown
-    there. A teacher is no peer and left out."""
-    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = rows[rows["setting"].isna() | (rows["setting"] == "")]
-    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(["best_peer", "mean_peer", "ensemble"])]
-    if rows.empty:
-        return f"These runs do not compare {a} with {b}."
-    told = []
-    for row in rows.sort_values("member", key=_order).itertuples():
-        found = f"{str(row.member).replace('_', ' ')} {row.mean:+.3f}"
-        if pd.isna(row.low):
-            told.append(f"{found} (no interval: {'one seed' if row.n_seeds == 1 else 'all seeds gave the same'})")
-            continue
-        reading = "not shown: the interval contains 0"
-        if row.low > 0 or row.high < 0:
-            reading = "worse: the loss is higher" if row.low > 0 else "better: the loss is lower"
-        told.append(f"{found} (95 % interval {row.low:+.3f} to {row.high:+.3f}; {reading})")
-    seeds = f"{row.n_seeds} seed{'s' if row.n_seeds != 1 else ''}"
-    return f"In dev loss (nats a scored token), {a} minus {b}, {row.peers} peers, {seeds}: {'; '.join(told)}."
-
-
 def _single(table: pd.DataFrame) -> list[str]:
     """Columns that say the same in every row; the caption says it once."""
     return [

@@ -104,7 +104,7 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
             f"lower train.steps to {int(train.steps * data.max_passes / passes)} or use more text"
         )
     held_out = rows("held_out", data.block_size)
-    if config.mutual.arm == "wml" and config.mutual.num_peers > 1:
+    if config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1:
         reads = len(range(-(-outer.start // outer.every) * outer.every, train.steps, outer.every))
         again = reads * outer.batch_size / len(held_out)
         if data.max_passes is not None and again > data.max_passes:
@@ -113,10 +113,13 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
                 f"{data.max_passes:g}: it is training text too; raise outer.every to "
                 f"{math.ceil(outer.every * again / data.max_passes)} or more, or data.held_out"
             )
-    to_choose, dev = (
-        measured(rows(split, data.block_size, seed=0), config, tokenizer) for split in ("held_out", "dev")
+    return Texts(
+        of_stage,
+        source(held_out, outer.batch_size),
+        measured(rows("held_out", data.block_size, seed=0), config, tokenizer),
+        measured(rows("dev", data.block_size, seed=0), config, tokenizer),
+        passes,
     )
-    return Texts(of_stage, source(held_out, outer.batch_size), to_choose, dev, passes)
 
 
 def measured(text: Rows, config: Config, tokenizer: PreTrainedTokenizerFast) -> Measured:

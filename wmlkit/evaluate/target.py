@@ -11,7 +11,7 @@ from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
-from ..runs import run_document
+from ..runs import known_result, run_document
 from .glue import evaluate_glue, evaluate_run_glue
 from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
@@ -99,10 +99,11 @@ def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, fo
             chosen = chosen.model_copy(update={"per_paradigm": own.get("per_paradigm")})
         folder = pairs_folder(config.updated({"evaluate.per_paradigm": chosen.per_paradigm}), suite, out)
         there = paths.evaluation(target, suite, chosen.protocol)
-        if there.is_file() and not force and known_evaluation(target, suite, folder, chosen) is None:
+        stands = known_result(there, ("settings", "data_hash", "members"))  # one that is broken is made again
+        if stands and not force and known_evaluation(target, suite, folder, chosen) is None:
             raise UserError(
-                f"{there} has this evaluation with other settings or pairs, or is broken; expected the same again; "
-                "give --force to replace it, which the tables will show"
+                f"{there} has this evaluation with other settings or pairs; expected the same again; give --force to "
+                "replace it, which the tables will show"
             )
         return evaluate_run(target, suite, folder, chosen, force=force)
     model, tokenizer, objective = load_outside(target)  # before anything is written
