@@ -52,6 +52,21 @@ def test_a_second_interrupt_does_not_wait():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_the_end_of_a_terminal_stops_too_but_not_under_nohup():
+    told = []
+    with stop_signals(told.append) as asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert asked() == signal.SIGHUP and told == [signal.SIGHUP]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert asked() == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_other_threads_have_no_signals():
     seen = []
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +17,9 @@ import psutil
 import pytest
 
 from wmlkit import notebooks, paths
-from wmlkit.errors import UserError
-from wmlkit.notebooks import notebook_problems, parameter_problems, run_notebook
+from wmlkit.errors import Stopped, UserError
+from wmlkit.notebook_checks import notebook_problems, parameter_names, parameter_problems
+from wmlkit.notebooks import run_notebook
 
 COMMITTED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SAVE = "import json, pathlib\npathlib.Path(result).write_text(json.dumps({'number': number}))"
@@ -137,6 +141,38 @@ def test_no_kernel_lives_on(tmp_path, last):
 def test_a_result_must_be_finite(tmp_path):
     with pytest.raises(UserError, match=r"is not a result \(it holds NaN\)"):
         run(tmp_path, make("number = float('nan') * number\n" + SAVE))
+
+
+TRAINING = """
+import pathlib, time
+from wmlkit.guard import stop_signals
+with stop_signals() as asked:
+    pathlib.Path(result).with_name("started").write_text(str(number))
+    while not asked():
+        time.sleep(0.01)
+pathlib.Path(result).with_name("checkpoint").write_text("")
+raise SystemExit
+"""
+IDLE = "import pathlib, time\npathlib.Path(result).with_name('started').write_text(str(number))\ntime.sleep(600)"
+
+
+@pytest.mark.parametrize(("cell", "left"), [(TRAINING, True), (IDLE, False)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_training_in_the_kernel(tmp_path, cell, left, number):
+    """A run that trains there leaves its checkpoint; another cell ends at once."""
+
+    def stop():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    asker = threading.Thread(target=stop, daemon=True)
+    asker.start()
+    with pytest.raises(Stopped, match=f"01_test.ipynb was stopped by {number.name}; .* same command again") as stopped:
+        run(tmp_path, make(cell))
+    asker.join()
+    assert stopped.value.status == 128 + number and (tmp_path / "checkpoint").exists() == left
+    assert not (tmp_path / "out" / "01_test.ipynb").exists() and not psutil.Process().children()
 
 
 # What follows is found before a kernel is started.
@@ -273,7 +309,7 @@ def test_each_defect_of_a_committed_notebook_is_found(tmp_path, spoil, problem):
 def test_committed_notebooks_are_clean(path):
     assert notebook_problems(path) == []
     notebook = nbformat.read(path, as_version=4)
-    names = notebooks._parameter_names(notebook)
+    names = parameter_names(notebook)
     assert names == ["preset", "out", "overrides"]  # what `wmlkit reproduce` gives
 
 

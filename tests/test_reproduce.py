@@ -15,7 +15,7 @@ from wmlkit import paths
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
-from wmlkit.notebooks import notebook_problems
+from wmlkit.notebook_checks import notebook_problems
 from wmlkit.report import write_report
 from wmlkit.reproduce import _forget_runs, notebook_sources
 from wmlkit.study_plan import plan

@@ -6,26 +6,26 @@ ended without its result: each is an error here, where papermill alone goes on.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 import json
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from . import paths
-from .errors import UserError
-from .guard import LIVE
-
-MAX_CELL_LINES = 30
+from .errors import Stopped, UserError, signal_name
+from .guard import LIVE, stop_signals
+from .notebook_checks import parameter_cells, parameter_names, parameter_problems
 
 
 def run_notebook(
@@ -45,7 +45,8 @@ def run_notebook(
     when the notebook starts, each line that it prints, and a line with its seconds at the end.
 
     Raises UserError for a mistake in the parameters or the notebook, a cell that fails (the executed copy is kept as
-    ``<name>.failed.ipynb``), a kernel that dies, or a required file that was not written.
+    ``<name>.failed.ipynb``), a kernel that dies, or a required file that was not written; Stopped, after the kernel has
+    ended, where a signal asked to stop.
     """
     say = progress or _silent
     given = {name: _json_safe(name, value) for name, value in parameters.items()}
@@ -97,18 +98,31 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
     from nbclient.exceptions import DeadKernelError
 
     manager = _kernel_manager()
+
+    def pass_on(number: int) -> None:
+        """To the kernel as SIGTERM: a run that trains there leaves a checkpoint, and anything else ends with it."""
+        if manager.provisioner is None or manager.provisioner.pid is None:  # not started: nothing to wait for
+            raise _stopped(source, number)
+        with suppress(ProcessLookupError):  # it has ended already
+            os.kill(manager.provisioner.pid, signal.SIGTERM)
+
     try:
-        papermill.execute_notebook(
-            source,
-            target,
-            given,
-            kernel_name="python3",
-            language="python",
-            km=manager,
-            cwd=cwd,
-            progress_bar=False,
-            stdout_file=lines,
-        )
+        with stop_signals(pass_on) as stop_asked:
+            try:
+                papermill.execute_notebook(
+                    source,
+                    target,
+                    given,
+                    kernel_name="python3",
+                    language="python",
+                    km=manager,
+                    cwd=cwd,
+                    progress_bar=False,
+                    stdout_file=lines,
+                )
+            finally:
+                if stop_asked():
+                    raise _stopped(source, stop_asked()) from None
     except papermill.PapermillExecutionError as error:
         number = _cell_number(source, error.cell_index) if given else error.cell_index + 1
         last = [line for line in str(error.evalue).splitlines() if line.strip()][-1:] or ["no message"]
@@ -124,6 +138,14 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
         ) from None
     finally:  # nbclient leaves a kernel running that it did not make, with all its memory
         run_sync(manager.shutdown_kernel)(now=True)
+
+
+def _stopped(source: Path, number: int) -> Stopped:
+    return Stopped(
+        f"{source.name} was stopped by {signal_name(number)}; runs that trained have a checkpoint; run the same "
+        "command again to go on",
+        number,
+    )
 
 
 def _kernel_manager() -> Any:
@@ -162,7 +184,7 @@ def _kernel_manager() -> Any:
 
 def _cell_number(source: Path, index: int) -> int:
     """Number in `source`, from 1, of the cell that papermill calls `index`: it adds one behind the parameters cell."""
-    (parameters,) = _parameter_cells(_read(source))
+    (parameters,) = parameter_cells(_read(source))
     return index + 1 if index <= parameters else index
 
 
@@ -223,133 +245,9 @@ def _check_parameters(name: str, notebook: nbformat.NotebookNode, given: Mapping
     problems = parameter_problems(notebook)
     if problems:
         raise UserError(f"{name}: {problems[0]}; mend the notebook")
-    known = _parameter_names(notebook)
+    known = parameter_names(notebook)
     for parameter in given:
         if parameter not in known:
             near = difflib.get_close_matches(parameter, known, n=1, cutoff=0.0)
             hint = f"the nearest is {near[0]!r}" if near else "it has none"
             raise UserError(f"{name} has no parameter {parameter!r}; {hint}")
-
-
-def _parameter_cells(notebook: nbformat.NotebookNode) -> list[int]:
-    return [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-
-
-def _parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
-    (index,) = _parameter_cells(notebook)
-    return [node.targets[0].id for node in ast.parse(notebook.cells[index].source).body]  # type: ignore[attr-defined]
-
-
-def parameter_problems(notebook: nbformat.NotebookNode) -> list[str]:
-    """What is wrong with the parameters of a notebook; empty if nothing is.
-
-    Exactly one code cell tagged `parameters`, with `name = literal` lines only (papermill understands no others), and
-    every name read by a later cell before it is given another value.
-    """
-    tagged = _parameter_cells(notebook)
-    if len(tagged) != 1:
-        return [f"{len(tagged)} cells are tagged 'parameters'; expected exactly one"]
-    cell = notebook.cells[tagged[0]]
-    if cell.cell_type != "code":
-        return [f"the cell tagged 'parameters' is a {cell.cell_type} cell; expected a code cell"]
-    problems = []
-    try:
-        body = ast.parse(cell.source).body
-    except SyntaxError as error:
-        return [f"line {error.lineno} of the parameters cell is not Python; expected `name = literal` lines"]
-    for node in body:
-        if not _is_plain(node):
-            problems.append(f"line {node.lineno} of the parameters cell is not a plain `name = literal` line")
-    if problems:
-        return problems
-    names = [node.targets[0].id for node in body]  # type: ignore[attr-defined]
-    problems += [f"parameter {name!r} is set twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    uses = _Uses()
-    for number, later in enumerate(notebook.cells[tagged[0] + 1 :], tagged[0] + 2):
-        if later.cell_type == "code":
-            try:
-                uses.visit(ast.parse(_without_magics(later.source)))
-            except SyntaxError:
-                problems.append(f"cell {number} is not Python")
-    for name in names:
-        if uses.first.get(name) != "read":
-            how = "overwritten before it is read" if name in uses.first else "read by no later cell"
-            problems.append(f"parameter {name!r} is {how}")
-    return problems
-
-
-def _is_plain(node: ast.stmt) -> bool:
-    """Is this statement `name = literal` on one line, without an equals sign in a text?"""
-    if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
-        return False
-    try:
-        value = ast.literal_eval(node.value)
-    except ValueError:
-        return False
-    return node.lineno == node.end_lineno and "=" not in repr(value)
-
-
-class _Uses(ast.NodeVisitor):
-    """For each name, whether the cells first read it or first set it."""
-
-    def __init__(self) -> None:
-        self.first: dict[str, str] = {}
-
-    def visit_Name(self, node: ast.Name) -> None:
-        self.first.setdefault(node.id, "read" if isinstance(node.ctx, ast.Load) else "set")
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        self.visit(node.value)  # evaluated before the targets are set
-        for target in node.targets:
-            self.visit(target)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self.visit(node.value)
-        if isinstance(node.target, ast.Name):
-            self.first.setdefault(node.target.id, "read")
-        self.visit(node.target)
-
-
-def _without_magics(source: str) -> str:
-    """`source` as Python: IPython's `%magic` and `!command` lines become calls."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    return TransformerManager().transform_cell(source)
-
-
-def notebook_problems(path: Path) -> list[str]:
-    """What keeps a notebook from being committed; empty if nothing does.
-
-    Valid format with unique cell ids, kernel `python3`, no outputs, no execution counts, no widget state, no records
-    of papermill, cells of at most 30 lines, and nothing that `parameter_problems` finds.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        ids = [cell.get("id") for cell in json.loads(text)["cells"]]
-        if None in ids or len(set(ids)) < len(ids):  # nbformat would only warn, and make up others
-            return ["cells without an id, or two with the same; expected format 4.5 with an id for each cell"]
-        notebook = nbformat.reads(text, as_version=4)
-        nbformat.validate(notebook)
-    except (ValueError, TypeError, LookupError, AttributeError, nbformat.ValidationError) as error:
-        return [f"not a valid notebook: {str(error).splitlines()[0]}"]
-    problems = []
-    kernel = notebook.metadata.get("kernelspec", {}).get("name")
-    if kernel != "python3":
-        problems.append(f"the kernel is {kernel!r}; expected 'python3'")
-    if "widgets" in notebook.metadata:
-        problems.append("it holds widget state")
-    if "papermill" in notebook.metadata:
-        problems.append("it holds papermill's records")
-    if "version" in notebook.metadata.get("language_info", {}):
-        problems.append("it holds the version of Python that last ran it")
-    for number, cell in enumerate(notebook.cells, 1):
-        lines = len(cell.source.splitlines())
-        if lines > MAX_CELL_LINES:
-            problems.append(f"cell {number} has {lines} lines; expected at most {MAX_CELL_LINES}")
-        if "papermill" in cell.metadata:
-            problems.append(f"cell {number} holds papermill's records")
-        if cell.get("outputs"):
-            problems.append(f"cell {number} has outputs")
-        if cell.get("execution_count") is not None:
-            problems.append(f"cell {number} has an execution count")
-    return problems + parameter_problems(notebook)
