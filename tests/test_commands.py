@@ -69,8 +69,8 @@ def test_a_report_can_be_written_elsewhere_too(studied, tmp_path, monkeypatch):
 def test_search_tells_people_a_line_a_peer(studied, method):
     out, _ = studied
     printed, told = wmlkit("search", *TINY, "--method", method, "--out", out)
-    *peers, diversity = told.strip().splitlines()
-    assert printed == "" and [line.split(":")[0] for line in peers] == ["peer 1", "peer 2"]
+    *peers, diversity = printed.strip().splitlines()
+    assert told == "" and [line.split(":")[0] for line in peers] == ["peer 1", "peer 2"]
     assert all("parameters, target" in line and " %)" in line for line in peers)
     assert diversity.startswith("diversity ")
 
@@ -111,6 +111,12 @@ def test_a_benchmark_prints_numbers_or_one_document(name, monkeypatch):
         (UserError("found; expected; do"), 2, "wmlkit: found; expected; do"),
         (Stopped("stopped at step 3", 15), 143, "wmlkit: stopped at step 3"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "there is no room left to write"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nframes"),
+            2,
+            "memory ran out (DefaultCPUAll",
+        ),
+        (MemoryError(), 2, "memory ran out (MemoryError); expected sizes that fit"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
     ],
 )
@@ -125,12 +131,13 @@ def test_how_a_command_ends(error, status, sentence, monkeypatch, capsys):
     assert end.value.code == status and sentence in told and told.count("\n") == bool(sentence)
 
 
-def test_a_fault_of_ours_is_not_dressed_up(monkeypatch):
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), RuntimeError("shapes differ")])
+def test_a_fault_of_ours_is_not_dressed_up(error, monkeypatch):
     def fail():
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise error
 
     monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(PermissionError):
+    with pytest.raises(type(error)):
         cli.main()
 
 

@@ -11,9 +11,10 @@ from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs
 from wmlkit.evaluate.curve import points_passed
-from wmlkit.evaluate.pairs import load_peers, run_facts
+from wmlkit.evaluate.pairs import load_peers
 from wmlkit.evaluate.suites import pairs_folder
 from wmlkit.identity import run_hash
+from wmlkit.runs import run_facts
 
 TINY = {
     "data.words": 4000, "data.dev_words": 1500, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 3,

@@ -15,9 +15,10 @@ from wmlkit import device, paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer
 from wmlkit.evaluate import glue, language_modelling, minimal_pairs, target
+from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.scoring import score_encoded
 from wmlkit.evaluate.spans import Encoded
-from wmlkit.evaluate.target import GlueOptions, evaluate_target
+from wmlkit.evaluate.target import evaluate_target
 
 CARD = torch.device("cuda", 7)
 

@@ -44,6 +44,18 @@ def test_documents_by_hand(tokenizer: PreTrainedTokenizerFast, token_file: Path)
     encode.check_tokenizer(header, tokenizer)
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_documents_come_back(tokenizer: PreTrainedTokenizerFast, same: bool, tmp_path: Path) -> None:
+    """Also with a tokenizer that begins and ends a text with one and the same token, as GPT-2's."""
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, bos_token="</s>" if same else "<s>", eos_token="</s>"
+    )
+    encode.write_documents(tmp_path / "dev.tokens", own, [*DOCUMENTS, ["<mask> and  all"]])
+    assert list(encode.decoded_documents(tmp_path / "dev.tokens", own)) == [*DOCUMENTS, ["<mask> and  all"]]
+    with pytest.raises(UserError, match="the tokens were made by tokenizer"):
+        list(encode.decoded_documents(tmp_path / "dev.tokens", train_tokenizer(["other"], 270)))
+
+
 def test_file_layout(token_file: Path) -> None:
     content = token_file.read_bytes()
     header = json.loads(content[len(encode.MAGIC) : encode.HEADER_BYTES])

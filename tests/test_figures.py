@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_study
+from fake_runs import PARADIGMS, write_run, write_study
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -260,6 +260,15 @@ def test_all_figures_of_a_folder(folder: Path) -> None:
     write_figures(folder, command="another command")
     changed = {"F4": {**noted["F4"], "command": "another command"}}  # the others come out as they were
     assert read_provenance(folder / "figures") == noted | changed
+
+
+def test_figures_where_the_run_with_most_peers_is_not_evaluated_yet(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), seeds=(0, 1))
+    before = [path.name for path in write_figures(folder)]
+    data = (folder / "figures" / "F6.csv").read_bytes()
+    write_run(folder, "wml", 4, 0)
+    assert [path.name for path in write_figures(folder)] == before == [f"F{n}.png" for n in (1, 2, 3, 4, 6, 7, 8)]
+    assert (folder / "figures" / "F6.csv").read_bytes() == data
 
 
 def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import glue
 from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
-from wmlkit.evaluate.glue import _read, evaluate_glue, evaluate_run_glue, metrics
+from wmlkit.evaluate.glue import GlueOptions, _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
-from wmlkit.evaluate.target import GlueOptions, evaluate_target
+from wmlkit.evaluate.target import evaluate_target
 from wmlkit.models import build_model
 from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
@@ -180,7 +180,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_document_of_results(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     models = [tiny("roberta", tokenizer), tiny("modernbert", tokenizer)]
-    document = evaluate_glue(models, tokenizer, folder, protocol="babylm2024", seeds=(1, 2), epochs=2)
+    document = evaluate_glue(models, tokenizer, folder, GlueOptions(seeds=(1, 2), epochs=2), protocol="babylm2024")
     assert document["suite"] == "glue" and document["protocol"] == "babylm2024"
     assert [member["member"] for member in document["members"]] == ["peer_1", "peer_2"]
     for member in document["members"]:
@@ -221,10 +221,10 @@ def test_each_task_gets_its_settings(
             write_rows(folder / f"{task}.{split}.jsonl", [{**row, "label": label} for label in (0, 1)])
     monkeypatch.setattr(glue, "finetune", record)
     tasks = ["boolq", "mnli", "wsc"]
-    document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, tasks=tasks, seeds=[0])
+    document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, GlueOptions(tasks, [0]))
     assert [(recipe.batch_size, recipe.epochs) for recipe in recipes] == [(16, 10), (32, 10), (32, 30)]
     assert document["members"][0]["member"] == "model" and document["members"][0]["score"] == 100
-    evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, tasks=["wsc"], seeds=[0, 1], epochs=2)
+    evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, GlueOptions(["wsc"], [0, 1], epochs=2))
     assert [recipe.epochs for recipe in recipes[3:]] == [2, 2]
 
 
@@ -234,16 +234,21 @@ def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: P
     save_tokenizer(tokenizer, paths.peer(run_folder, 1))
     paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
     paths.write_json(run_folder / "done.json", {"peer_weights": [1.0]})
-    document = evaluate_run_glue(run_folder, folder, tasks=["mnli"], seeds=[0], epochs=1, max_train=8, max_valid=4)
+    options = GlueOptions(["mnli"], [0], max_train=8, max_valid=4, epochs=1)
+    document = evaluate_run_glue(run_folder, folder, options)
     assert json.loads((run_folder / "evaluation" / "glue-babylm2025.json").read_text()) == document
     assert document["members"][0]["paradigms"][0]["n"] == 4
     assert document["settings"]["max_train"] == 8
     path = run_folder / "evaluation" / "glue-babylm2025.json"
     stamp = path.stat().st_mtime_ns
-    options = {"tasks": ["mnli"], "seeds": [0], "epochs": 1, "max_valid": 4}
-    assert evaluate_run_glue(run_folder, folder, max_train=8, **options) == document
+    twice = replace(options, tasks=["mnli", "mnli"], seeds=[0, 0])
+    assert evaluate_run_glue(run_folder, folder, twice) == document
     assert path.stat().st_mtime_ns == stamp  # the same settings: nothing is fine-tuned twice
-    assert evaluate_run_glue(run_folder, folder, max_train=9, **options)["settings"]["max_train"] == 9
+    more = replace(options, max_train=9)
+    with pytest.raises(UserError, match="glue-babylm2025.json has this evaluation with other settings .* --force"):
+        evaluate_run_glue(run_folder, folder, more)
+    assert path.stat().st_mtime_ns == stamp
+    assert evaluate_run_glue(run_folder, folder, more, force=True)["settings"]["max_train"] == 9
     assert path.stat().st_mtime_ns > stamp
 
 
@@ -264,14 +269,14 @@ def test_the_best_peer_alone_is_fine_tuned(
         return real(model, *arguments, **options)
 
     monkeypatch.setattr(glue, "finetune", finetune)
-    options = {"tasks": ["mnli"], "seeds": [0], "epochs": 1, "max_train": 8, "max_valid": 4}
-    document = evaluate_run_glue(run_folder, folder, best=True, **options)
+    options = GlueOptions(["mnli"], [0], max_train=8, max_valid=4, epochs=1)
+    document = evaluate_run_glue(run_folder, folder, options, best=True)
     assert [member["member"] for member in document["members"]] == ["peer_2"] and tuned == ["peer_2"]
-    whole = evaluate_run_glue(run_folder, folder, **options)
+    whole = evaluate_run_glue(run_folder, folder, options)
     assert [member["member"] for member in whole["members"]] == ["peer_1", "peer_2", "peer_3"] and len(tuned) == 4
-    assert evaluate_run_glue(run_folder, folder, best=True, **options) == whole and len(tuned) == 4
+    assert evaluate_run_glue(run_folder, folder, options, best=True) == whole and len(tuned) == 4
     with pytest.raises(UserError, match="--best is for glue"):
-        evaluate_target(run_folder, "blimp", load_preset("nursery"), tmp_path, glue=GlueOptions(best=True))
+        evaluate_target(run_folder, "blimp", load_preset("nursery"), tmp_path, best=True)
 
 
 def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -279,13 +284,13 @@ def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
     with pytest.raises(UserError, match="no GLUE protocol 'glue'"):
         evaluate_glue(model, tokenizer, folder, protocol="glue")
     with pytest.raises(UserError, match="babylm2025 has no task 'cola'"):
-        evaluate_glue(model, tokenizer, folder, tasks=["cola"])
+        evaluate_glue(model, tokenizer, folder, GlueOptions(["cola"]))
     with pytest.raises(UserError, match="has the files of no task"):
-        evaluate_glue(model, tokenizer, folder, tasks=["rte", "wsc"])
+        evaluate_glue(model, tokenizer, folder, GlueOptions(["rte", "wsc"]))
     with pytest.raises(UserError, match="max_train is 0; expected at least 1"):
-        evaluate_glue(model, tokenizer, folder, tasks=["mnli"], max_train=0)
+        evaluate_glue(model, tokenizer, folder, GlueOptions(["mnli"], max_train=0))
     with pytest.raises(UserError, match="seeds is empty"):
-        evaluate_glue(model, tokenizer, folder, tasks=["mnli"], seeds=[])
+        evaluate_glue(model, tokenizer, folder, GlueOptions(["mnli"], seeds=[]))
     assert len(_read(folder / "mnli.train.jsonl", 8, 4)) == 8 and len(_read(folder / "mnli.valid.jsonl", 8, 4)) == 4
     for row, message in (
         ({"premise": "a", "hypothesis": "b", "label": 3}, "mnli.valid.jsonl line 1 has label 3"),
@@ -295,11 +300,11 @@ def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
     ):
         write_rows(folder / "mnli.valid.jsonl", [row])
         with pytest.raises(UserError, match=message):
-            evaluate_glue(model, tokenizer, folder, tasks=["mnli"])
+            evaluate_glue(model, tokenizer, folder, GlueOptions(["mnli"]))
     with torch.no_grad():
         model.get_input_embeddings().weight[:] = math.nan
     with pytest.raises(UserError, match="fine-tuning loss of cola is nan in epoch 1; .* leave this task out"):
-        evaluate_glue(model, tokenizer, folder, protocol="babylm2024", tasks=["cola"])
+        evaluate_glue(model, tokenizer, folder, GlueOptions(["cola"]), protocol="babylm2024")
 
 
 def test_settings_of_the_years() -> None:

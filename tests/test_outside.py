@@ -33,8 +33,12 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import outside, score_sentences, target
+from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.outside import load_outside, logits_at, read_texts
-from wmlkit.evaluate.target import GlueOptions, evaluate_target, result_lines
+from wmlkit.evaluate.target import evaluate_target, result_lines
+from wmlkit.models import build_model
+from wmlkit.settings import ModelConfig
+from wmlkit.shapes import Student
 
 SENTENCES = ["The cat sleeps.", "The cats sleep near the barn.", "Water", "Nobody has ever seen it, she said."]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -169,6 +173,14 @@ def test_only_language_models_are_taken(folder: Path) -> None:
         load_outside(folder.parent)
     with pytest.raises(UserError, match="--seeds got '1,x'"):
         GlueOptions.of("", "1,x", None, None, None)
+
+
+def test_a_model_without_its_tokenizer_is_not_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The library makes RoBERTa's folder a tokenizer of special tokens alone where there is no file."""
+    shape = Student(num_layers=1, num_heads=2, hidden_size=8, intermediate_size=16)
+    build_model(shape, ModelConfig(), tokenizer, 16, seed=0).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="has no vocabulary, only special tokens; .* copy the tokenizer's files beside"):
+        load_outside(tmp_path / "model")
 
 
 def test_dev_text_of_a_folder(tmp_path: Path) -> None:

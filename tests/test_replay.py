@@ -196,15 +196,6 @@ def test_the_other_tokenizer_cuts_lower_cased_text():
     assert foreign.decode(foreign("The dogs")["input_ids"], skip_special_tokens=True) == "the dogs"
 
 
-def test_documents_come_back_as_lines(out):
-    prepared = prepare(config().data, out)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
-    documents = list(replay_teacher.documents_of(prepared.folder, "dev", tokenizer))
-    again = np.concatenate(list(replay_teacher.encode_documents(tokenizer, documents)))
-    assert np.array_equal(again, replay_teacher.open_tokens(prepared.folder / "dev.tokens")[0])
-    assert len(documents) > 1 and sum(map(len, documents)) > 100
-
-
 def test_teachers_are_trained_once_and_shared(out, monkeypatch):
     names = ["none", "distill", "unmasked_inputs", "foreign_teacher", "vanilla", "vanilla_all"]
     records = {record["case"]: record for record in replay.run_all(config(), out, names)}

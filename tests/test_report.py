@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -154,12 +155,16 @@ def test_a_folder_without_finished_runs_still_shows_its_tables(tmp_path: Path) -
 
 
 def given(
-    folder: Path, values: dict[str, list[float]], seeds: int = 3, losses: dict[str, list[float]] | None = None
+    folder: Path,
+    values: dict[str, list[float]],
+    seeds: int = 3,
+    losses: dict[str, list[float]] | None = None,
+    corpus: str = "nursery",
 ) -> Answer:
     """The answer of runs whose best peer has these accuracies, and dev losses, by arm."""
-    runs = [run for run in read_runs(folder) if run.seed < seeds]
+    runs = [replace(run, corpus=corpus) for run in read_runs(folder) if run.seed < seeds]
     rows = [
-        {"run": f"{arm}{seed}", "setting": "", "arm": arm, "peers": 2, "seed": seed, "corpus": "nursery",
+        {"run": f"{arm}{seed}", "setting": "", "arm": arm, "peers": 2, "seed": seed, "corpus": corpus,
          **place, "member": member, "score": value, "ties": 0.0, "n": 10}
         for place, of_arms in (
             ({"suite": "nursery", "protocol": "babylm2025"}, values),
@@ -224,6 +229,14 @@ def test_scores_near_chance_are_called_so(folder: Path) -> None:
     near = given(folder, {"wml": [51.0, 50.0, 49.0], "distill": [50.0, 49.5, 52.0]})
     assert "near chance" in " ".join(near.basis)
     assert "near chance" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+
+
+def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
+    losses = {"wml": [2.16, 2.14, 2.10], "distill": [2.13, 2.11, 2.08]}
+    own = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses)
+    other = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses, corpus="letters")
+    assert "sentences of the nursery's grammar" in " ".join(other.basis) and "In dev loss of" in other.headline
+    assert "sentences of the nursery's grammar" not in " ".join(own.basis) and "In dev loss of" not in own.headline
 
 
 def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> None:

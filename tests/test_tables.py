@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +79,14 @@ def test_a_changed_setting_says_what_the_preset_has() -> None:
     assert not table.loc[("train", "seed"), "source"].startswith("set for")  # differs from run to run anyway
 
 
-def test_searched_students_by_hand() -> None:
+def test_trained_students_by_hand(tmp_path: Path) -> None:
+    write_run(tmp_path / "nursery", "wml", 2, 0)
+    (run,) = read_runs(tmp_path / "nursery")
     shape = {"num_layers": 2, "num_heads": 2, "hidden_size": 8, "intermediate_size": 32}
-    found = {
-        "exact": [{**shape, "parameters": 90, "target": 100}],
-        "bayesian": [{**shape, "parameters": 120, "target": 100}],
-    }
-    table = tables.searched_students(found, {"exact": 0.5})
-    assert list(table["method"]) == ["exact", "bayesian"]
-    assert list(table["error_percent"]) == [-10.0, 20.0]
-    assert table["search_ms"].iloc[0] == 0.5 and np.isnan(table["search_ms"].iloc[1])
+    run = replace(run, students=[{**shape, "parameters": 90, "target": 100}, {**shape, "parameters": 60, "target": 50}])
+    table = tables.trained_students(run)
+    assert list(table["method"]) == ["exact", "exact"] and list(table["peer"]) == [1, 2]
+    assert list(table["error_percent"]) == [-10.0, 20.0] and list(table["hidden_size"]) == [8, 8]
 
 
 def test_published_numbers_carry_their_provenance() -> None:

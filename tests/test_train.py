@@ -17,9 +17,12 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from wmlkit import checkpoint, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
+from wmlkit.environment import model_card
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
+from wmlkit.models import max_length
 from wmlkit.optim import build_optimizers
+from wmlkit.search import Found
 from wmlkit.students import find_students
 
 TINY = {
@@ -123,7 +126,7 @@ def test_a_log_shorter_than_its_checkpoint_is_named(out):
     whole = log.read_bytes()
     log.write_bytes(whole[:-5])
     with pytest.raises(
-        UserError, match=f"has {len(whole) - 5} bytes, and step-.* was saved after {len(whole)}; expected"
+        UserError, match=f"has {len(whole) - 5} bytes, and its last checkpoint was saved after {len(whole)}; expected"
     ):
         train.run(settings, out)
     assert log.read_bytes() == whole[:-5]
@@ -271,10 +274,23 @@ def test_exported_peers_load_without_wmlkit(finished, tmp_path):
     settings = paths.read_json(folder / "tokenizer_config.json")
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # a name that older versions know too
     assert not {"is_local", "local_files_only"} & set(settings)  # how the training process found it
+    assert settings["model_max_length"] == max_length(model) == load_preset("smoke").data.longest_block
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read the card may read the weights
     step = checkpoint.checkpoints(finished / "checkpoints")[-1]
     saved = checkpoint.load_file(step / "tensors.safetensors")
     for name, parameter in model.named_parameters():  # what was exported is what was trained
         assert torch.equal(parameter, saved[f"peer_1/model/{name}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "licensed"),
+    [({}, True), ({"data.corpus": "letters"}, False), ({"mutual.arm": "distill", "mutual.teacher": "./other"}, False)],
+)
+def test_a_card_names_a_licence_only_where_all_text_is_ours(changes, licensed):
+    config = load_preset("smoke", changes)
+    card = model_card(config, Found(1, 2, 32, 64, 1000, 1000, 1000, 1), 1, 2.5, 100)
+    assert ("license: mit" in card) == licensed and ("knows nothing of English" in card) == licensed
+    assert ("No licence is named here" in card) != licensed
 
 
 def test_export_peer(finished, tmp_path):
@@ -285,7 +301,7 @@ def test_export_peer(finished, tmp_path):
         checkpoint.export_peer(finished, "1", tmp_path / "model")
     with pytest.raises(UserError, match="expected best or a number from 1 to 2"):
         checkpoint.export_peer(finished, "3", tmp_path / "other")
-    with pytest.raises(UserError, match="not a finished run"):
+    with pytest.raises(UserError, match="so the run is not finished"):
         checkpoint.export_peer(tmp_path, "1", tmp_path / "other")
 
 

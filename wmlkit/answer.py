@@ -19,6 +19,10 @@ NURSERY = (
     "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "
     "and nothing about English."
 )
+FOREIGN_PAIRS = (
+    "The pairs of suite nursery are sentences of the nursery's grammar, and these models read other text: compare the "
+    "arms by dev loss, or score pairs of that text (evaluate.suites, evaluate.pairs)."
+)
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 
 
@@ -73,7 +77,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
     losses = _of_loss(_main_setting(differences), *told)
-    if told[1] == "distill" and _saturated(measured, evaluation):  # then accuracy could not have shown a difference
+    says_little = _saturated(measured, evaluation) or _foreign(runs, evaluation)
+    if told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
         headline, losses = " ".join([headline, *losses]), []
     if told != ("wml", "independent"):
         losses += _of_loss(_main_setting(differences), "wml", "independent")
@@ -133,6 +138,11 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     return f"{verdict[_verdict(row)]} ({found})."
 
 
+def _foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
+    """Whether models of other text were asked the nursery's pairs."""
+    return evaluation[0] == "nursery" and any(run.corpus != "nursery" for run in runs)
+
+
 def _saturated(measured: pd.DataFrame, evaluation: tuple[str, str]) -> str:
     """Where all means of that evaluation lie: near "chance", near the "ceiling", or neither, ""."""
     means = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]["mean"]
@@ -165,6 +175,8 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             sentences.append("All means lie near chance: differences between arms say little about what was learned.")
         if where == "ceiling":
             sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
+        if _foreign(runs, evaluation):
+            sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
 

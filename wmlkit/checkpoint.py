@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .data.tokenizer import save_tokenizer
+from .data.tokenizer import load_tokenizer, save_tokenizer
 from .errors import UserError
-from .runs import other_format, read_object
-from .untrusted import check_model
+from .models import load_model, max_length
+from .runs import other_format, read_object, run_facts
 
 VERSION = 1
 CHECKSUMS = "checksums.json"  # SHA-256 of the other files
@@ -179,7 +179,9 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: P
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary)
+        for weights in temporary.glob("*.safetensors"):  # else for their owner's eyes only
+            shutil.copymode(temporary / "config.json", weights)
+        save_tokenizer(tokenizer, temporary, max_length(model))
         paths.write_text(temporary / "README.md", card)
 
     return paths.write_folder(folder, write)
@@ -187,16 +189,15 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: P
 
 def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     """Copy an exported peer of a finished run to the folder `to`: number `peer`, or "best" on held-out text."""
-    if not (run_folder / "done.json").is_file():
-        raise UserError(f"{run_folder} is not a finished run: it has no done.json; finish it with `wmlkit train`")
-    done = read_object(run_folder / "done.json", ("best_peer", "peer_weights"))
-    if not isinstance(done["peer_weights"], list) or type(done["best_peer"]) is not int:
-        raise other_format(run_folder / "done.json", "list as 'peer_weights' and number as 'best_peer'")
-    count = len(done["peer_weights"])
-    if peer != "best" and not (peer.isdecimal() and 1 <= int(peer) <= count):
-        raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {count}")
+    weights, objective = run_facts(run_folder)
+    best = read_object(run_folder / "done.json", ("best_peer",))["best_peer"]
+    if type(best) is not int:
+        raise other_format(run_folder / "done.json", "number as 'best_peer'")
+    if peer != "best" and not (peer.isdecimal() and 1 <= int(peer) <= len(weights)):
+        raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {len(weights)}")
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
-    source = paths.peer(run_folder, done["best_peer"] if peer == "best" else int(peer))
-    check_model(source)
+    source = paths.peer(run_folder, best if peer == "best" else int(peer))
+    load_model(source, objective)  # what transformers cannot load is not handed on
+    load_tokenizer(source)
     return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))

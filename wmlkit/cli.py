@@ -18,7 +18,7 @@ from .cli_bench import bench_app
 from .cli_options import Json, Out, Preset, Set, emit, say
 from .cli_study import study_app
 from .config import load_preset, parse_assignment
-from .errors import Stopped, UserError, disk_is_full
+from .errors import Stopped, UserError, disk_is_full, first_line
 from .guard import end_with_parent, started_together
 
 # What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
@@ -75,12 +75,12 @@ def search(
         emit([student.document() for student in found])
         return
     for i, one in enumerate(found, 1):
-        say(
+        print(
             f"peer {i}: {one.num_layers} layers, {one.num_heads} heads, width {one.hidden_size}, "
             f"FFN {one.intermediate_size}: {one.parameters:,} parameters, target {one.target:,} "
             f"({100 * one.error:+.1f} %){'; ' * bool(one.note)}{one.note}"
         )
-    say(f"diversity {diversity(found):.2f}: mean distance between two peers, 0.69 for a doubling of depth or width")
+    print(f"diversity {diversity(found):.2f}: mean distance between two peers, 0.69 for a doubling of depth or width")
 
 
 @app.command()
@@ -132,7 +132,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
-    from .evaluate.target import GlueOptions, evaluate_target, result_lines
+    from .evaluate.glue import GlueOptions
+    from .evaluate.target import evaluate_target, result_lines
 
     settings = {
         "evaluate.protocol": protocol,
@@ -147,7 +148,8 @@ def evaluate(
         config,
         paths.output(out),
         corpus=corpus,
-        glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs, best),
+        glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
+        best=best,
         ensemble=ensemble,
         force=force,
     )
@@ -281,6 +283,16 @@ def main() -> None:
         if not disk_is_full(error):
             raise
         say(f"wmlkit: there is no room left to write ({error}); expected free disk space; make room and run again")
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        from .faults import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        say(
+            f"wmlkit: memory ran out ({first_line(error)}); expected sizes that fit: take a smaller model, "
+            "train.batch_size, data.block_size or data.vocab_size, or fewer study.workers"
+        )
         sys.exit(2)
     finally:
         if started_together():

@@ -88,12 +88,18 @@ def document(device: Device, config: Config | None = None) -> dict[str, Any]:
 
 
 def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:
-    """README.md of an exported peer."""
+    """README.md of an exported peer. A licence is named where all of the text is wmlkit's own."""
     mutual, model = config.mutual, config.model
+    own_text = config.data.corpus == "nursery" and not mutual.teacher
+    licence = "license: mit\n" if own_text else ""
+    remark = (
+        "The nursery's text is written by a grammar: a model trained on it knows nothing of English."
+        if own_text
+        else "No licence is named here: it follows from that of the text. Name it before the model is published."
+    )
     shape = f"{student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size}"
     return f"""---
-license: mit
-library_name: transformers
+{licence}library_name: transformers
 pipeline_tag: {"fill-mask" if model.objective == "mlm" else "text-generation"}
 tags: [babylm, wmlkit]
 ---
@@ -110,5 +116,5 @@ Trained by wmlkit {own_version()}, a reproduction of "When Babies Teach Babies" 
 | words seen, repetitions counted | {words:,} |
 | dev loss | {dev_ce:.4f} nats per scored token |
 
-Text from the nursery is written by a grammar: a model trained on it knows nothing of English.
+{remark}
 """

@@ -51,6 +51,11 @@ def prepared(out: Path, name: str, data_hash: str) -> Path:
     return out / "data" / f"{name}-{data_hash[:8]}"
 
 
+def pairs(out: Path, name: str) -> Path:
+    """Folder of minimal pairs that wmlkit writes: the nursery's, or a part of a suite."""
+    return out / "data" / name
+
+
 def fetched(out: Path, name: str) -> Path:
     """Folder of a downloaded corpus or evaluation set, as its source publishes it."""
     return out / "downloads" / name
@@ -76,9 +81,14 @@ def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_ha
     return preset(out, preset_name) / f"{arm}-p{num_peers}-s{seed}-{run_hash[:8]}"
 
 
+def replays(preset_folder: Path) -> Path:
+    """Folder of the replays of the released code, and of what they share, in a preset's folder."""
+    return preset_folder / "replay"
+
+
 def replay(out: Path, preset_name: str, name: str) -> Path:
     """Folder of one replay of the released code."""
-    return preset(out, preset_name) / "replay" / name
+    return replays(preset(out, preset_name)) / name
 
 
 def peer(run_folder: Path, index: int) -> Path:

@@ -24,13 +24,13 @@ from .data.prepare import prepare
 from .data.texts import open_texts
 from .errors import UserError
 from .evaluate.minimal_pairs import check_fit
-from .evaluate.pairs import load_peers, run_facts
+from .evaluate.pairs import load_peers
 from .evaluate.protocols import get_protocol, is_tie
 from .evaluate.scoring import evaluation_mode
 from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import hidden_states, lm_logits
-from .runs import read_runs, run_document
+from .runs import read_runs, run_document, run_facts
 
 CELLS = 16_000_000  # numbers in the logits of a sample, all peers together: 64 MB, and a slider that answers at once
 TOKENS = 8192  # a forward pass

@@ -62,7 +62,7 @@ def _forget_runs(config: Config, out: Path) -> None:
         own = run_folder(run, out, prepared if run.data == config.data else None)
         with exclusive(own):
             paths.remove(own)
-    paths.remove(paths.preset(out, config.preset) / "replay")
+    paths.remove(paths.replays(paths.preset(out, config.preset)))
 
 
 def _reproduce(

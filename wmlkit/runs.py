@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import paths
 from .config import Config, load_preset, preset_names
@@ -169,6 +169,24 @@ def run_document(folder: Path, required: Sequence[str] = ("config", "data", "has
     return document
 
 
+def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
+    """Learned peer weights and objective of a finished run."""
+    if not (run_folder / "done.json").is_file():
+        raise UserError(
+            f"{run_folder} has no done.json, so the run is not finished; start the same training command again to "
+            "resume it"
+        )
+    weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
+    if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
+        raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
+    model = run_document(run_folder, ("config",))["config"]
+    model = model.get("model") if isinstance(model, dict) else None
+    objective = model.get("objective") if isinstance(model, dict) else None
+    if objective not in ("mlm", "clm"):
+        raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
+    return [float(weight) for weight in weights], objective
+
+
 def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
     """One JSON object that has the `required` keys. Raises UserError, naming the file."""
     if not path.is_file():
@@ -183,6 +201,14 @@ def known_result(path: Path, required: Sequence[str]) -> dict[str, Any] | None:
     except UserError:
         return None
     return document if isinstance(document.get("settings"), dict) else None
+
+
+def other_settings(path: Path) -> UserError:
+    """What to say where an evaluation would replace one with other settings, which tables may show already."""
+    return UserError(
+        f"{path} has this evaluation with other settings or data; expected the same again; give --force to replace it, "
+        "which the tables will show"
+    )
 
 
 def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 ProtocolName = Literal["babylm2024-released", "babylm2024-fixed", "babylm2025", "babylm2026"]  # evaluate.protocols
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
+SHORTEST_BLOCK = 8  # tokens: start, end and a few words
+LARGEST = 2**53  # of whole numbers: what JSON files hold exactly, far beyond any size
 
 
 class Section(BaseModel):
@@ -23,6 +26,8 @@ class Section(BaseModel):
         values = value if isinstance(value, (list, tuple)) else [value]
         if not switch and any(isinstance(one, bool) for one in values):
             raise ValueError("expected a number or text, not true or false")
+        if any(isinstance(one, int) and abs(one) > LARGEST for one in values):
+            raise ValueError(f"expected a number of at most {LARGEST:,}")
         return value
 
 
@@ -31,7 +36,7 @@ class DataConfig(Section):
     words: int | None = Field(None, gt=0)  # words of training text to use (nursery: to write); None: all
     dev_words: int | None = Field(None, gt=0)  # the same for the dev text
     held_out: float = Field(0.05, gt=0, lt=0.5)  # share of the *training* text kept for the outer problem
-    seed: int = Field(0, ge=0)  # of the nursery and of the choice of the held-out slice
+    seed: Seed = 0  # of the nursery and of the choice of the held-out slice
     clean: bool = True
     tokenizer: str = "train"  # "train", or a folder / Hugging Face id of an existing tokenizer
     vocab_size: int = Field(1024, ge=270)  # 256 bytes + special tokens + merges
@@ -39,7 +44,7 @@ class DataConfig(Section):
     nfkc: bool = False
     # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
     packing: Literal["documents", "lines", "windows"] = "documents"
-    block_size: int = Field(32, ge=8)  # tokens a row
+    block_size: int = Field(32, ge=SHORTEST_BLOCK)  # tokens a row
     # (share of the steps, tokens a row) one after the other; rows a step change so that tokens a step do not
     block_schedule: tuple[tuple[float, int], ...] = ()
     max_passes: float | None = Field(None, gt=0)  # refuse to read the training text more often than this
@@ -47,6 +52,12 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _schedule_covers_all_steps(self) -> DataConfig:
+        short = [size for _, size in self.block_schedule if size < SHORTEST_BLOCK]
+        if short or any(share <= 0 for share, _ in self.block_schedule):
+            raise ValueError(
+                f"data.block_schedule is {[list(one) for one in self.block_schedule]}; expected pairs of a share of "
+                f"the steps above 0 and a row's tokens, at least {SHORTEST_BLOCK}; change it"
+            )
         if self.block_schedule and abs(sum(share for share, _ in self.block_schedule) - 1) > 1e-6:
             raise ValueError(
                 f"data.block_schedule has shares that sum to {sum(share for share, _ in self.block_schedule):g}, "
@@ -94,7 +105,7 @@ class SearchConfig(Section):
     count: Literal["all", "nonzero"] = "all"  # "nonzero": as released, leaves out zero-initialised entries
     init_points: int = Field(30, ge=1)  # Bayesian only
     n_iter: int = Field(70, ge=0)  # Bayesian only
-    seed: int = Field(0, ge=0)  # Bayesian only
+    seed: Seed = 0  # Bayesian only
     saved: str | None = None  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
     tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
     max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`
@@ -167,7 +178,7 @@ class OuterConfig(Section):
 
 
 class TrainConfig(Section):
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=1)  # rows a step, over all processes
     accumulate: int = Field(1, ge=1)  # parts in which a process takes its rows, to save memory; the sums stay the same
@@ -217,7 +228,7 @@ class TrackConfig(Section):
 
 
 class EvaluateConfig(Section):
-    suites: tuple[str, ...] = ("nursery",)
+    suites: tuple[str, ...] = Field(("nursery",), min_length=1)
     pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
     protocol: ProtocolName = "babylm2025"
     ties: Literal["half", "first", "random", "protocol"] = "half"  # "protocol": the rule of the protocol's year
@@ -243,7 +254,7 @@ class StudyConfig(Section):
     runs: tuple[tuple[Arm, int], ...] = Field(
         (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2)), min_length=1
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
     workers: int = Field(2, ge=1)  # runs side by side
 
 
@@ -253,7 +264,7 @@ class AblationsConfig(Section):
 
     base: dict[str, Any] = {}
     settings: tuple[dict[str, Any], ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
 
 
 class ReplayConfig(Section):
@@ -270,7 +281,7 @@ class ReplayConfig(Section):
     min_step_size: float = Field(0.0025, ge=0)
     warmup_epochs: int = Field(5, ge=0)  # of both schedules
     decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
-    seeds: tuple[int, ...] = (0,)  # the released training has none
+    seeds: tuple[Seed, ...] = (0,)  # the released training has none
     per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
     # A Hugging Face folder or id with a logit for each of the students' ids, as RoBERTa-base has 50,265: the teacher of
     # another tokenizer (L9). None: the base model, trained with another tokenizer

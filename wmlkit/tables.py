@@ -119,19 +119,18 @@ def _comment(text: str, document: Mapping[str, Any]) -> str:
     return "no source given"
 
 
-def searched_students(
-    found: Mapping[str, Sequence[Any]], milliseconds: Mapping[str, float] | None = None
-) -> pd.DataFrame:
-    """T3: one row a method and a peer. `found` maps a method's name (``exact``, ``bayesian``) to what
-    `wmlkit.search.search_students` returned, `milliseconds` to the time that its whole search took."""
-    names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
-    rows = []
-    for method, students in found.items():
-        for peer, student in enumerate(students, start=1):
-            values = {name: student[name] if isinstance(student, Mapping) else getattr(student, name) for name in names}
-            error = 100 * (values["parameters"] - values["target"]) / values["target"]
-            cost = (milliseconds or {}).get(method, np.nan)
-            rows.append({"method": method, "peer": peer, **values, "error_percent": error, "search_ms": cost})
+def trained_students(run: Run) -> pd.DataFrame:
+    """T3 where no search ran beside: a row for each shape that a run trained, with the columns of
+    `wmlkit.search.compare_methods` that the run knows."""
+    rows = [
+        {
+            "method": run.config["search"]["method"],
+            "peer": peer,
+            **student,
+            "error_percent": 100 * (student["parameters"] - student["target"]) / student["target"],
+        }
+        for peer, student in enumerate(run.students, start=1)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -296,7 +295,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
         "T2": lambda: hyperparameters(main.config["preset"], main.config | planned),
-        "T3": lambda: searched_students({largest.config["search"]["method"]: largest.students}),
+        "T3": lambda: trained_students(largest),
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),

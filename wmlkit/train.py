@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from accelerate.utils import set_seed
@@ -166,26 +166,10 @@ def _train(
     The seconds and speed of a run are without its learning curve.
     """
     train = config.train
-    saved = checkpoint.checkpoints(folder / "checkpoints")
-    metrics_bytes = 0
-    if saved:
-        state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers, state.average_models)
-        state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
-        state.hypergradient = record["hypergradient"]
-        state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
-        # the first checkpoints knew nothing of these
-        state.parts, state.skipped = record.get("parts", state.parts), record.get("skipped", 0)
-        state.outer_tokens = record.get("outer_tokens", 0.0)
-        metrics_bytes = record["metrics_bytes"]
+    metrics_bytes = _resume(state, folder)
     with (folder / "metrics.jsonl").open("a+b") if device.is_main else io.BytesIO() as metrics:
-        found = metrics.seek(0, io.SEEK_END)
-        if device.is_main and found < metrics_bytes:  # a longer one would be filled with zeros
-            raise UserError(
-                f"{folder / 'metrics.jsonl'} has {found} bytes, and {saved[-1].name} was saved after {metrics_bytes}; "
-                "expected a log as long as the checkpoint knows it; bring it back, or train the run again with --force"
-            )
-        metrics.truncate(metrics_bytes)  # rows after the checkpoint will be written again
-        metrics.seek(metrics_bytes)
+        if device.is_main:
+            _cut_back(metrics, metrics_bytes, folder)
         began, before = time.perf_counter(), (state.seconds, state.tokens)
         while state.step < train.steps:
             words = state.words
@@ -229,6 +213,33 @@ def _train(
                     "a checkpoint; run the same command again to go on",
                     stopped,
                 )
+
+
+def _resume(state: State, folder: Path) -> int:
+    """Put `state` where the run's last checkpoint was, if there is one; the length of metrics.jsonl then, in bytes."""
+    saved = checkpoint.checkpoints(folder / "checkpoints")
+    if not saved:
+        return 0
+    state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers, state.average_models)
+    state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
+    state.hypergradient = record["hypergradient"]
+    state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
+    # the first checkpoints knew nothing of these
+    state.parts, state.skipped = record.get("parts", state.parts), record.get("skipped", 0)
+    state.outer_tokens = record.get("outer_tokens", 0.0)
+    return int(record["metrics_bytes"])
+
+
+def _cut_back(metrics: BinaryIO, size: int, folder: Path) -> None:
+    """Drop the rows after the checkpoint, which will be written again. Raises UserError where the log is shorter."""
+    found = metrics.seek(0, io.SEEK_END)
+    if found < size:  # truncating would fill it with zeros
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} has {found} bytes, and its last checkpoint was saved after {size}; expected a "
+            "log as long as the checkpoint knows it; bring it back, or train the run again with --force"
+        )
+    metrics.truncate(size)
+    metrics.seek(size)
 
 
 def _check_numbers(state: State) -> None:

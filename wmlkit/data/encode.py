@@ -227,3 +227,19 @@ def open_documents(path: Path, verify: bool = False) -> np.ndarray:
             f" {len(tokens)}; prepare the corpus again"
         )
     return starts
+
+
+def decoded_documents(path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[str]]:
+    """The documents behind token file ``<split>.tokens``, each a list of lines: what `encode_documents` was given.
+
+    It is the text as the tokenizer sees it: exact for byte-level tokenizers that normalise nothing. Raises UserError
+    for a tokenizer that did not make the tokens.
+    """
+    tokens, header = open_tokens(path)
+    check_tokenizer(header, tokenizer)
+    starts = open_documents(path).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        ids = tokens[start + 1 : stop]  # without the start token, which may be the end token too
+        lines = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)[:-1]
+        plain = [line[:-1].tolist() for line in lines]
+        yield tokenizer.backend_tokenizer.decode_batch(plain, skip_special_tokens=False)

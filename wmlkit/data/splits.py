@@ -109,7 +109,23 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
         for split in SPLITS:
             chosen[split].append(masks[split])
     _check_sizes(parts, chosen)
-    return chosen, notes
+    return chosen, notes + _coarse(parts, chosen, share, has_dev)
+
+
+def _coarse(parts: list[Part], chosen: dict[str, list[np.ndarray]], share: float, has_dev: bool) -> list[str]:
+    """A note for each drawn split that holds more than twice the share of text that it was to hold."""
+    words = {
+        split: sum(int(part.words()[mask].sum()) for part, mask in zip(parts, masks, strict=True))
+        for split, masks in chosen.items()
+    }
+    drawn = ("held_out",) if has_dev else ("held_out", "dev")
+    text = words["train"] + sum(words[split] for split in drawn)
+    return [
+        f"{split.replace('_', '-')} text is {words[split] / text:.0%} of the training text, where data.held_out asks "
+        f"for {share:.0%}: its documents are long; line ends and blank lines in the text make shorter ones"
+        for split in drawn
+        if words[split] > 2 * share * text
+    ]
 
 
 def _draw_among(free: np.ndarray, words: np.ndarray, budget: float, key: str) -> np.ndarray:

@@ -101,8 +101,11 @@ def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
-    """Write `tokenizer` to `folder` in Hugging Face format; ``AutoTokenizer.from_pretrained(folder)`` reads it."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, longest: int | None = None) -> Path:
+    """Write `tokenizer` to `folder` in Hugging Face format; ``AutoTokenizer.from_pretrained(folder)`` reads it.
+
+    longest: tokens that the model beside it takes, which ``tokenizer(text, truncation=True)`` then cuts at.
+    """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()  # what the last call asked for, not part of the tokenizer
     backend.no_truncation()
@@ -114,6 +117,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     for name in ("is_local", "local_files_only"):  # how this process found it, not what it is
         settings.pop(name, None)
+    if longest is not None:
+        settings["model_max_length"] = longest
     paths.write_json(settings_path, dict(sorted(settings.items())))
     return folder
 
@@ -124,8 +129,8 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTo
     Code that comes with a tokenizer is never run. Where only ``cls``/``sep`` are defined (BERT) they become
     ``bos``/``eos``; a missing ``pad`` (GPT-2) becomes ``eos``, which the attention mask tells apart.
 
-    Raises UserError when there is nothing to load, when it is not a fast tokenizer, or when it has no token
-    for the start or the end of a text or, with `needs_mask`, no mask token.
+    Raises UserError when there is nothing to load, when it is not a fast tokenizer or has no vocabulary, or when it has
+    no token for the start or the end of a text or, with `needs_mask`, no mask token.
     """
     is_folder = Path(source).is_dir()
     if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -143,6 +148,11 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTo
         raise UserError(
             f"the tokenizer {str(source)!r} has no fast form ({type(tokenizer).__name__});"
             " expected one with tokenizer.json; convert it or choose another"
+        )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what the library makes of a missing file
+        raise UserError(
+            f"the tokenizer {str(source)!r} has no vocabulary, only special tokens; expected a folder with"
+            " tokenizer.json: copy the tokenizer's files beside the model's"
         )
     return _with_required_tokens(tokenizer, str(source), needs_mask)
 

@@ -22,26 +22,51 @@ from .. import paths
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
-from ..runs import known_result, read_object
+from ..runs import known_result, other_settings, read_object, run_facts
 from .finetune import Example, Recipe, finetune
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
-from .pairs import load_peers, run_facts
+from .pairs import load_peers
 from .spans import Objective
 from .suites import read_rows
+
+
+@dataclass(frozen=True)
+class GlueOptions:
+    """What a trial of (Super)GLUE changes, recorded in the result's settings; None: as the protocol has it.
+
+    tasks: some of its columns. seeds: one training a seed; None: the protocol's own seed and the two after it.
+    max_train, max_valid: the first so many rows only. epochs: fewer or more. Repeated tasks and seeds count once.
+    """
+
+    tasks: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    max_train: int | None = None
+    max_valid: int | None = None
+    epochs: int | None = None
+
+    @classmethod
+    def of(
+        cls, tasks: str, seeds: str, max_train: int | None, max_valid: int | None, epochs: int | None
+    ) -> GlueOptions:
+        """From comma-separated texts, empty for the protocol's own. Raises UserError for seeds that are no numbers."""
+        numbers = [part.strip() for part in seeds.split(",") if part.strip()]
+        if not all(part.isdecimal() for part in numbers):
+            raise UserError(f"--seeds got {seeds!r}; expected whole numbers with commas, for example 12,13")
+        names = [part.strip() for part in tasks.split(",") if part.strip()]
+        return cls(names or None, [int(part) for part in numbers] or None, max_train, max_valid, epochs)
+
+
+AS_THE_PROTOCOL = GlueOptions()
 
 
 def evaluate_glue(
     models: PreTrainedModel | Sequence[PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
+    options: GlueOptions = AS_THE_PROTOCOL,
     *,
     protocol: str = "babylm2025",
-    tasks: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    max_train: int | None = None,
-    max_valid: int | None = None,
-    epochs: int | None = None,
     objective: Objective | None = None,
     device: str | torch.device | None = None,
     names: Sequence[str] | None = None,
@@ -49,22 +74,19 @@ def evaluate_glue(
     """Fine-tune each model on each task and score it on the task's validation file.
 
     folder: ``<task>.train.jsonl`` and ``<task>.valid.jsonl``; a task without its files is listed under "skipped"
-    with the reason and left out of the score.
-    protocol: a key of `GLUE_PROTOCOLS`. tasks: some of its columns (None: all).
-    seeds: one training a seed; None: the protocol's own seed and the two after it.
-    max_train, max_valid: the first so many rows only; epochs: fewer or more; for trials, recorded in the settings.
+    with the reason and left out of the score. protocol: a key of `GLUE_PROTOCOLS`.
 
     Returns the evaluation document; a task's "accuracy" is its reported metric (accuracy, F1 or Matthews
-    correlation, named in "metric") in percent, the mean over `seeds` of the best epoch on validation; "score" is the
+    correlation, named in "metric") in percent, the mean over the seeds of the best epoch on validation; "score" is the
     unweighted mean over tasks. A single model is member "model", peers are "peer_1" ..., or what `names` calls them.
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
-    plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
+    plan = _plan(models, folder, protocol, options, objective)
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
     names = names or (["model"] if single else [f"peer_{index}" for index in range(1, len(peers) + 1)])
     present, rules, folder = plan.present, plan.rules, Path(folder)
-    data = {name: _read(folder / name, max_train, max_valid) for name in sorted(_files(present))}
+    data = {name: _read(folder / name, options.max_train, options.max_valid) for name in sorted(_files(present))}
     trainings = list(dict.fromkeys(_trained(task) for task in present))  # mnli-mm is scored by the model of mnli
     progress = tqdm(total=len(peers) * len(trainings), desc="glue", unit="task", disable=None, leave=False)
     members = []
@@ -74,7 +96,7 @@ def evaluate_glue(
             progress.set_postfix_str(task)
             scored = [column for column in present if _trained(column) == task]
             recipe = replace(rules.recipe, **rules.overrides.get(task, {}))
-            recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+            recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
             rows |= _task_rows(
                 model, tokenizer, task, scored, data, recipe, rules, plan.settings["seeds"], plan.objective, device
             )
@@ -103,21 +125,18 @@ def evaluate_glue(
 def evaluate_run_glue(
     run_folder: Path,
     folder: str | Path,
+    options: GlueOptions = AS_THE_PROTOCOL,
     *,
     protocol: str = "babylm2025",
-    tasks: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    max_train: int | None = None,
-    max_valid: int | None = None,
-    epochs: int | None = None,
     best: bool = False,
     device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """`evaluate_glue` of a finished run's peers, with its options; written into the run folder.
+    """`evaluate_glue` of a finished run's peers, written into the run folder.
 
     A run that has this document already, with the same settings and data, is not fine-tuned again unless `force`.
     best: only the peer that the held-out text chose, at a fraction of the time. device: None: the best of this machine.
+    Raises UserError where the document is there with other settings or data and `force` is off.
     """
     models, tokenizer = load_peers(run_folder)
     names = [f"peer_{index}" for index in range(1, len(models) + 1)]
@@ -128,20 +147,17 @@ def evaluate_run_glue(
     path = paths.evaluation(run_folder, "glue", protocol)
     known = None if force else known_result(path, ("settings", "data_hash", "members"))
     if known is not None:
-        plan = _plan(models, folder, protocol, tasks, seeds, max_train, max_valid, epochs, objective)
-        same = (known["settings"], known["data_hash"]) == (plan.settings, plan.data_hash)
-        if same and set(names) <= {member["member"] for member in known["members"]}:
+        plan = _plan(models, folder, protocol, options, objective)
+        if (known["settings"], known["data_hash"]) != (plan.settings, plan.data_hash):
+            raise other_settings(path)
+        if set(names) <= {member["member"] for member in known["members"]}:
             return known
     document = evaluate_glue(
         models,
         tokenizer,
         folder,
+        options,
         protocol=protocol,
-        tasks=tasks,
-        seeds=seeds,
-        max_train=max_train,
-        max_valid=max_valid,
-        epochs=epochs,
         objective=objective,
         device=device or best_device(),
         names=names,
@@ -166,22 +182,19 @@ def _plan(
     models: PreTrainedModel | Sequence[PreTrainedModel],
     folder: str | Path,
     protocol: str,
-    tasks: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-    max_train: int | None,
-    max_valid: int | None,
-    epochs: int | None,
+    options: GlueOptions,
     objective: Objective | None,
 ) -> _Plan:
     rules = get_protocol(protocol)
-    chosen = tuple(tasks) if tasks is not None else rules.tasks
+    chosen = tuple(dict.fromkeys(rules.tasks if options.tasks is None else options.tasks))
     for task in chosen:
         if task not in rules.tasks:
             raise UserError(f"{protocol} has no task {task!r}; expected some of {', '.join(rules.tasks)}")
-    seeds = tuple(seeds) if seeds is not None else tuple(rules.seed + i for i in range(3))
+    seeds = list(dict.fromkeys(range(rules.seed, rules.seed + 3) if options.seeds is None else options.seeds))
     if not seeds:
         raise UserError("seeds is empty; expected at least one seed")
-    for name, value in (("max_train", max_train), ("max_valid", max_valid), ("epochs", epochs)):
+    for name in ("max_train", "max_valid", "epochs"):
+        value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1, or nothing for all")
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
@@ -200,11 +213,11 @@ def _plan(
         "objective": objective,
         "recipe": recipe,
         "overrides": rules.overrides,
-        "epochs": epochs,
+        "epochs": options.epochs,
         "tasks": list(chosen),
-        "seeds": list(seeds),
-        "max_train": max_train,
-        "max_valid": max_valid,
+        "seeds": seeds,
+        "max_train": options.max_train,
+        "max_valid": options.max_valid,
         "scored_epoch": "best on the validation file, which is also the file that is scored",
     }
     reasons = [{"task": task, "reason": reason} for task, reason in skipped.items()]

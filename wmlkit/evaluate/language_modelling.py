@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .. import paths
 from ..data import nursery
 from ..data.batches import segments
-from ..data.encode import check_tokenizer, encode_documents, open_documents, open_tokens
+from ..data.encode import decoded_documents, encode_documents
 from ..data.prepare import open_prepared
 from ..data.tokenizer import load_tokenizer
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
-from ..runs import known_result, other_format, run_document
+from ..runs import known_result, other_format, run_document, run_facts
 from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
-from .pairs import load_peers, run_facts
+from .pairs import load_peers
 from .scoring import score_encoded
 from .spans import Encoded, Objective
 
@@ -195,34 +196,27 @@ def nursery_floor(
 
 
 def prepared_of(run_folder: Path) -> Path:
-    """The prepared corpus of a run folder ``OUT/<preset>/<run>``."""
+    """The prepared corpus of a run folder ``OUT/<preset>/<run>``. Raises UserError where it is not there."""
     data = run_document(run_folder, ("data",))["data"]
     name = data.get("folder") if isinstance(data, dict) else None
     if not isinstance(name, str) or Path(name).name != name:
         raise other_format(run_folder / "config.json", "name of a prepared corpus below 'data', 'folder'")
-    return run_folder.resolve().parents[1] / "data" / name
+    folder = run_folder.resolve().parents[1] / "data" / name
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}, the text of {run_folder.name}, is not there; expected it in the output folder that the run was "
+            "made in: move both together, or give a folder of text with --corpus"
+        )
+    return folder
 
 
 def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:
-    """The text of one split of a prepared corpus, domain -> documents of lines, decoded from its tokens.
-
-    Decoding gives the text as the tokenizer sees it: exact for byte-level tokenizers that normalise nothing.
-    """
-    tokenizer = load_tokenizer(prepared_folder / "tokenizer")
-    path = prepared_folder / f"{split}.tokens"
-    tokens, header = open_tokens(path)
-    check_tokenizer(header, tokenizer)
-    ends = [*open_documents(path)[1:].tolist(), len(tokens)]
+    """The text of one split of a prepared corpus, domain -> documents of lines, decoded from its tokens."""
+    documents = decoded_documents(prepared_folder / f"{split}.tokens", load_tokenizer(prepared_folder / "tokenizer"))
     texts: dict[str, list[list[str]]] = {}
-    start, document = 0, 0
     for row in paths.read_json(prepared_folder / "statistics.json")["splits"]:
-        if row["split"] != split:
-            continue
-        of_domain = texts.setdefault(row["domain"], [])
-        for end in ends[document : document + row["documents"]]:
-            of_domain.append(_lines(tokens[start:end], tokenizer))
-            start = end
-        document += row["documents"]
+        if row["split"] == split:
+            texts.setdefault(row["domain"], []).extend(islice(documents, row["documents"]))
     return texts
 
 
@@ -270,19 +264,6 @@ def pieces(
         scored = tuple(i for i, token in enumerate(piece) if i > 0 and token not in (start, end))
         if scored:
             yield Encoded(piece, scored, words=())
-
-
-def _lines(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The lines of a document ``<s> line </s> line </s>``."""
-    lines: list[str] = []
-    line: list[int] = []
-    for token in ids[1:].tolist():
-        if token == tokenizer.eos_token_id:
-            lines.append(str(tokenizer.decode(line, clean_up_tokenization_spaces=False)))
-            line = []
-        else:
-            line.append(token)
-    return lines
 
 
 def _measures(loss: float, tokens: int, size: int, what: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
-from ..runs import known_result, other_format, read_object, run_document
+from ..runs import known_result, run_facts
 from ..settings import EvaluateConfig
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
@@ -93,7 +93,7 @@ def evaluate_pairs(
     if isinstance(models, PreTrainedModel):
         scores = {"model": scores["peer_1"]}
     returned = {name: (values[0::2], values[1::2]) for name, values in scores.items()}
-    requests = _requests(pairs, tokenizer)
+    requests = requests_of(pairs, tokenizer)
     if rules.ordering_fault and objective == "mlm":
         order = released_order(*requests)
         returned = {name: as_returned(good, bad, order) for name, (good, bad) in returned.items()}
@@ -134,6 +134,15 @@ def evaluate_pairs(
 def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None, seed: int = 0) -> list[Pair]:
     """The pairs that `evaluate_pairs` scores."""
     return sample_pairs(read_suite(folder, get_protocol(protocol)), per_paradigm, seed)
+
+
+def requests_of(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[tuple[int, str]]]:
+    """Sentences and (tokens, text) of their contexts, of the requests good, bad, good, ...: `released_order` takes
+    them."""
+    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+    contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
+    length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
+    return sentences, [(length[context], context) for context in contexts]
 
 
 def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
@@ -203,24 +212,6 @@ def known_evaluation(
     return known if {k: v for k, v in known["settings"].items() if k != "dtype"} == expected else None
 
 
-def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
-    """Learned peer weights and objective of a finished run."""
-    if not (run_folder / "done.json").is_file():
-        raise UserError(
-            f"{run_folder} has no done.json, so the run is not finished; start the same training command again to "
-            "resume it, then evaluate"
-        )
-    weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
-    if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
-        raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
-    model = run_document(run_folder, ("config",))["config"]
-    model = model.get("model") if isinstance(model, dict) else None
-    objective = model.get("objective") if isinstance(model, dict) else None
-    if objective not in ("mlm", "clm"):
-        raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
-    return [float(weight) for weight in weights], objective
-
-
 def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
     """The exported peers of a finished run in their order, and the tokenizer that they share."""
     weights, objective = run_facts(run_folder)
@@ -246,14 +237,6 @@ def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) 
         "ewok": rules.ewok,
         **options,
     }
-
-
-def _requests(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[tuple[int, str]]]:
-    """Sentences and contexts of all requests good, bad, good, ..., as `released_order` takes them."""
-    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
-    contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
-    length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
-    return sentences, [(length[context], context) for context in contexts]
 
 
 def _member(

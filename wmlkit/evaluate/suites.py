@@ -90,7 +90,7 @@ def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
         for name in names:
             shutil.copyfile(files[name], temporary / files[name].name)
 
-    folder = out / "data" / f"{suite}_{part}-{suite_hash(whole)[:8]}"
+    folder = paths.pairs(out, f"{suite}_{part}-{suite_hash(whole)[:8]}")
     return folder if folder.is_dir() else paths.write_folder(folder, write)
 
 
@@ -106,7 +106,7 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     if part in PARTS:
         return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
-        folder = out / "data" / f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}"
+        folder = paths.pairs(out, f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}")
         if not (folder / "done.json").is_file():
             nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
             paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})

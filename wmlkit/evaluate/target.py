@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +10,14 @@ from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
-from ..runs import known_result, run_document
-from .glue import evaluate_glue, evaluate_run_glue
+from ..runs import known_result, other_settings, run_document, run_facts
+from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
-from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers, run_facts
+from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers
 from .suites import pairs_folder
 
 ENSEMBLES = ("ensemble", "uniform_ensemble")
-
-
-@dataclass(frozen=True)
-class GlueOptions:
-    """What a trial of (Super)GLUE changes; None: as the protocol has it. best: only the best peer of a run."""
-
-    tasks: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    max_train: int | None = None
-    max_valid: int | None = None
-    epochs: int | None = None
-    best: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        tasks: str,
-        seeds: str,
-        max_train: int | None,
-        max_valid: int | None,
-        epochs: int | None,
-        best: bool = False,
-    ) -> GlueOptions:
-        """From comma-separated texts, empty for the protocol's own."""
-        numbers = [part.strip() for part in seeds.split(",") if part.strip()]
-        if not all(part.isdigit() for part in numbers):
-            raise UserError(f"--seeds got {seeds!r}; expected whole numbers with commas, for example 12,13")
-        names = tuple(part.strip() for part in tasks.split(",") if part.strip())
-        return cls(names or None, tuple(map(int, numbers)) or None, max_train, max_valid, epochs, best)
 
 
 def evaluate_target(
@@ -58,14 +28,17 @@ def evaluate_target(
     *,
     corpus: Path | None = None,
     glue: GlueOptions | None = None,
+    best: bool = False,
     ensemble: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run folder (written into it), or a model folder in Hugging Face format (only returned).
 
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
-    run's own dev text if None; other text is only returned). ensemble: of the result, only the members that are
-    ensembles. Raises UserError for a target that is neither, or has no such members.
+    run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
+    ensemble: of the result, only the members that are ensembles.
+    Raises UserError for a target that is neither, or has no such members, or has other results already, which only
+    `force` replaces.
     """
     if not re.fullmatch(r"\w[\w.-]*", suite):
         raise UserError(f"--suite got {suite!r}; expected the plain name of a suite, for example blimp; change it")
@@ -78,12 +51,12 @@ def evaluate_target(
         raise UserError(f"--corpus came with suite {suite!r}; it is the text of suite lm: leave it off or use lm")
     if ensemble and (not is_run or suite == "glue"):
         raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
-    if glue and glue.best and (not is_run or suite != "glue"):
+    if best and (not is_run or suite != "glue"):
         raise UserError("--best is for glue and the peers of a run; leave it off or give a run folder")
     if suite == "lm":
         document = _text(target, is_run, corpus, config, force)
     elif suite == "glue":
-        document = _glue(target, is_run, config, out, glue or GlueOptions(), force)
+        document = _glue(target, is_run, config, out, glue or GlueOptions(), best, force)
     else:
         document = _pairs(target, is_run, suite, config, out, force)
     if ensemble:
@@ -101,10 +74,7 @@ def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, fo
         there = paths.evaluation(target, suite, chosen.protocol)
         stands = known_result(there, ("settings", "data_hash", "members"))  # one that is broken is made again
         if stands and not force and known_evaluation(target, suite, folder, chosen) is None:
-            raise UserError(
-                f"{there} has this evaluation with other settings or pairs; expected the same again; give --force to "
-                "replace it, which the tables will show"
-            )
+            raise other_settings(there)
         return evaluate_run(target, suite, folder, chosen, force=force)
     model, tokenizer, objective = load_outside(target)  # before anything is written
     folder = pairs_folder(config, suite, out)
@@ -123,14 +93,15 @@ def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, fo
     return document
 
 
-def _glue(target: Path, is_run: bool, config: Config, out: Path, options: GlueOptions, force: bool) -> dict[str, Any]:
+def _glue(
+    target: Path, is_run: bool, config: Config, out: Path, options: GlueOptions, best: bool, force: bool
+) -> dict[str, Any]:
     folder = pairs_folder(config, "glue", out)
     year = "babylm2024" if config.evaluate.protocol.startswith("babylm2024") else "babylm2025"
     if is_run:
-        return evaluate_run_glue(target, folder, protocol=year, force=force, **vars(options))
-    given = {name: value for name, value in vars(options).items() if name != "best"}
+        return evaluate_run_glue(target, folder, options, protocol=year, best=best, force=force)
     model, tokenizer, objective = load_outside(target)
-    return evaluate_glue(model, tokenizer, folder, protocol=year, objective=objective, device=best_device(), **given)
+    return evaluate_glue(model, tokenizer, folder, options, protocol=year, objective=objective, device=best_device())
 
 
 def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:

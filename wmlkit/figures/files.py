@@ -31,35 +31,32 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files written.
 
     Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
-    F2, F3 and F6 show `wml` (or the first arm there is) with its largest number of peers, F8 all arms with that
-    number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what is there already
-    stays.
+    F2, F3 and F6 show `wml` (or the first arm there is) with the largest number of peers that was measured, F7 and F8
+    all arms with that number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what
+    is there already stays.
     """
     runs = [run for run in read_runs(folder) if not run.setting]
     if not runs:
         raise UserError(f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce")
-    arm = next(name for name in ("wml", "dml", "independent", "distill") if any(run.arm == name for run in runs))
-    peers = max(run.peers for run in runs if run.arm == arm)
     scores = results.scores_table(folder)
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
-        "F2": lambda: losses_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers), _floor(runs)),
-        "F3": lambda: outer_figure(_chosen(results.metrics_table(folder), arm=arm, peers=peers)),
+        "F2": lambda: losses_figure(_foremost(_chosen(results.metrics_table(folder))), _floor(runs)),
+        "F3": lambda: outer_figure(_foremost(_chosen(results.metrics_table(folder)))),
     }
     if len(scores):
         suite, protocol = results.main_evaluation(runs, scores)
-        of_suite = _chosen(scores, suite=suite)
-        shown = {"suite": suite, "protocol": protocol, "arm": arm, "peers": peers}
-        drawings["F4"] = lambda: scores_figure(_chosen(of_suite, protocol=protocol))
-        drawings["F6"] = lambda: plot_phenomena(_chosen(results.paradigm_table(folder), **shown)).figure
-    protocols = _chosen(evaluations.several_protocols(evaluations.protocol_table(folder)), peers=peers)
+        shown = {"suite": suite, "protocol": protocol}
+        drawings["F4"] = lambda: scores_figure(_chosen(scores, **shown))
+        drawings["F6"] = lambda: plot_phenomena(_foremost(_chosen(results.paradigm_table(folder), **shown))).figure
+    protocols = _most_peers(_chosen(evaluations.several_protocols(evaluations.protocol_table(folder))))
     if len(protocols):
         of_first = protocols[protocols["suite"] == protocols["suite"].iloc[0]]
         drawings["F7"] = lambda: plot_protocols(of_first).figure
     curve = evaluations.curve_table(folder)
     if len(curve):
         suite, protocol = results.main_evaluation(runs, curve)
-        points = _chosen(curve, suite=suite, protocol=protocol, peers=peers)
+        points = _most_peers(_chosen(curve, suite=suite, protocol=protocol))
         drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
     noted = of_runs(runs, command, "wmlkit.figures.files.write_figures")
     written = []
@@ -82,6 +79,16 @@ def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in {"setting": "", **values}.items():
         table = table[table[column] == value]
     return table
+
+
+def _foremost(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `wml`, or of the first arm that the table has, with its largest number of peers."""
+    arm = next(name for name in ("wml", "dml", "independent", "distill") if (table["arm"] == name).any())
+    return _most_peers(table[table["arm"] == arm])
+
+
+def _most_peers(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["peers"] == table["peers"].max()] if len(table) else table
 
 
 def _floor(runs: Sequence[Run]) -> float | None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..config import Config
 from ..evaluate import score_sentences
+from ..evaluate.pairs import requests_of
 from ..evaluate.protocols import as_returned, credit, get_protocol, is_tie, macro_average, paradigm_rows, released_order
 from ..evaluate.suites import Pair, read_suite, sample_pairs
 
@@ -83,13 +84,12 @@ def scoring(
     for kind, items in (("pairs", pairs), ("crossed", crossed_items(pairs))):
         if not items:
             continue
-        sentences = [sentence for item in items for sentence in (item.good, item.bad)]
-        contexts = [context for item in items for context in (item.good_context, item.bad_context)]
+        sentences, contexts = requests_of(items, tokenizer)
         scores = score_sentences(
             models,
             tokenizer,
             sentences,
-            contexts=contexts,
+            contexts=[text for _, text in contexts],
             objective=objective,
             reduction=protocol.reduction(objective),
             prefix=protocol.prefix,
@@ -97,10 +97,7 @@ def scoring(
         )
         peers = {name: values for name, values in scores.items() if name.startswith("peer_")}
         perfect = np.tile([1.0, 0.0], len(items))
-        order = np.arange(len(sentences))
-        if objective == "mlm":
-            length = {context: len(tokenizer(context)["input_ids"]) for context in set(contexts)}
-            order = released_order(sentences, [(length[context], context) for context in contexts])
+        order = released_order(sentences, contexts) if objective == "mlm" else np.arange(len(sentences))
         for scorer, values in {**peers, "perfect": perfect, "constant": 0 * perfect}.items():
             for name, rule in RULES.items():
                 rows.append(

@@ -9,7 +9,6 @@ the same text, but cut by another byte-level BPE (of the lower-cased text) whose
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from .. import checkpoint, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
-from ..data.encode import encode_documents, open_documents, open_tokens
+from ..data.encode import decoded_documents, encode_documents, open_documents, open_tokens
 from ..data.prepare import Prepared
 from ..data.texts import measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
@@ -68,19 +67,6 @@ def numbered_by_frequency(tokenizer: PreTrainedTokenizerFast, lines: list[str]) 
 def foreign_tokenizer(lines: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Another BPE of the same text, see the module; `vocab_size` entries at most."""
     return numbered_by_frequency(train_tokenizer(lines, vocab_size, lowercase=True, nfkc=True), lines)
-
-
-def documents_of(folder: Path, split: str, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[str]]:
-    """The lines of each document of a prepared corpus, as its tokenizer decodes them."""
-    path = folder / f"{split}.tokens"
-    tokens, _ = open_tokens(path)
-    ends = np.append(open_documents(path), len(tokens))[1:].astype(np.int64)
-    lines = np.flatnonzero(tokens == tokenizer.eos_token_id) + 1  # each ends with that token
-    texts = tokenizer.backend_tokenizer.decode_batch([piece.tolist() for piece in np.split(tokens, lines)[:-1]])
-    start = 0
-    for stop in np.searchsorted(lines, ends, side="right").tolist():
-        yield texts[start:stop]
-        start = stop
 
 
 def shared_meaning(tokenizer: PreTrainedTokenizerFast, foreign: PreTrainedTokenizerFast, ids: NDArray[Any]) -> float:
@@ -158,7 +144,7 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
     if kind == "described":
         tokenizer, make = widened(own), _described_rows
     else:
-        lines = [line for document in documents_of(described.folder, "train", own) for line in document]
+        lines = [line for document in decoded_documents(described.folder / "train.tokens", own) for line in document]
         tokenizer, make = foreign_tokenizer(lines, config.data.vocab_size), _foreign_rows
         # Every id that students can be fed has a row, as RoBERTa-base has 50,265
         missing = config.data.vocab_size + len(possible_pairs()) - len(tokenizer)
@@ -193,7 +179,7 @@ def _described_rows(
 def _foreign_rows(
     config: Config, described: Prepared, split: str, own: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast
 ) -> Rows:
-    pieces = list(encode_documents(tokenizer, documents_of(described.folder, split, own)))
+    pieces = list(encode_documents(tokenizer, decoded_documents(described.folder / f"{split}.tokens", own)))
     lengths = np.array([len(piece) for piece in pieces])
     starts = np.cumsum(lengths) - lengths
     return _rows(config, np.concatenate(pieces), starts.astype(np.uint64), tokenizer, split)
