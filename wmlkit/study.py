@@ -194,19 +194,32 @@ def run(
     numbered = enumerate(zip(folders, runs, strict=True), start=1)
     left = [row for row, (folder, one) in numbered if not _is_done(folder, one, out, stage)]
     count = min(config.study.workers, len(left))
-    arguments = [argument for override in overrides for argument in ("--set", override)]
-    threads_of_each = {"OMP_NUM_THREADS": str(config.train.threads)}
-    environment = os.environ | threads_of_each | {"PYTHONUNBUFFERED": "1", WATCHED: "1"}
+    shares = [shard([runs[row - 1] for row in left], index, count) for index in range(1, count + 1)]
+    commands = [_command(preset, overrides, out, [left[row - 1] for row in share], stage, part) for share in shares]
+    _run_processes(commands, config.train.threads, progress)
+    return folders
+
+
+def _command(
+    preset: str, overrides: Sequence[str], out: Path, rows: Sequence[int], stage: str, part: Part
+) -> list[str]:
+    """The command that does these rows of the plan."""
+    command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
+    command += ["--rows", ",".join(map(str, rows)), "--stage", stage]
+    command += ["--ablations"] if part == "ablations" else []
+    return command + [argument for override in overrides for argument in ("--set", override)]
+
+
+def _run_processes(commands: Sequence[list[str]], threads: int, progress: Callable[[str], None]) -> None:
+    """Run the commands side by side, each with so many threads, and hand on their lines. Raises Stopped after a signal
+    that asks to stop, and UserError when a process fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", WATCHED: "1"}
     processes: list[subprocess.Popen[str]] = []
-    tails: list[str] = [""] * count
+    tails = [""] * len(commands)
     try:
         with stop_signals() as stop_asked:  # before the first process: a signal finds all that were started
-            threads = []
-            for index in range(count):
-                command = [sys.executable, "-m", "wmlkit", "study", "run", "--preset", preset, "--out", str(out)]
-                own = [left[row - 1] for row in shard([runs[row - 1] for row in left], index + 1, count)]
-                command += ["--rows", ",".join(map(str, own)), "--stage", stage, *arguments]
-                command += ["--ablations"] if part == "ablations" else []
+            readers = []
+            for index, command in enumerate(commands):
                 processes.append(
                     subprocess.Popen(
                         command,
@@ -217,9 +230,9 @@ def run(
                         env=environment,
                     )
                 )
-                threads.append(threading.Thread(target=_follow, args=(processes[index], tails, index, progress)))
-                threads[index].start()
-            _wait(threads, processes, stop_asked)
+                readers.append(threading.Thread(target=_follow, args=(processes[index], tails, index, progress)))
+                readers[index].start()
+            _wait(readers, processes, stop_asked)
     except BaseException:  # a second Ctrl-C, or `progress` failed: the children stop with us, each with a checkpoint
         for process in processes:
             process.terminate()
@@ -235,10 +248,9 @@ def run(
     failed = [index for index, process in enumerate(processes) if process.wait() != 0]
     if failed:
         raise UserError(
-            f"{len(failed)} of {count} training processes failed; the last line was: {tails[failed[0]].strip()}; "
-            "mend that and run again: finished runs and checkpoints are kept"
+            f"{len(failed)} of {len(commands)} training processes failed; the last line was: "
+            f"{tails[failed[0]].strip()}; mend that and run again: finished runs and checkpoints are kept"
         )
-    return folders
 
 
 def _wait(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
@@ -146,21 +148,13 @@ def finetune(
         predictions: dict[str, np.ndarray] = {}
         best, best_epoch, waited = -math.inf, 0, 0
         for epoch in range(1, recipe.epochs + 1):
-            classifier.train()
             shuffled = epoch_order(len(train), seed, epoch)
-            loss_sum = 0.0
-            for step in range(steps_an_epoch):
-                chosen = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                ids, mask = _padded([inputs[i] for i in chosen], tokenizer, target)
-                loss = cross_entropy(classifier(ids, mask), train_labels[chosen].to(target))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                if recipe.grad_clip:
-                    clip_grad_norm_(classifier.parameters(), recipe.grad_clip)
-                optimizer.step()
-                scheduler.step()
-                loss_sum += loss.item()
-            losses.append(loss_sum / steps_an_epoch)
+            parts = [shuffled[i * recipe.batch_size : (i + 1) * recipe.batch_size] for i in range(steps_an_epoch)]
+            batches = (
+                (*_padded([inputs[i] for i in part], tokenizer, target), train_labels[part].to(target))
+                for part in parts
+            )
+            losses.append(_train_epoch(classifier, batches, optimizer, scheduler, recipe.grad_clip))
             if not math.isfinite(losses[-1]):
                 raise UserError(
                     f"the fine-tuning loss of {first} is {losses[-1]} in epoch {epoch}; expected a finite number; the "
@@ -177,6 +171,28 @@ def finetune(
             if recipe.patience is not None and waited >= recipe.patience:
                 break
     return FineTuned(predictions, best_epoch, tuple(selection), tuple(losses))
+
+
+def _train_epoch(
+    classifier: Classifier,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    grad_clip: float,
+) -> float:
+    """One step a batch: ids (B, T), attention mask (B, T), labels (B,). Returns the mean of the batches' losses."""
+    classifier.train()
+    losses = []
+    for ids, mask, labels in batches:
+        loss = cross_entropy(classifier(ids, mask), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if grad_clip:
+            clip_grad_norm_(classifier.parameters(), grad_clip)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).cpu().double().mean())  # once an epoch: a device is not waited for at each step
 
 
 def lr_factor(step: int, total: int, recipe: Recipe) -> float:

@@ -98,10 +98,6 @@ def evaluate_pairs(
         order = released_order(*requests)
         returned = {name: as_returned(good, bad, order) for name, (good, bad) in returned.items()}
     names = [pair.paradigm for pair in pairs]
-    perfect = {
-        name: perfect_score(names, *requests, rules, objective, swapped)
-        for name, swapped in (("score", False), ("with_swapped_copies", True))
-    }
     document = {
         "suite": suite or Path(folder).name,
         "protocol": protocol,
@@ -118,17 +114,18 @@ def evaluate_pairs(
         ),
         "data_hash": suite_hash(folder),
         "members": [_member(name, pairs, good, bad, rules, rule, seed) for name, (good, bad) in returned.items()],
-        "perfect_scorer": perfect,
+        "perfect_scorer": {
+            "score": perfect_score(names, *requests, rules, objective, False),
+            "with_swapped_copies": perfect_score(names, *requests, rules, objective, True),
+        },
     }
-    items = [
-        {
-            "paradigm": pair.paradigm,
-            "pair_id": pair.pair_id,
-            "scores": {name: [round(float(s[i]), 6) for s in both] for name, both in returned.items()},
-        }
-        for i, pair in enumerate(pairs)
-    ]
-    return document, items
+    return document, [_item(pair, index, returned) for index, pair in enumerate(pairs)]
+
+
+def _item(pair: Pair, index: int, returned: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """One line of the items' file: each member's scores of the pair."""
+    scores = {name: [round(float(both[index]), 6) for both in of_member] for name, of_member in returned.items()}
+    return {"paradigm": pair.paradigm, "pair_id": pair.pair_id, "scores": scores}
 
 
 def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None, seed: int = 0) -> list[Pair]:

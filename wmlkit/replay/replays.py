@@ -136,9 +136,6 @@ def run(
     rows = list(epochs(state, setting))
     paths.write_text(folder / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     dev_ce, ensemble_ce = measure(state, setting.dev, used, device, used.train.final_eval_rows)
-    rates = [rate for row in rows for rate in row["lr"]]
-    outer = [row["outer"] for row in rows if row["outer"]]
-    reads_truth = not case.defects.unmasked_inputs  # else no true token is in the loss, and no CE beside its KL
     done = {
         "case": name,
         "mode": case.mode,
@@ -147,15 +144,11 @@ def run(
         "distinct_ids": len(np.unique(ids)),
         "lowest_id": int(ids.min()),
         "highest_id": int(ids.max()),
-        "updates": len(rates),
-        "updates_with_lr": sum(rate > 0 for rate in rates),
-        "train_ce": rows[-1]["ce"] if reads_truth else None,
+        **_of_epochs(rows, case.defects),
         "untrained_ce": untrained,
         "dev_ce": dev_ce,
         "dev_ce_ensemble": ensemble_ce,
-        "kl_to_ce": float(np.mean([row["kl_to_ce"] for row in rows])) if reads_truth else None,
-        "correction": float(np.mean([row["correction"] for row in outer])) if outer else None,
-        "peer_weights": state.peer_weights.tolist() if outer else None,
+        "peer_weights": state.peer_weights.tolist() if any(row["outer"] for row in rows) else None,
         "accuracy": _accuracies(state, used, out, without_capitals(tokenizer) if case.defects.lost_case else tokenizer),
         **of_teacher,
         "seconds": time.perf_counter() - began,
@@ -165,6 +158,20 @@ def run(
         done["scoring"] = scoring(state.models, tokenizer, suite, used, seed)
     paths.write_json(folder / "done.json", done)
     return done
+
+
+def _of_epochs(rows: Sequence[dict[str, Any]], defects: Defects) -> dict[str, Any]:
+    """What ``done.json`` says of the training, from the rows of ``metrics.jsonl``."""
+    rates = [rate for row in rows for rate in row["lr"]]
+    outer = [row["outer"]["correction"] for row in rows if row["outer"]]
+    reads_truth = not defects.unmasked_inputs  # else no true token is in the loss, and no CE beside its KL
+    return {
+        "updates": len(rates),
+        "updates_with_lr": sum(rate > 0 for rate in rates),
+        "train_ce": rows[-1]["ce"] if reads_truth else None,
+        "kl_to_ce": float(np.mean([row["kl_to_ce"] for row in rows])) if reads_truth else None,
+        "correction": float(np.mean(outer)) if outer else None,
+    }
 
 
 def _accuracies(state: State, config: Config, out: Path, tokenizer: PreTrainedTokenizerFast) -> list[float]:
