@@ -49,16 +49,16 @@ def test_a_study_prints_its_folders_and_is_collected(studied):
     files, _ = wmlkit("study", "collect", "--preset", "smoke", "--out", out)
     tables = [paths.Path(line) for line in files.splitlines()]
     assert "T4.csv" in {path.name for path in tables} and all(path.is_file() for path in tables)
-    assert (
-        paths.read_json(tables[0].parent / "provenance.json")["T4"]["command"] == "wmlkit study collect --preset smoke"
-    )
+    noted = paths.read_json(tables[0].parent / "provenance.json")["T4"]
+    assert noted["command"] == f"wmlkit study collect --preset smoke --out {out.name}"
 
 
 def test_a_report_can_be_written_elsewhere_too(studied, tmp_path, monkeypatch):
     """What is on the page has its own tests; its figures would take most of this one's time."""
     out, _ = studied
     monkeypatch.setattr(
-        "wmlkit.report.write_report", lambda folder, overwrite: paths.write_text(folder / "report.html", "<html>")
+        "wmlkit.report.write_report",
+        lambda folder, command, overwrite: paths.write_text(folder / "report.html", "<html>"),
     )
     printed, _ = wmlkit("report", out / "smoke", "--html", tmp_path / "page.html")
     assert printed.strip() == str(out / "smoke" / "report.html")
@@ -202,7 +202,8 @@ def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_
     assert document == paths.read_json(own.folder / "notebooks" / "01_data.done.json")
     assert list(document["files"]) == ["tables/T1.csv"] and document["numbers"] == {"words": 2.0}
     note = paths.read_json(own.folder / "tables" / "provenance.json")["T1"]
-    assert note["command"] == "wmlkit reproduce --preset smoke --only 01 --set data.words=3000"
+    # a command that can be pasted: the folder's last name, quoted where the shell needs it
+    assert note["command"] == f"wmlkit reproduce --preset smoke --only 01 --out {tmp_path.name} --set data.words=3000"
     assert note["seeds"] == [0, 1] and note["created_by"] == "notebooks/01_data.ipynb"
     assert list(csv.reader(io.StringIO((own.folder / "tables" / "T1.csv").read_text())))[1:] == [["1"], ["2"]]
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 from small import make_peers
 
+from wmlkit.config import load_preset
+from wmlkit.identity import run_hash, shaping
 from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
 from wmlkit.settings import TrainConfig
+from wmlkit.steps import outer_lr
 from wmlkit.updates import muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
@@ -70,6 +73,20 @@ def test_schedule_by_hand(shape, expected):
     train = TrainConfig(steps=8, warmup_steps=4, schedule=shape, min_lr_ratio=0.1)
     assert [schedule(train, step) for step in range(9)] == pytest.approx(expected, abs=1e-6)
     assert schedule(TrainConfig(steps=8, warmup_steps=0, schedule=shape, min_lr_ratio=0.1), 0) == 1
+
+
+def test_the_outer_step_size_has_the_shape_of_the_schedule_and_a_minimum_of_its_own():
+    """The published pair: from 0.25 down to 0.0025, where the learning rate ends at a tenth."""
+    ends = {}
+    for name in ("paper-10m", "paper-100m", "released"):
+        config = load_preset(name)
+        ends[name] = [outer_lr(config, config.train.warmup_steps), outer_lr(config, config.train.steps)]
+        assert schedule(config.train, config.train.steps) == pytest.approx(0.1)
+    assert ends == {name: pytest.approx([0.25, 0.0025]) for name in ends}
+    smoke = load_preset("smoke", {"outer.lr": 0.5})
+    assert {outer_lr(smoke, step) for step in range(10)} == {0.5}
+    assert run_hash(smoke, "x") != run_hash(smoke.updated({"outer.min_lr_ratio": 0.5}), "x")
+    assert "min_lr_ratio" not in shaping(smoke)["outer"]  # so that runs from before it are the same runs
 
 
 def test_mask_ratio_goes_from_its_start_at_the_first_step_to_its_end_at_the_last():

@@ -40,6 +40,7 @@ def test_environment_has_the_same_pins():
     assert conda == ["python=3.11", "pip"]
     assert last["pip"][:2] == ["-c constraints.txt", "-e ."]
     listed = dict(line.split("==") for line in last["pip"][2:])
+    assert len(listed) == len(last["pip"][2:])
     direct = {normal(Requirement(text).name) for text in PROJECT["dependencies"]}
     assert {normal(name) for name in listed} == direct
     assert {normal(name): version for name, version in listed.items()} == {name: PINS[name] for name in direct}

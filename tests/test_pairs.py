@@ -250,6 +250,17 @@ def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     assert pairs_folder(there, "ewok", tmp_path) == tmp_path / "ewok_filtered"
 
 
+def test_one_folder_is_not_scored_as_two_suites(tmp_path: Path) -> None:
+    write_rows(tmp_path / "pairs.jsonl", [{"sentence_good": "The cat sleeps.", "sentence_bad": "The cat sleep."}])
+    given = {"evaluate.pairs": str(tmp_path)}
+    for suites in (["mine"], ["blimp_tuning", "blimp_untouched"], ["nursery", "mine"]):
+        one = load_preset("nursery", given | {"evaluate.suites": suites})
+        assert pairs_folder(one, suites[-1].partition("_")[0], tmp_path) == tmp_path
+    two = load_preset("nursery", given | {"evaluate.suites": ["blimp", "supplement"]})
+    with pytest.raises(UserError, match="no folder supplement_filtered or supplement, and evaluate.suites names 2"):
+        pairs_folder(two, "supplement", tmp_path)
+
+
 def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
     unknown = EWOK | {"Context2": "Anna is Ben's zymurgist."}
     clitic = EWOK | {"Domain": "agent-properties", "Context2": "Anna isn't Ben's boss."}

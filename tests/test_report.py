@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from fake_runs import write_run, write_study
 
-from wmlkit import captions, paths, tables
+from wmlkit import captions, environment, paths, tables
 from wmlkit.answer import Answer, answer
 from wmlkit.errors import UserError
 from wmlkit.report import _markdown, write_report
@@ -67,10 +67,11 @@ def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: s
             assert file.stem.lower() in parsed.ids
             assert f"#{file.stem.lower()}" in parsed.links
     assert len(parsed.ids) == len(set(parsed.ids))
-    assert "commit 0123abc, seeds 0, 1, 2" in parsed.text
+    made = (environment.commit() or environment.NO_CHECKOUT)[:12]
+    assert f"commit {made}, seeds 0, 1, 2" in parsed.text and "runs commit0123abc" in parsed.text.replace("\n", "")
     assert captions.TABLES["T4_differences"] in parsed.text
     assert "Nothing is noted" not in parsed.text
-    assert "generated text, not from BabyLM" in parsed.text
+    assert parsed.text.count("generated text, not from BabyLM") == len(list((folder / "tables").glob("T*.csv")))
 
 
 def test_every_table_and_figure_that_is_written_has_a_caption_and_every_caption_is_of_one() -> None:

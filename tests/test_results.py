@@ -15,6 +15,7 @@ from fake_runs import PARADIGMS, write_evaluation, write_run, write_study
 from wmlkit import paths, results
 from wmlkit.errors import UserError
 from wmlkit.runs import FORMAT, read_runs, unfinished_runs
+from wmlkit.summary import write_summary
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
 
@@ -315,11 +316,16 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     other = write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9})
     write_evaluation(other, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
     write_run(folder, "wml", 2, 1)  # a second run of the main setting, not evaluated
-    results.write_summary(folder, minutes={"total": 12.5})
+    write_summary(folder, {"total": 12.5})
     document = paths.read_json(folder / "summary.json")
     assert list(document) == ["preset", "commit", "device", "minutes", "results"]
     assert document["preset"] == "nursery" and document["device"] == "cpu" and document["commit"] == "0123abc"
     assert document["minutes"] == {"train": pytest.approx(200 / 60), "evaluate": None, "total": 12.5}
+    write_summary(folder)  # tables made again: the main job's time stays
+    assert paths.read_json(folder / "summary.json") == document
+    (folder / "summary.json").write_text("[]")
+    write_summary(folder)
+    assert paths.read_json(folder / "summary.json")["minutes"]["total"] is None
     keys = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
     assert all(list(row) == keys for row in document["results"])
     assert [row["member"] for row in document["results"]] == ["peer_1", "peer_2", "ensemble", "best_peer"]

@@ -25,7 +25,6 @@ from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.models import build_model, hidden_states, lm_logits
 from wmlkit.search import (
-    compare_methods,
     count_parameters,
     nearest_first,
     search_students,
@@ -279,21 +278,6 @@ def test_bayesian_search_prints_nothing_and_skips_invalid_shapes(capsys, recwarn
     assert not recwarn.list
     one = SearchConfig(method="bayesian", num_layers=(1,), num_heads=(2,), hidden_size=(16,))
     assert search_students(SMALL_BASE, 1, one, *SMALL_ARGUMENTS)[0].evaluations == 1
-
-
-def test_compare_methods_gives_a_row_a_method_and_a_peer():
-    search = SMALL.model_copy(update={"init_points": 5, "n_iter": 1})
-    rows = compare_methods(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
-    assert [(row["method"], row["peer"]) for row in rows] == [
-        ("exact", 1),
-        ("exact", 2),
-        ("bayesian", 1),
-        ("bayesian", 2),
-    ]
-    assert [row["evaluations"] for row in rows] == [4, 4, 6, 6]
-    assert all(row["search_ms"] > 0 for row in rows)
-    first = rows[0]
-    assert first["error_percent"] == pytest.approx(100 * (first["parameters"] / first["target"] - 1))
 
 
 def test_exact_search_looks_at_sizes_and_builds_few_shapes(monkeypatch):

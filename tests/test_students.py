@@ -15,7 +15,7 @@ from wmlkit.errors import UserError
 from wmlkit.search import Found
 from wmlkit.search_cost import Workload, diversity, step_seconds
 from wmlkit.shapes import Student
-from wmlkit.students import find_students, least_alike, students_of
+from wmlkit.students import compare_methods, find_students, least_alike, students_of
 
 V = 600
 
@@ -56,6 +56,21 @@ def test_limits_of_the_configuration_leave_shapes_out():
         find_students(config(search__max_memory_mib=0.001), V)
     with pytest.raises(UserError, match="peer 1 should have .* raise search.tolerance"):
         find_students(config(search__tolerance=1e-6), V)
+
+
+def test_methods_are_compared_as_they_are_used():
+    """A row a method and a peer, by the preference that a run would have."""
+    settings = config(mutual__num_peers=2, search__prefer="diversity")
+    rows = compare_methods(settings, V)
+    assert [(row["method"], row["peer"]) for row in rows] == [
+        ("exact", 1), ("exact", 2), ("bayesian", 1), ("bayesian", 2),
+    ]  # fmt: skip
+    trained = find_students(settings, V)
+    assert shapes(trained) != shapes(find_students(config(mutual__num_peers=2), V))
+    assert [(row["num_layers"], row["hidden_size"]) for row in rows[:2]] == shapes(trained)
+    assert [row["evaluations"] for row in rows[:2]] == [found.evaluations for found in trained]
+    assert all(row["search_ms"] > 0 for row in rows)
+    assert rows[0]["error_percent"] == pytest.approx(100 * (rows[0]["parameters"] / rows[0]["target"] - 1))
 
 
 def test_diversity_chooses_the_shape_least_like_the_peers_before():

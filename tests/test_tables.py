@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from fake_runs import write_prepared, write_run, write_study
 
-from wmlkit import paths, results, tables
+from wmlkit import environment, paths, results, tables
 from wmlkit.answer import loss_difference
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
@@ -191,8 +191,8 @@ def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
     noted = read_provenance(folder / "tables")
     assert set(noted) == {path.stem for path in written}
     assert noted["T4"] == {
-        "command": "wmlkit report", "commit": "0123abc", "seeds": [0, 1], "device": "cpu",
-        "created_by": "wmlkit.tables.write_tables",
+        "command": "wmlkit report", "commit": environment.commit() or environment.NO_CHECKOUT, "seeds": [0, 1],
+        "device": "cpu", "created_by": "wmlkit.tables.write_tables", "runs_commit": "0123abc",
     }  # fmt: skip
     before = {path.name: path.read_bytes() for path in written}
     assert tables.write_tables(folder, overwrite=False) == []

@@ -59,6 +59,9 @@ def test_run_folder(finished):
     row = rows(finished)[-1]
     assert {"step", "tokens", "words", "lr", "alpha", "ce", "kl", "total", "peer_weights", "hypergradient"} <= set(row)
     assert {"dev_ce", "held_out_ce", "dev_ce_ensemble"} <= set(row)
+    train_settings = config().train
+    assert row["outer_lr"] == config().outer.lr
+    assert row["muon_lr"] / train_settings.muon_lr == pytest.approx(row["lr"] / train_settings.lr)
     for ce, kl, total in zip(row["ce"], row["kl"], row["total"], strict=True):
         assert total == pytest.approx(0.5 * ce + 0.5 * kl)
 

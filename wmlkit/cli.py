@@ -167,16 +167,17 @@ def report(
     reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
+    from . import environment
     from .report import write_report
-    from .results import write_summary
     from .runs import read_runs
+    from .summary import write_summary
 
     folder = runs or paths.preset(paths.output(None), "nursery")
     if not folder.is_dir() or not read_runs(folder):
         raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
     if html is not None and html.is_dir():
         raise UserError(f"--html got {html}, which is a folder; expected the name of a file; change it")
-    page = write_report(folder, overwrite=True)
+    page = write_report(folder, command=environment.command(), overwrite=True)
     write_summary(folder)
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -90,5 +91,6 @@ def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
     """Write the tables of all finished runs of a preset."""
     from .tables import write_tables
 
-    for path in write_tables(paths.preset(paths.output(out), preset), f"wmlkit study collect --preset {preset}"):
+    words = ["wmlkit", "study", "collect", "--preset", preset, *(["--out", out.name] if out else [])]
+    for path in write_tables(paths.preset(paths.output(out), preset), shlex.join(words)):
         print(path)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import paths
 from .config import Config, load_preset, preset_names
-from .device import Device
 from .identity import SHAPING
 from .redact import redacted
-from .search import Found
+
+if TYPE_CHECKING:  # tables and reports, which want the commit, need not wait for torch
+    from .device import Device
+    from .search import Found
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scipy")
 
@@ -37,6 +40,19 @@ def commit() -> str | None:
         return None
 
 
+NO_CHECKOUT = "not in a checkout"
+_LEADING = re.compile(r"(?<![^\s=\"'])/(?:[^\s/\"']+/)*(?=[^\s/\"']+)")  # of an absolute path, all but its last part
+
+
+def without_places(words: str) -> str:
+    """A command without the leading folders of absolute paths: where things lie on a machine is not for others.
+
+    >>> without_places("wmlkit report /home/me/runs/nursery --html=/tmp/x.html")
+    'wmlkit report nursery --html=x.html'
+    """
+    return _LEADING.sub("", words)
+
+
 def command(config: Config | None = None) -> str:
     """The command line of this process, without the machine's paths and without access tokens.
 
@@ -46,7 +62,8 @@ def command(config: Config | None = None) -> str:
     if program == "ipykernel_launcher.py":
         # A configuration that was built without a preset has no such command
         return train_command(config) if config and config.preset in preset_names() else "a cell of a notebook"
-    return shlex.join(["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])])
+    words = ["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])]
+    return shlex.join(without_places(word) for word in words)
 
 
 def train_command(config: Config) -> str:

@@ -48,6 +48,8 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     # a run that skips and averages nothing is what it was before one could
     unused = [key for key in ("skip_not_finite", "ema_decay") if not document["train"][key]]
     document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
+    if document["outer"]["min_lr_ratio"] is None:  # so it was before there was a choice
+        del document["outer"]["min_lr_ratio"]
     mutual = document["mutual"]
     off = {"frozen_teacher": False, "teacher_size": "base"}  # so they were before there was a choice
     dropped = idle_teacher_keys(mutual) + [key for key, value in off.items() if mutual[key] == value]

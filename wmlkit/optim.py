@@ -12,13 +12,15 @@ from .settings import TrainConfig
 from .updates import newton_schulz
 
 
-def schedule(train: TrainConfig, step: int) -> float:
-    """Factor on the learning rate at 0-based `step`: linear warm-up, then the chosen decay to `min_lr_ratio`."""
+def schedule(train: TrainConfig, step: int, min_lr_ratio: float | None = None) -> float:
+    """Factor on the learning rate at 0-based `step`: linear warm-up, then the chosen decay to `min_lr_ratio`, that of
+    `train` unless given."""
+    lowest = train.min_lr_ratio if min_lr_ratio is None else min_lr_ratio
     if step < train.warmup_steps:
         return (step + 1) / train.warmup_steps
     done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
     shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return train.min_lr_ratio + (1 - train.min_lr_ratio) * shape
+    return lowest + (1 - lowest) * shape
 
 
 def mask_ratio(train: TrainConfig, step: int) -> float:

@@ -6,24 +6,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import paths
+from . import environment, paths
 from .errors import UserError
 from .runs import Run, distinct
 
 _KEYS = {"command", "commit", "seeds", "device", "created_by"}
+_OF_RUNS = {"runs_commit"}  # what is made from runs has it too; before it, `commit` was that of the runs
 
 
 def record_provenance(
-    folder: Path, name: str, *, command: str, commit: str, seeds: Sequence[int], device: str, created_by: str
+    folder: Path,
+    name: str,
+    *,
+    command: str,
+    commit: str,
+    seeds: Sequence[int],
+    device: str,
+    created_by: str,
+    runs_commit: str | None = None,
 ) -> Path:
     """Note in ``folder/provenance.json`` what made the file `name` (``T4``, ``F2``) there; replaces an older note.
 
-    `commit` is the one of the runs that the numbers come from, `created_by` the function or notebook that wrote
-    the file. Raises UserError where the existing file is not JSON.
+    `commit` is that of the code that made it and `created_by` the function or notebook; `runs_commit` and `device` are
+    those of the runs that the numbers come from. Raises UserError where the existing file is not JSON.
     """
     noted = read_provenance(folder)
     noted[name] = {
-        "command": command, "commit": commit, "seeds": sorted(set(seeds)), "device": device, "created_by": created_by
+        "command": command, "commit": commit, "seeds": sorted(set(seeds)), "device": device, "created_by": created_by,
+        **({} if runs_commit is None else {"runs_commit": runs_commit}),
     }  # fmt: skip
     return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))
 
@@ -39,7 +49,7 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); expected one object; {remedy}") from None
     for name, note in document.items() if isinstance(document, dict) else [("it", None)]:
-        if not isinstance(note, dict) or set(note) != _KEYS or not isinstance(note["seeds"], list):
+        if not isinstance(note, dict) or set(note) - _OF_RUNS != _KEYS or not isinstance(note["seeds"], list):
             raise UserError(f"{path} does not say what made {name}; expected {', '.join(sorted(_KEYS))}; {remedy}")
     return document  # type: ignore[no-any-return]
 
@@ -48,7 +58,8 @@ def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any
     """Arguments of `record_provenance` for something made from `runs`."""
     return {
         "command": command,
-        "commit": distinct(run.environment["commit"] for run in runs),
+        "commit": environment.commit() or environment.NO_CHECKOUT,
+        "runs_commit": distinct(run.environment["commit"] for run in runs),
         "seeds": sorted({run.seed for run in runs}),
         "device": distinct(run.environment["device"] for run in runs),
         "created_by": created_by,

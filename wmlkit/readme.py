@@ -6,7 +6,6 @@ No number there is typed by hand: `wmlkit report RUNS --reference` writes them f
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 
 from . import deviations as deviations_of
 from . import paths
+from .environment import without_places
 from .errors import UserError
 from .readable import p_value
 from .runs import ARMS
@@ -26,7 +26,6 @@ DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted for the comparisons of a column "
     "(none for one seed, or where all seeds gave the same):"
 )
-_LEADING = re.compile(r"(?<![^\s=\"'])/(?:[^\s/\"']+/)*(?=[^\s/\"']+)")  # of an absolute path, all but its last part
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
 
@@ -52,7 +51,10 @@ def results_section(folder: Path) -> str:
         lines += _members(compared, ("comparison", "peers"), digits, _difference)
     if (folder / "tables" / "T8.csv").is_file():
         lines += _ablations(pd.read_csv(folder / "tables" / "T8.csv").fillna({"protocol": ""}))
-    return "\n".join([*lines, "", f"Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."])
+    runs = note.get("runs_commit", note["commit"])
+    of_runs = "" if runs == note["commit"] else f", from runs of {', '.join(one[:12] for one in runs.split(', '))}"
+    made = f"Made by `{note['command']}` at commit {note['commit'][:12]}{of_runs}, on {note['device']}."
+    return "\n".join([*lines, "", made])
 
 
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
@@ -126,7 +128,7 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
             shutil.copytree(folder / name, temporary / name)
             notes = paths.read_json(temporary / name / "provenance.json")
             for note in notes.values():  # where folders lie on somebody's machine is not for others
-                note["command"] = _LEADING.sub("", note["command"])
+                note["command"] = without_places(note["command"])
             paths.write_json(temporary / name / "provenance.json", notes)
         for name in ("summary.json", "answer.json"):
             shutil.copy(folder / name, temporary)

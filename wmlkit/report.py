@@ -100,12 +100,13 @@ def write_report(
         write_figures(folder, command, overwrite)
     found = {file.stem: _read_table(file) for file in _found(folder / "tables", "T*.csv")}
     drawn = _found(folder / "figures", "F*.svg")
+    corpora = sorted({run.corpus for run in runs})
     found_answer = _answer(folder, runs)
     paths.write_json(folder / "answer.json", found_answer.document())
     sections = {
         "Answer": _summary(found_answer),
         "Tables": _index(list(found))
-        + "".join(_table(folder / "tables", name, table) for name, table in found.items()),
+        + "".join(_table(folder / "tables", name, table, corpora) for name, table in found.items()),
         "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
         "Runs": _runs(runs, unfinished_runs(folder)),
     }
@@ -187,8 +188,9 @@ def _index(names: Sequence[str]) -> str:
     return f'<p class="index">{links}</p>\n'
 
 
-def _table(folder: Path, name: str, table: pd.DataFrame) -> str:
-    corpora = [str(corpus) for corpus in table["corpus"].dropna().unique()] if "corpus" in table else []
+def _table(folder: Path, name: str, table: pd.DataFrame, of_runs: Sequence[str]) -> str:
+    """of_runs: the corpora of the folder's runs, which a table without a column of corpora is of too."""
+    corpora = [str(corpus) for corpus in table["corpus"].dropna().unique()] if "corpus" in table else of_runs
     note = "Rows of the nursery come from generated text, not from BabyLM." if "nursery" in corpora else ""
     caption = " ".join(filter(None, (_caption(captions.TABLES, name), note)))
     parts = "".join(
@@ -279,7 +281,7 @@ def _made(folder: Path, name: str, link: str = "") -> str:
     if not noted:
         return f'<p class="made">Nothing is noted about what made {_text(name)}.</p>\n{data}'
     seeds = ", ".join(str(seed) for seed in noted["seeds"]) or "none"
-    facts = {name: noted[name] for name in ("commit", "device", "created_by")}
+    facts = {name: noted[name] for name in ("commit", "runs_commit", "device", "created_by") if name in noted}
     listed = "".join(f"<dt>{key.replace('_', ' ')}</dt><dd><code>{_text(facts[key])}</code></dd>" for key in facts)
     return (
         f'<details class="made"><summary><code>{_text(noted["command"])}</code>, '

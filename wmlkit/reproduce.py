@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import environment, paths, results
+from . import environment, paths
 from .config import Config, load_preset
 from .data.prepare import prepare
 from .errors import UserError
@@ -14,6 +14,7 @@ from .guard import exclusive
 from .notebooks import run_notebook
 from .report import write_report
 from .study_plan import plan
+from .summary import write_summary
 from .teacher import teacher_config
 from .train import run_folder
 
@@ -74,6 +75,7 @@ def _reproduce(
     say: Callable[[str], None],
 ) -> Path:
     began = time.perf_counter()
+    done_before = _done(folder)
     minutes = {}
     for source in sources:
         started = time.perf_counter()
@@ -82,7 +84,14 @@ def _reproduce(
         parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
         run_notebook(source, target, parameters, required=[sentinel], progress=say)
         minutes[source.stem] = (time.perf_counter() - started) / 60
-    known = {"train": minutes.get("03_training", 0.0), "evaluate": minutes.get("04_evaluation", 0.0)}
-    results.write_summary(folder, minutes=known | {"total": (time.perf_counter() - began) / 60})
+    # Of a call that did the whole job: one that trained nothing, or ran some notebooks, says nothing about its time.
+    whole = len(minutes) == len(notebook_sources()) and _done(folder) != done_before
+    known = {"evaluate": minutes.get("04_evaluation", 0.0), "total": (time.perf_counter() - began) / 60}
+    write_summary(folder, known if whole else None)
     write_report(folder, command=environment.command())
     return folder
+
+
+def _done(folder: Path) -> set[str]:
+    """Names of the finished runs of a preset's folder."""
+    return {path.parent.name for path in folder.glob("*/done.json")}

@@ -6,7 +6,6 @@ folder's main one; empty for the main one), ``arm``, ``peers`` and ``seed``. A r
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,10 @@ from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_obj
 
 # lists of P values
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
-PER_RUN = ("lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory", "seconds")
+PER_RUN = (
+    "lr", "muon_lr", "outer_lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory",
+    "seconds",
+)  # fmt: skip
 TEACHER_COST = ("tokens", "words", "flops", "seconds")
 ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
@@ -325,35 +327,3 @@ def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str
     configured = runs[0].config.get("evaluate", {})
     wanted = [(suite, configured.get("protocol")) for suite in configured.get("suites", ())]
     return next((pair for pair in wanted if pair in found), found[0])
-
-
-def summary(
-    folder: Path,
-    minutes: Mapping[str, float | None] | None = None,
-    commit: str | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
-
-    What is not given is read from the runs: their commits and devices, and the minutes that training took (the
-    runs do not record how long their evaluation took: that and the total stay null unless given).
-    """
-    runs = [run for run in read_runs(folder) if not run.setting]
-    train = sum(run.done["seconds"] for run in runs) / 60
-    scores, results = scores_table(folder), []
-    if len(scores):
-        wanted = scores[(scores["setting"] == "") & scores["member"].str.fullmatch(r"peer_\d+|best_peer|ensemble")]
-        columns = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
-        results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
-    return {
-        "preset": folder.name,
-        "commit": commit or distinct(run.environment["commit"] for run in runs),
-        "device": device or distinct(run.environment["device"] for run in runs),
-        "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
-        "results": results,
-    }
-
-
-def write_summary(folder: Path, **known: Any) -> Path:
-    """Write ``summary.json`` into a preset's folder; `known` as the arguments of `summary`."""
-    return paths.write_json(folder / "summary.json", summary(folder, **known))

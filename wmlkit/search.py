@@ -7,12 +7,11 @@ shape costs, and the picture of the whole space, are in `search_cost`.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,36 +311,3 @@ def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
             f"expected at most {100 * tolerance:g} %: add to search.num_layers or search.hidden_size, or raise "
             "search.tolerance"
         )
-
-
-def compare_methods(
-    base: Student,
-    num_peers: int,
-    search: SearchConfig,
-    model: ModelConfig,
-    vocab_size: int,
-    block_size: int,
-    *,
-    methods: Iterable[Literal["exact", "bayesian"]] = ("exact", "bayesian"),
-) -> list[dict[str, Any]]:
-    """T3: one row a method and a peer: shape, parameters, target, error_percent, evaluations, and the
-    milliseconds of the method's whole search (the same in all its rows)."""
-    rows = []
-    for method in methods:
-        settings = search.model_copy(update={"method": method})
-        start = time.perf_counter()
-        found = search_students(base, num_peers, settings, model, vocab_size, block_size)
-        milliseconds = 1000 * (time.perf_counter() - start)
-        for peer, student in enumerate(found, start=1):
-            rows.append(
-                {
-                    "method": method,
-                    "peer": peer,
-                    **student.document(),
-                    "error_percent": 100 * student.error,
-                    "evaluations": student.evaluations,
-                    "search_ms": milliseconds,
-                    "note": student.note,
-                }
-            )
-    return rows

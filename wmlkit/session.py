@@ -6,6 +6,7 @@ A notebook begins with `start` and ends with `Session.finish`, which writes the 
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,10 +38,12 @@ class Session:
 
     def provenance(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
         """What made a table or figure of this notebook."""
-        changes = "".join(f" --set {override}" for override in self.overrides)
+        words = ["wmlkit", "reproduce", "--preset", self.preset, "--only", self.notebook[:2]]
+        words += ["--out", str(self.out)] if self.out != paths.output() else []
+        words += [word for override in self.overrides for word in ("--set", override)]
         return {
-            "command": f"wmlkit reproduce --preset {self.preset} --only {self.notebook[:2]}{changes}",
-            "commit": environment.commit() or "not in a checkout",
+            "command": shlex.join(environment.without_places(word) for word in words),
+            "commit": environment.commit() or environment.NO_CHECKOUT,
             "seeds": list(seeds),
             "device": str(setup().device),
             "created_by": f"notebooks/{self.notebook}.ipynb",

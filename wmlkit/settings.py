@@ -171,6 +171,7 @@ class OuterConfig(Section):
     hypergradient: Literal["direct", "sgd", "adam"] = "sgd"
     lr: float = Field(0.25, ge=0)  # eta, step size of the mirror descent
     schedule: Literal["constant", "cosine"] = "constant"
+    min_lr_ratio: float | None = Field(None, ge=0, le=1)  # final lr / lr of "cosine"; None: train.min_lr_ratio
     every: int = Field(10, ge=1)  # inner steps between two outer steps
     start: int = Field(0, ge=0)  # first inner step with an outer step
     batch_size: int = Field(32, ge=1)  # rows of held-out text a step

@@ -134,10 +134,15 @@ def outer_tokens(batch: Batch, held_out: Batch, hypergradient: str, options: Mut
 
 def outer_step(state: State, gradient: Tensor, config: Config) -> None:
     """Mirror descent on the peers' weights, with the hypergradient of `outer_gradient`."""
-    outer = config.outer
-    eta = outer.lr * (schedule(config.train, state.step) if outer.schedule == "cosine" else 1.0)
     state.hypergradient = gradient.tolist()
-    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta, outer.min_weight)
+    eta = outer_lr(config, state.step)
+    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta, config.outer.min_weight)
+
+
+def outer_lr(config: Config, step: int) -> float:
+    """Step size eta of the mirror descent at 0-based `step`."""
+    outer = config.outer
+    return outer.lr * (schedule(config.train, step, outer.min_lr_ratio) if outer.schedule == "cosine" else 1.0)
 
 
 def own_parts(batch: Batch, each: int, device: Device) -> list[Batch]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
@@ -59,6 +61,31 @@ def find_students(config: Config, vocab_size: int, prefer: Preference | None = N
     return search_students(
         base, config.mutual.num_peers, search, config.model, vocab_size, block_size, allowed=allowed, prefer=prefer
     )
+
+
+def compare_methods(
+    config: Config, vocab_size: int, methods: Sequence[Literal["exact", "bayesian"]] = ("exact", "bayesian")
+) -> list[dict[str, Any]]:
+    """T3: one row a method and a peer: shape, parameters, target, error_percent, evaluations, and the milliseconds of
+    the method's whole search (the same in all its rows). Limits and preferences are those of `find_students`."""
+    rows = []
+    for method in methods:
+        start = time.perf_counter()
+        found = find_students(config.updated({"search.method": method}), vocab_size)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        for peer, student in enumerate(found, start=1):
+            rows.append(
+                {
+                    "method": method,
+                    "peer": peer,
+                    **student.document(),
+                    "error_percent": 100 * student.error,
+                    "evaluations": student.evaluations,
+                    "search_ms": milliseconds,
+                    "note": student.note,
+                }
+            )
+    return rows
 
 
 def workload_of(config: Config) -> Workload:

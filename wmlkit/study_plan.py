@@ -11,7 +11,9 @@ import pandas as pd
 from .ablations import ablation_base, ablation_name, changes
 from .config import Config
 from .errors import UserError
+from .settings import Arm
 
+CLOSELY: tuple[Arm, ...] = ("wml", "dml", "independent", "distill")  # in what order an arm is chosen to be shown
 Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
 
 
@@ -30,6 +32,18 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
         for seed in dict.fromkeys(config.study.seeds)
         for arm, peers in dict.fromkeys(config.study.runs)
     ]
+
+
+def foremost(config: Config) -> tuple[Arm, int]:
+    """The arm whose runs are shown closely, and its largest number of peers in the study: `wml`, or the first there is.
+
+    >>> from wmlkit.config import load_preset
+    >>> foremost(load_preset("nursery", ['study.runs=[["independent", 2], ["dml", 2], ["dml", 3]]']))
+    ('dml', 3)
+    """
+    runs = config.study.runs
+    arm = next(arm for arm in CLOSELY if any(arm == one for one, _ in runs))
+    return arm, max(peers for one, peers in runs if one == arm)
 
 
 def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:

@@ -121,7 +121,7 @@ def _comment(text: str, document: Mapping[str, Any]) -> str:
 
 def trained_students(run: Run) -> pd.DataFrame:
     """T3 where no search ran beside: a row for each shape that a run trained, with the columns of
-    `wmlkit.search.compare_methods` that the run knows."""
+    `wmlkit.students.compare_methods` that the run knows."""
     rows = [
         {
             "method": run.config["search"]["method"],

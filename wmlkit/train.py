@@ -36,7 +36,7 @@ from .models import body_parameters
 from .runs import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
-from .steps import mutual_options, train_step
+from .steps import mutual_options, outer_lr, train_step
 from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 from .track import Mirror, check_tracker, open_tracker
@@ -254,6 +254,11 @@ def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config
     weights = state.peer_weights[: len(state.peers)]
     weights = weights if options.ce_weight == "peer" else torch.ones_like(weights)
     ce, kl = loss.ce.cpu().double(), loss.kl.cpu().double()  # on the CPU: MPS has no float64
+    rates = {}
+    if config.train.optimizer == "muon":
+        rates["muon_lr"] = config.train.muon_lr * lr / config.train.lr  # one schedule for both
+    if config.mutual.arm == "wml":
+        rates["outer_lr"] = outer_lr(config, state.step - 1)
     split = {"parts": state.parts} if state.parts > config.train.accumulate else {}
     skipped = {"skipped": state.skipped} if state.skipped else {}
     return {
@@ -261,6 +266,7 @@ def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config
         "tokens": state.tokens,
         "words": state.words,
         "lr": lr,
+        **rates,
         "alpha": options.alpha,
         "ce": _or_null(ce),
         "kl": _or_null(kl),

@@ -119,6 +119,12 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
         )
     base = Path(config.evaluate.pairs)
     found = next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
+    others = {one.rpartition("_")[0] if one.rpartition("_")[2] in PARTS else one for one in config.evaluate.suites}
+    if found == base and len(others - {"nursery"}) > 1:  # one folder would be scored under several names
+        raise UserError(
+            f"{base} holds no folder {suite}_filtered or {suite}, and evaluate.suites names {len(others)} suites; "
+            "expected a folder for each below evaluate.pairs; give the folder above them, or one suite"
+        )
     if found == base and hint and not list(base.glob("*.jsonl")):
         raise UserError(f"{base} holds no folder ewok_filtered or ewok and no .jsonl file{hint}")
     return found

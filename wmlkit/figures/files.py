@@ -14,6 +14,7 @@ from ..data import nursery
 from ..errors import UserError
 from ..provenance import of_runs, read_provenance, record_provenance
 from ..runs import Run, read_runs
+from ..study_plan import CLOSELY
 from .method import plot_method
 from .plots import (
     plot_accuracy_by_words,
@@ -83,7 +84,7 @@ def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 def _foremost(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `wml`, or of the first arm that the table has, with its largest number of peers."""
-    arm = next(name for name in ("wml", "dml", "independent", "distill") if (table["arm"] == name).any())
+    arm = next(name for name in CLOSELY if (table["arm"] == name).any())
     return _most_peers(table[table["arm"] == arm])
 
 

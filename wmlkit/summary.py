@@ -1,0 +1,54 @@
+"""summary.json: what a preset's folder found, for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import paths
+from .results import scores_table
+from .runs import distinct, read_runs
+
+
+def summary(
+    folder: Path,
+    minutes: Mapping[str, float] | None = None,
+    commit: str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
+
+    What is not given is read from the runs: their commits and devices. minutes: "train" is the time of all runs
+    together, as they noted it, more than the clock's where runs trained side by side; "evaluate" and "total" are the
+    clock's, of the main job that trained them, and null unless given.
+    """
+    runs = [run for run in read_runs(folder) if not run.setting]
+    train = sum(run.done["seconds"] for run in runs) / 60
+    scores, results = scores_table(folder), []
+    if len(scores):
+        wanted = scores[(scores["setting"] == "") & scores["member"].str.fullmatch(r"peer_\d+|best_peer|ensemble")]
+        columns = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
+        results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
+    return {
+        "preset": folder.name,
+        "commit": commit or distinct(run.environment["commit"] for run in runs),
+        "device": device or distinct(run.environment["device"] for run in runs),
+        "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
+        "results": results,
+    }
+
+
+def write_summary(folder: Path, minutes: Mapping[str, float] | None = None, **known: Any) -> Path:
+    """Write ``summary.json`` into a preset's folder; arguments as of `summary`.
+
+    Minutes that are not given, and that the file has already, are kept: to make tables again is not the main job.
+    """
+    path = folder / "summary.json"
+    try:
+        noted = paths.read_json(path)["minutes"]
+        kept = {key: noted[key] for key in ("evaluate", "total") if isinstance(noted.get(key), float)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no such file, or none of ours
+        kept = {}
+    return paths.write_json(path, summary(folder, kept if minutes is None else minutes, **known))
