@@ -260,11 +260,13 @@ def test_the_difference_in_loss_is_told_as_its_interval_carries_it() -> None:
     rows = [{"suite": "dev_ce", "member": member, "mean": mean, "low": low, "high": high}
             for member, (mean, low, high) in ends.items()]  # fmt: skip
     table = pd.DataFrame(rows).assign(setting="", peers=4, a="wml", b="independent", n_seeds=3)
+    table["p_adjusted"] = table["member"].map({"ensemble": 0.087, "best_peer": 0.3, "mean_peer": 0.02})
     others = [table.assign(peers=2, mean=9.0), table.assign(setting="x", mean=9.0), table.assign(suite="blimp")]
     assert loss_difference(pd.concat([*others, table]), "wml", "independent") == (
         "In dev loss (nats a scored token), wml minus independent, 4 peers, 3 seeds: best peer +0.012 (95 % interval "
         "-0.008 to +0.033; not shown: the interval contains 0); mean peer -0.030 (95 % interval -0.040 to -0.020; "
-        "better: the loss is lower); ensemble +0.015 (95 % interval +0.011 to +0.020; worse: the loss is higher)."
+        "better: the loss is lower); ensemble +0.015 (95 % interval +0.011 to +0.020; worse: the loss is higher, but "
+        "adjusted p is 0.087)."
     )
     one = table[table["member"] == "best_peer"].assign(n_seeds=1, low=np.nan, high=np.nan, setting=np.nan)
     assert loss_difference(one, "wml", "independent").endswith(", 1 seed: best peer +0.012 (no interval: one seed).")

@@ -15,6 +15,13 @@ from .results import CONTRASTS, main_evaluation
 from .runs import Run
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
+TERMS = (
+    "Arms: independent, peers that train alone; dml, peers that imitate one another with equal weights; wml, with "
+    "learned weights; distill, peers that imitate a teacher, which was trained first on the same text. Best peer: that "
+    "with the lowest loss on held-out training text. Ensemble: the peers' weighted mean of logits. Accuracy: share of "
+    "pairs of sentences of which the good one gets the higher probability. Dev loss: mean of -log p of a scored token, "
+    "in nats, on text that is used for nothing else."
+)
 NURSERY = (
     "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "
     "and nothing about English."
@@ -23,6 +30,7 @@ FOREIGN_PAIRS = (
     "The pairs of suite nursery are sentences of the nursery's grammar, and these models read other text: compare the "
     "arms by dev loss, or score pairs of that text (evaluate.suites, evaluate.pairs)."
 )
+ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 
 
@@ -98,7 +106,7 @@ def _read(row: Any) -> dict[str, str]:
         reading = "the same for all seeds, so no interval can be estimated and no difference claimed"
     else:
         interval = f"[{row['low']:+.1f}, {row['high']:+.1f}] over {seeds} seeds"
-        reading = _WORDS[_verdict(row)]
+        reading = _reading(row, _WORDS)
     return {
         "difference (points)": f"{row['mean']:+.1f}", "95 % interval": interval, "p": p_value(row["p"]),
         "p, adjusted": p_value(row["p_adjusted"]), "reading": reading,
@@ -115,6 +123,13 @@ _WORDS_OF_LOSS = {
     "worse": "better: the loss is lower",
     "none": "not shown: the interval contains 0",
 }
+
+
+def _reading(row: Any, words: dict[str, str]) -> str:
+    """In words what an interval of one comparison says, and whether the family of comparisons takes it back."""
+    verdict = _verdict(row)
+    doubted = verdict != "none" and pd.notna(row["p_adjusted"]) and row["p_adjusted"] >= ADJUSTED
+    return words[verdict] + (f", but adjusted p is {p_value(row['p_adjusted'])}" if doubted else "")
 
 
 def _verdict(row: Any) -> str:
@@ -187,7 +202,7 @@ def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
     rows = rows[(rows["a"] == a) & (rows["b"] == b)].dropna(subset=["low"])
     sentences = []
     for _, row in rows[rows["peers"] == rows["peers"].max()].iterrows():
-        reading = _WORDS_OF_LOSS[_verdict(row)]
+        reading = _reading(row, _WORDS_OF_LOSS)
         sentences.append(
             f"In dev loss of the best peer, {a} minus {b} is {row['mean']:+.3f} nats a scored token, 95 % interval "
             f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading})."
@@ -210,7 +225,7 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
         if pd.isna(row["low"]):
             told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
         else:
-            reading = _WORDS_OF_LOSS[_verdict(row)]
+            reading = _reading(row, _WORDS_OF_LOSS)
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
     seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
     return f"In dev loss (nats a scored token), {a} minus {b}, {row['peers']} peers, {seeds}: {'; '.join(told)}."

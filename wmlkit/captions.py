@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TABLES = {
     "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are "
     "counted without start and end tokens; fertility is tokens a word; used_words went into training, held-out and "
@@ -95,3 +97,14 @@ FIGURES = {
     "point. The arms of a point are moved apart for the eye; all stand for the same number of words. Bars: 95 % "
     "t-interval over seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds.",
 }
+
+
+def caption(name: str) -> str:
+    """That of a table or figure, else that of its number (``F5`` for ``F5_gpu``); empty for one without.
+
+    >>> caption("T2")
+    'Hyper-parameters, each with its source.'
+    """
+    known = TABLES if name.startswith("T") else FIGURES
+    number = re.match(r"[TF]\d+", name)
+    return known.get(name) or known.get(number[0] if number else "", "")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import captions, paths, tables
-from .answer import QUESTION, Answer, answer
+from .answer import QUESTION, TERMS, Answer, answer
 from .errors import UserError, first_line
 from .figures.files import write_figures
 from .provenance import read_provenance
@@ -179,7 +179,8 @@ def _summary(given: Answer) -> str:
         else ""
     )
     return (
-        f'<div class="answer">\n<p class="headline">{_text(given.headline)}</p>\n<ul>{basis}</ul>\n</div>\n{compared}'
+        f'<div class="answer">\n<p class="headline">{_text(given.headline)}</p>\n<ul>{basis}</ul>\n</div>\n'
+        f'<p class="caption">{_text(TERMS)}</p>\n{compared}'
     )
 
 
@@ -192,7 +193,7 @@ def _table(folder: Path, name: str, table: pd.DataFrame, of_runs: Sequence[str])
     """of_runs: the corpora of the folder's runs, which a table without a column of corpora is of too."""
     corpora = [str(corpus) for corpus in table["corpus"].dropna().unique()] if "corpus" in table else of_runs
     note = "Rows of the nursery come from generated text, not from BabyLM." if "nursery" in corpora else ""
-    caption = " ".join(filter(None, (_caption(captions.TABLES, name), note)))
+    caption = " ".join(filter(None, (captions.caption(name), note)))
     parts = "".join(
         _part(title, part, folded=name == "T5" and place > 0)
         for place, (title, part) in enumerate(readable(name, table))
@@ -260,18 +261,12 @@ def _figure(file: Path) -> str:
     data = base64.b64encode(svg.encode()).decode()
     points = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
     width = f' style="width: {float(points[1]) * _PIXELS_A_POINT:.0f}px"' if points else ""
-    caption = _text(_caption(captions.FIGURES, name))
+    caption = _text(captions.caption(name))
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
     return (
         f'{_heading(name)}<figure><span class="sheet"{width}>{image}</span>\n'
         f'<figcaption class="caption">{caption}</figcaption></figure>\n{_made(file.parent, name, _download(file))}'
     )
-
-
-def _caption(captions: Mapping[str, str], name: str) -> str:
-    """That of the name, else that of its number (``F5`` for ``F5_gpu``)."""
-    number = re.match(r"[TF]\d+", name)
-    return captions.get(name) or captions.get(number[0] if number else "", "")
 
 
 def _made(folder: Path, name: str, link: str = "") -> str:

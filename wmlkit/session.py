@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from . import environment, paths
+from .captions import caption
 from .config import Config, load_preset
 from .device import setup
 from .errors import UserError
@@ -50,17 +51,19 @@ class Session:
         }
 
     def table(self, name: str, table: pd.DataFrame, seeds: Sequence[int] = ()) -> pd.DataFrame:
-        """Save ``tables/<name>.csv`` and return the table, to be shown."""
+        """Save ``tables/<name>.csv`` and return the table, to be shown; its caption is shown here."""
         self.files.append(save_table(self.folder / "tables", name, table, **self.provenance(seeds)))
+        _show_caption(name)
         return table
 
     def figure(self, name: str, figure: Any, seeds: Sequence[int] = ()) -> None:
-        """Save ``figures/<name>`` as PNG, PDF and SVG with the provenance of this notebook."""
+        """Save ``figures/<name>`` as PNG, PDF and SVG with what made it; its caption is shown here."""
         from .provenance import record_provenance
 
         folder = self.folder / "figures"
         self.files.append(save_figure(figure, folder, name))
         record_provenance(folder, name, **self.provenance(seeds))
+        _show_caption(name)
 
     def finish(self, numbers: Mapping[str, float]) -> dict[str, Any]:
         """Write ``notebooks/<name>.done.json``: the saved files with their checksums, and the main numbers.
@@ -101,3 +104,12 @@ def _show_figures() -> None:
     shell = get_ipython()
     if shell is not None:
         select_figure_formats(shell, "png", dpi=160)
+
+
+def _show_caption(name: str) -> None:
+    """Of a table or figure, in a notebook: nobody has to know what a column or a mark stands for."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is not None:
+        display(Markdown(f"*{name.replace('_', ' ')}.* {caption(name).replace('_', chr(92) + '_')}"))
