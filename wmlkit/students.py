@@ -70,8 +70,9 @@ def compare_methods(
     the method's whole search (the same in all its rows). Limits and preferences are those of `find_students`."""
     rows = []
     for method in methods:
+        chosen = config.updated({"search.method": method})
         start = time.perf_counter()
-        found = find_students(config.updated({"search.method": method}), vocab_size)
+        found = find_students(chosen, vocab_size)
         milliseconds = 1000 * (time.perf_counter() - start)
         for peer, student in enumerate(found, start=1):
             rows.append(
