@@ -29,6 +29,17 @@ def test_parts_end_in_time_and_what_is_known_is_kept(tmp_path):
     assert late["status"] == "no time left" and "printed" not in late
 
 
+def test_what_a_part_started_ends_with_it(tmp_path, monkeypatch):
+    """A child that ignores the request and holds the output open keeps nobody waiting."""
+    monkeypatch.setattr("card.STOPPING", 0.5)
+    child = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    (found,) = ask([Part("orphan", (python(parent),), 0.1)], tmp_path, 2 / 60)["parts"]
+    assert found["status"] == "stopped" and found["seconds"] < 20 and found["printed"] == ["up\n"]
+
+
 def test_speed_of_runs_side_by_side(tmp_path):
     """Two folders with 1,000 tokens in 2 s and in 4 s after their first rows: 750 a second together."""
     lines = []

@@ -82,13 +82,16 @@ def setup(precision: str = "auto", threads: int | None = None, together: bool = 
     """Choose device and precision: CUDA, else Apple's MPS, else CPU.
 
     bf16 only on CUDA cards that have it: on MPS and CPU it is slow or wrong in places, so `auto` is fp32
-    there. Deterministic algorithms are asked for, so the same seed gives the same bytes on a CPU. Processes that
-    ``accelerate launch`` started find one another here, unless not `together`.
+    there. On a machine without a CUDA card deterministic algorithms are asked for, so the same seed gives the same
+    bytes on a CPU; on a card attention has none, and those of the rest cost launches. Processes that ``accelerate
+    launch`` started find one another here, unless not `together`.
     """
     if threads:
         torch.set_num_threads(threads)
     # use_deterministic_algorithms does the same and tells the compiler, which takes it a second to import
-    torch.set_deterministic_debug_mode("warn")
+    torch.set_deterministic_debug_mode("default" if torch.cuda.is_available() else "warn")
+    # cuDNN's attention gives NaN with a mask at some lengths (pytorch issue 196678) and plans anew for each length
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # on by default with the line above: a pass over every new tensor, to catch reads of what was never written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -124,8 +127,8 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
     To MPS the copy is waited for: torch may else read memory that was given back (pytorch issues 139550 and 189690).
     """
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # a view that repeats cannot be pinned
     return tensor.to(device)
 
 

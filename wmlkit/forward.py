@@ -24,7 +24,7 @@ class AtPositions(nn.Module):
         """compiled: `head` runs through torch.compile; the model and its parameters' names stay as they are."""
         super().__init__()
         self.model = model
-        if compiled:
+        if compiled and torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler too, see `device.setup`
         self._features = torch.compile(self.features, dynamic=True) if compiled else self.features
 
@@ -71,7 +71,7 @@ def kl_positions(batch: Batch, positions: str) -> tuple[Tensor, Tensor | None]:
     if positions == "scored":
         return batch.scored, None
     is_scored = torch.zeros(batch.targets.shape, dtype=torch.bool, device=batch.targets.device)
-    is_scored[batch.scored] = True
+    is_scored.index_fill_(0, batch.scored, True)  # an assignment would wait for a card
     return batch.real, is_scored[batch.real]
 
 
