@@ -119,3 +119,14 @@ def test_no_value_becomes_float64_before_it_leaves_its_device():
         if wrong.search(line) and ".cpu().double()" not in line
     ]
     assert found == []
+
+
+def test_only_what_lies_on_the_processor_is_pinned_and_whole(monkeypatch):
+    """A view that repeats its memory cannot be pinned, and neither can what is on a card already."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append(self.is_contiguous()) or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **options: calls.append(options) or self)
+    device.moved(torch.arange(4).expand(2, -1), torch.device("cuda"))
+    assert calls == [True, {"non_blocking": True}]
+    device.moved(torch.empty(2, device="meta"), torch.device("cuda"))  # any device but the processor
+    assert calls[2:] == [{}]
