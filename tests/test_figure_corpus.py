@@ -185,7 +185,7 @@ def test_the_report_names_them_after_the_method(tmp_path: Path) -> None:
         (tmp_path / f"{name}.svg").write_text("<svg/>")
     found = [file.stem for file in report._found(tmp_path, "F*.svg")]
     assert found == ["F1", "F01_lengths", "F01_mix", "F01_vocabulary", "F2"]
-    assert all(len(report._caption(captions.FIGURES, name)) > 40 for name in found)
+    assert all(len(captions.caption(name)) > 40 for name in found)
 
 
 def test_fonts_are_embedded_and_bytes_repeat(tmp_path: Path) -> None:

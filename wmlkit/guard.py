@@ -69,9 +69,9 @@ def exclusive(folder: Path) -> Iterator[None]:
 @contextmanager
 def stop_signals(tell: Callable[[int], None] | None = None) -> Iterator[Callable[[], int]]:
     """Within the block SIGTERM, Ctrl-C and the end of the terminal (SIGHUP) set a flag instead of ending the process: a
-    function that returns the signal's number, 0 before. A second Ctrl-C interrupts at once. Signals that the process
-    ignores, as under nohup, stay ignored. Elsewhere than in the main thread, where Python allows no handlers, the block
-    changes nothing. tell: called with the number of each signal that sets the flag, within the handler.
+    function that returns the signal's number, 0 before. A second Ctrl-C interrupts at once; SIGHUP that the process
+    ignores, as under nohup, stays ignored. Elsewhere than in the main thread, where Python allows no handlers, the
+    block changes nothing. tell: called with the number of each signal that sets the flag, within the handler.
     """
     received: list[int] = []
 
@@ -83,8 +83,9 @@ def stop_signals(tell: Callable[[int], None] | None = None) -> Iterator[Callable
             tell(number)
 
     in_main = threading.current_thread() is threading.main_thread()
-    asked = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    watched = [number for number in asked if in_main and signal.getsignal(number) is not signal.SIG_IGN]
+    watched = [signal.SIGTERM, signal.SIGINT] if in_main else []
+    if in_main and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        watched.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in watched}
     try:
         yield lambda: received[0] if received else 0
