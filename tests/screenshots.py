@@ -47,7 +47,9 @@ def training(page: Any, runs: Path, folder: Path) -> None:
 
 def playground(page: Any, runs: Path, folder: Path) -> None:
     run_all_cells(page)
-    page.locator(".jp-OutputArea-output").get_by_text("With the learned weights the ensemble").wait_for(timeout=120_000)
+    page.locator(".jp-OutputArea-output").get_by_text("the ensemble's loss with the learned weights").wait_for(
+        timeout=120_000
+    )
     box = page.locator(".jp-OutputArea-output", has=page.get_by_text("weight of peer 1")).last
     box.scroll_into_view_if_needed()
     place = box.locator(".noUi-handle").bounding_box()

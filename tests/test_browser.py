@@ -198,7 +198,7 @@ def lab_page(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watc
 def test_the_playground_runs_in_jupyterlab_and_a_slider_moves_its_picture(lab_page: Watched) -> None:
     page = lab_page.page
     run_all_cells(page)
-    ended = page.locator(".jp-OutputArea-output").get_by_text("With the learned weights the ensemble's dev loss is")
+    ended = page.locator(".jp-OutputArea-output").get_by_text("the ensemble's loss with the learned weights is")
     ended.wait_for(timeout=120_000)
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
     assert page.locator(".widget-slider").count() == 1 + 2 + 1  # weights of two peers, search, replay
