@@ -198,6 +198,15 @@ def test_the_headline_follows_from_the_interval(
     assert found.headline.startswith(words)
 
 
+def test_a_difference_that_the_family_of_comparisons_takes_back_is_doubted(folder: Path) -> None:
+    """Differences 2, 3, 1.6: t = 5.28, p = 0.034 alone; three comparisons make it 0.1."""
+    three = {"wml": [72.0, 74.0, 73.6], "distill": LOW, "independent": [71.0, 74.0, 72.0]}
+    found = given(folder, three)
+    assert found.headline.startswith("Yes") and found.headline.endswith("over 3 seeds, but adjusted p is 0.1).")
+    assert found.comparisons["reading"].iloc[0] == "better: the interval lies above 0, but adjusted p is 0.1"
+    assert "adjusted" not in given(folder, {"wml": HIGH, "distill": LOW}).headline
+
+
 def test_the_answer_states_difference_interval_seeds_tokens_and_corpus(folder: Path) -> None:
     found = given(folder, {"wml": MIXED, "distill": LOW, "independent": HIGH})
     # Differences -1, 1, 0.5: mean 0.1667, sd 1.0408, half width 4.302653 * 1.0408 / sqrt(3) = 2.5855.

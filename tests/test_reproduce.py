@@ -120,10 +120,12 @@ def test_the_report_command_makes_the_tables_and_figures_of_the_notebooks(folder
 def test_again_trains_nothing(folder):
     runs = {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")}
     metrics = {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")}
+    minutes = paths.read_json(folder / "summary.json")["minutes"]
     done = reproduce(folder.parent)
     assert done.returncode == 0, done.stderr[-4000:]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")} == runs
     assert {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")} == metrics
+    assert paths.read_json(folder / "summary.json")["minutes"] == minutes  # those of the call that trained
 
 
 def test_force_forgets_what_would_be_trained_and_nothing_else(tmp_path):

@@ -127,9 +127,13 @@ _WORDS_OF_LOSS = {
 
 def _reading(row: Any, words: dict[str, str]) -> str:
     """In words what an interval of one comparison says, and whether the family of comparisons takes it back."""
-    verdict = _verdict(row)
-    doubted = verdict != "none" and pd.notna(row["p_adjusted"]) and row["p_adjusted"] >= ADJUSTED
-    return words[verdict] + (f", but adjusted p is {p_value(row['p_adjusted'])}" if doubted else "")
+    return words[_verdict(row)] + _doubt(row)
+
+
+def _doubt(row: Any) -> str:
+    """What to add to a difference that one comparison shows and the family of comparisons does not."""
+    doubted = _verdict(row) != "none" and pd.notna(row["p_adjusted"]) and row["p_adjusted"] >= ADJUSTED
+    return f", but adjusted p is {p_value(row['p_adjusted'])}" if doubted else ""
 
 
 def _verdict(row: Any) -> str:
@@ -150,7 +154,7 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
         "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
         "none": f"Not shown on {corpus}: these runs do not show that mutual learning ({a}) and a teacher differ",
     }
-    return f"{verdict[_verdict(row)]} ({found})."
+    return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
 
 
 def _foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
