@@ -12,15 +12,10 @@ from .results import scores_table
 from .runs import distinct, read_runs
 
 
-def summary(
-    folder: Path,
-    minutes: Mapping[str, float] | None = None,
-    commit: str | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
+def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
 
-    What is not given is read from the runs: their commits and devices. minutes: "train" is the time of all runs
+    Commits and devices are those of the runs. minutes: "train" is the time of all runs
     together, as they noted it, more than the clock's where runs trained side by side; "evaluate" and "total" are the
     clock's, of the main job that trained them, and null unless given.
     """
@@ -33,14 +28,14 @@ def summary(
         results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
     return {
         "preset": folder.name,
-        "commit": commit or distinct(run.environment["commit"] for run in runs),
-        "device": device or distinct(run.environment["device"] for run in runs),
+        "commit": distinct(run.environment["commit"] for run in runs),
+        "device": distinct(run.environment["device"] for run in runs),
         "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
         "results": results,
     }
 
 
-def write_summary(folder: Path, minutes: Mapping[str, float] | None = None, **known: Any) -> Path:
+def write_summary(folder: Path, minutes: Mapping[str, float] | None = None) -> Path:
     """Write ``summary.json`` into a preset's folder; arguments as of `summary`.
 
     Minutes that are not given, and that the file has already, are kept: to make tables again is not the main job.
@@ -51,4 +46,4 @@ def write_summary(folder: Path, minutes: Mapping[str, float] | None = None, **kn
         kept = {key: noted[key] for key in ("evaluate", "total") if isinstance(noted.get(key), float)}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no such file, or none of ours
         kept = {}
-    return paths.write_json(path, summary(folder, kept if minutes is None else minutes, **known))
+    return paths.write_json(path, summary(folder, kept if minutes is None else minutes))
