@@ -166,13 +166,15 @@ def test_a_signal_reaches_the_training_in_the_kernel(tmp_path, cell, left, numbe
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
+    others = set(psutil.Process().children())  # helpers of multiprocessing, where an earlier test started them
     asker = threading.Thread(target=stop, daemon=True)
     asker.start()
     with pytest.raises(Stopped, match=f"01_test.ipynb was stopped by {number.name}; .* same command again") as stopped:
         run(tmp_path, make(cell))
     asker.join()
     assert stopped.value.status == 128 + number and (tmp_path / "checkpoint").exists() == left
-    assert not (tmp_path / "out" / "01_test.ipynb").exists() and not psutil.Process().children()
+    assert not (tmp_path / "out" / "01_test.ipynb").exists()
+    assert set(psutil.Process().children()) <= others
 
 
 # What follows is found before a kernel is started.
