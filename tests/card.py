@@ -55,10 +55,11 @@ def parts(out: Path, preset: str, settings: Sequence[str]) -> list[Part]:
         run = ("train", "--preset", preset, "--arm", "wml", "--out", str(out / "runs"))
         return Part(name, tuple(wmlkit(*run, "--seed", str(seed), *given) for seed in seeds), 60.0)
 
+    changed = [word for change in settings for word in ("--set", change)]
     return [
         Part("doctor", (wmlkit("doctor", "--json"),)),
         Part("tests", ((sys.executable, "-m", "pytest", "-q", "tests/test_train.py", "-k", TESTS),)),
-        Part("bench train", (wmlkit("bench", "train", "--preset", preset, "--repeats", "5", "--json"),)),
+        Part("bench train", (wmlkit("bench", "train", "--preset", preset, "--repeats", "5", "--json", *changed),)),
         # one folder for all, so that the text is prepared once: no seed may come twice
         training("runs 1", [0]),
         training("compiled", [0], "train.compile=true"),

@@ -16,7 +16,7 @@ from wmlkit.bench import page as bench_report
 from wmlkit.bench import search as bench_search
 from wmlkit.bench import step as bench_step
 from wmlkit.bench import train as bench_train
-from wmlkit.bench.measure import describe, interleaved, peak_above, peaks
+from wmlkit.bench.measure import describe, interleaved, matrix_product, peak_above, peaks
 from wmlkit.bench.step import RELEASED, Setting, find_setting, make_work, released_loss, step_variants
 from wmlkit.cli import app
 from wmlkit.config import load_preset
@@ -211,7 +211,28 @@ def test_train(monkeypatch):
     assert document["flop_of_a_step"] == flop
     utilisation = flop / step / (2 * 1024**3 / times["matrix product"])
     ratios = {"step_ms": step, "outer_to_inner": own / times["inner"], "utilisation": utilisation}
-    assert document["ratios"] == pytest.approx(ratios)
+    assert document["ratios"] == pytest.approx(ratios) and document["changes"] == []
+
+
+def test_train_on_other_text_and_sizes(monkeypatch, tmp_path):
+    """What was changed is in the document, and in the command that the page gives."""
+    monkeypatch.setattr(bench_train, "peaks", lambda function, *arguments: {})
+    folder = tmp_path / "my text"
+    folder.mkdir()
+    (folder / "one.txt").write_text("the cat sat on the mat .\n\na dog ran .\n\n" * 200, encoding="utf-8")
+    changes = [f"data.corpus={folder}", "data.words=1000", "data.dev_words=100", "train.batch_size=4"]
+    document = bench_train.bench_train("smoke", 1, changes)
+    nursery = bench_train.bench_train("smoke", 1, ["train.batch_size=4"])
+    assert document["vocab_size"] < nursery["vocab_size"] / 2
+    page = bench_report.page_of([describe("train", document)])
+    assert f"`wmlkit bench train --preset smoke --set 'data.corpus=\"{folder}\"' --set data.words=1000 " in page
+    refused = CliRunner().invoke(app, ["bench", "train", "--preset", "smoke", "--set", "mutual.arm=dml"]).exception
+    assert isinstance(refused, UserError) and "'dml'; bench train measures arm wml" in str(refused)
+
+
+def test_the_matrix_product_is_in_the_precision_of_what_it_is_compared_with():
+    kinds = [matrix_product(CPU, precision)[0]().dtype for precision in ("fp32", "bf16")]
+    assert kinds == [torch.float32, torch.bfloat16]
 
 
 def test_the_page_is_what_its_documents_make():

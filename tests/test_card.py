@@ -60,6 +60,7 @@ def test_a_run_as_it_is_asked_for(tmp_path):
     settings = ["train.steps=12", "train.log_every=4", "train.eval_every=12", "train.checkpoint_every=12"]
     asked = parts(tmp_path, "smoke", [*settings, "data.words=4000", "data.dev_words=1500"])
     assert [part.name for part in asked[:3]] == ["doctor", "tests", "bench train"]
+    assert asked[2].commands[0][-2:] == ("--set", "data.dev_words=1500")
     runs = {part.name: len(part.commands) for part in asked if part.name.startswith("runs")}
     assert runs == {"runs 1": 1, "runs 2": 2, "runs 3": 3}
     seeds = [words[words.index("--seed") + 1] for part in asked if part.name in runs for words in part.commands]

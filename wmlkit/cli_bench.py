@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Json, emit
+from .cli_options import Json, Set, emit
 
 bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
 
@@ -37,15 +37,16 @@ def loss(setting: Step = "small", repeats: Repeats = 7, threads: Threads = 1, as
 @bench_app.command("train")
 def train(
     preset: Annotated[str, typer.Option(help="The preset whose sizes are taken.")] = "nursery",
+    overrides: Set = None,
     repeats: Repeats = 7,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """The parts of a run's step on nursery text: batch, inner step, optimizer, outer step."""
+    """The parts of a run's step, on nursery text unless --set says other: batch, inner step, optimizer, outer step."""
     from .bench.train import bench_train
 
     _use(threads)
-    _show("train", bench_train(preset, repeats), as_json)
+    _show("train", bench_train(preset, repeats, overrides or ()), as_json)
 
 
 @bench_app.command("search")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from .. import environment
 from ..device import peak_memory
@@ -56,7 +57,7 @@ def interleaved(
     """
     wall: dict[str, list[float]] = {name: [] for name in variants}
     cpu: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(repeats + 1):
+    for repeat in tqdm(range(repeats + 1), desc="measuring", unit="turn", disable=None, leave=False):
         for name, run in variants.items():
             before(name)
             _wait_for(device)
@@ -74,12 +75,12 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matrix_product(device: torch.device) -> tuple[Run, float]:
+def matrix_product(device: torch.device, precision: str) -> tuple[Run, float]:
     """(a square matrix product to time beside the rest, its floating-point operations).
 
-    Large enough to fill what it runs on, in the precision that training uses there.
+    Large enough to fill what it runs on, in the `precision` (fp32 or bf16) of what is compared with it.
     """
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    size, dtype = 8192 if device.type == "cuda" else 1024, torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(size, size, device=device, dtype=dtype), torch.randn(size, size, device=device, dtype=dtype)
     return lambda: a @ b, 2.0 * size**3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SECTIONS = {
         "`fast` may beat because it computes the last layer's feed-forward part only where it is read. "
         "`optimizer`: AdamW, which comes on top for all. Memory is above weights and gradients. Utilisation "
         "compares the model's FLOP (6 a weight and token, and attention) with a matrix product timed in the "
-        "same turns (1,024 x 1,024; on a card 8,192 x 8,192 in bfloat16).",
+        "same turns (1,024 x 1,024; on a card 8,192 x 8,192), both in float32.",
     ),
     "loss": (
         "The loss alone",
@@ -40,10 +41,10 @@ SECTIONS = {
     ),
     "train": (
         "The parts of a run's step",
-        "Arm `wml` in a preset's sizes on nursery text. `inner`: forward, loss and backward of all peers. "
-        "`outer`: one outer step by kind of hypergradient, of which a run takes one every `every` steps; "
-        "`step ms` is the whole step with that share. Utilisation compares 6 FLOP a token and parameter without "
-        "embeddings with the matrix product timed in the same turns.",
+        "Arm `wml` in a preset's sizes, on nursery text unless `--set` says other. `inner`: forward, loss and "
+        "backward of all peers. `outer`: one outer step by kind of hypergradient, of which a run takes one every "
+        "`every` steps; `step ms` is the whole step with that share. Utilisation compares 6 FLOP a token and "
+        "parameter without embeddings with the matrix product timed in the same turns.",
     ),
     "search": (
         "The student search",
@@ -113,10 +114,11 @@ def _section(document: dict[str, Any]) -> str:
     benchmark, setting = document["benchmark"], document["setting"]
     option = {"train": "preset", "data": "corpus", "search": None}.get(benchmark, "setting")
     command = f"wmlkit bench {benchmark}" + (f" --{option} {setting}" if option else "")
+    command += "".join(f" --set {shlex.quote(change)}" for change in document.get("changes", ()))
     heading, threads = setting, document.get("threads", 1)
     if threads != 1:
         heading, command = f"{setting}, {threads} threads", f"{command} --threads {threads}"
-    apart = ("setting", "machine", "commit", "benchmark", "variants", "ratios")
+    apart = ("setting", "machine", "commit", "benchmark", "changes", "variants", "ratios")
     facts = [f"{_words(key)} {_text(value)}" for key, value in document.items() if key not in apart]
     commit = (document.get("commit") or "unknown")[:12]
     columns = list(dict.fromkeys(key for variant in document["variants"] for key in variant))

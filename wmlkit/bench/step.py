@@ -200,7 +200,7 @@ def bench_step(name: str = "small", repeats: int = 7) -> dict[str, Any]:
     variants = step_variants(work)
     if setting.positions == "all":
         agreement(variants, "released", ("reference", "fast"))
-    product, product_flop = matrix_product(device)
+    product, product_flop = matrix_product(device, "fp32")
     for leaf in work.leaves:
         leaf.grad = torch.zeros_like(leaf)
     settings = TrainConfig(optimizer="adamw")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import load_preset
+from ..config import Config, load_preset, parse_assignment
 from ..data.prepare import prepare
 from ..data.texts import open_texts
 from ..data.tokenizer import load_tokenizer
-from ..device import setup
+from ..device import Device, setup
+from ..errors import UserError
 from ..faults import gradient_norms
 from ..models import body_parameters
 from ..optim import set_learning_rate
@@ -25,25 +28,31 @@ WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
 PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam", "matrix product")
 
 
-def bench_train(preset: str = "nursery", repeats: int = 7) -> dict[str, Any]:
-    """The parts of a step of arm `wml` in a preset's sizes, on nursery text.
+def bench_train(preset: str = "nursery", repeats: int = 7, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The parts of a step of arm `wml` in a preset's sizes, on nursery text unless `overrides` (KEY=VALUE) name other.
 
     inner: forward, loss, backward of all peers. outer: one outer step, of which a run takes one every `outer.every`
     steps; `step_ms` is the whole step with that share of it. utilisation: the peers' FLOP (6 a token and parameter
     without embeddings) in the time of a step, as a share of the rate of a matrix product.
     """
     check_repeats(repeats)
+    nursery = {"data.corpus": "nursery", "data.words": WORDS, "data.dev_words": 5000, "mutual.arm": "wml"}
+    changes = dict(map(parse_assignment, overrides))
+    config = load_preset(preset, nursery | changes).updated({"data.max_passes": None})
+    if config.mutual.arm != "wml":
+        raise UserError(f"mutual.arm is {config.mutual.arm!r}; bench train measures arm wml; leave that setting out")
     with tempfile.TemporaryDirectory() as folder:
-        facts, variants, device = _parts(preset, Path(folder))
-        variants["matrix product"], product_flop = matrix_product(device)
-        times = interleaved(variants, repeats, device)
-    memory = peaks(train_peaks, preset)
+        facts, variants, device = _parts(config, Path(folder))
+        variants["matrix product"], product_flop = matrix_product(device.device, device.precision)
+        times = interleaved(variants, repeats, device.device)
+    memory = peaks(train_peaks, config)
     own = f"outer, {facts['hypergradient']}"
     inner = times["inner"]["median_ms"]
     step = sum(times[name]["median_ms"] for name in PARTS[:3]) + times[own]["median_ms"] / facts["every"]
     rate = product_flop / times["matrix product"]["median_ms"]  # FLOP a millisecond
     return {
         "setting": preset,
+        "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()],
         **facts,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
@@ -56,19 +65,16 @@ def bench_train(preset: str = "nursery", repeats: int = 7) -> dict[str, Any]:
     }
 
 
-def train_peaks(preset: str) -> dict[str, float]:
+def train_peaks(config: Config) -> dict[str, float]:
     """Peak memory of each part in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        _, variants, device = _parts(preset, Path(folder))
+        _, variants, device = _parts(config, Path(folder))
         for run in variants.values():
             run()
-        return {name: peak_above(run, device) for name, run in variants.items()}
+        return {name: peak_above(run, device.device) for name, run in variants.items()}
 
 
-def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], torch.device]:
-    given = {"data.corpus": "nursery", "data.words": WORDS, "data.dev_words": 5000, "mutual.arm": "wml"}
-    config = load_preset(preset, given)
-    config = config.updated({"data.max_passes": None})
+def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:
     prepared = prepare(config.data, folder)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
     device = setup(config.train.precision, torch.get_num_threads())
@@ -104,4 +110,4 @@ def _parts(preset: str, folder: Path) -> tuple[dict[str, Any], dict[str, Run], t
         "optimizer": lambda: clip_and_update(state, config, gradient_norms(peer.weights for peer in state.peers)),
         **{f"outer, {kind}": outer(kind) for kind in ("direct", "sgd", "adam")},
     }
-    return facts, runs, device.device
+    return facts, runs, device
