@@ -10,7 +10,7 @@ import pytest
 from fake_runs import PARADIGMS, write_evaluation, write_prepared, write_run
 from scipy import stats
 
-from wmlkit import results, tables
+from wmlkit import paths, results, tables
 from wmlkit.ablations import (
     ablation_base,
     ablation_name,
@@ -124,6 +124,8 @@ def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, 
     table = pd.read_csv(written["T8"])
     assert table["ablation"].unique().tolist() == ["base", "arm = independent", "alpha = 0.9"]
     assert not any("alpha" in str(value) for value in pd.read_csv(written["T4"])["setting"])  # T4 has the study only
+    notes = paths.read_json(beside / "tables" / "provenance.json")
+    assert (notes["T4"]["seeds"], notes["T8"]["seeds"]) == ([0, 1], [0, 1, 2])  # T8 is of the runs that it shows
     ((title, shown),) = readable("T8", table)
     measures = [[f"{name} ({unit})", f"{name} minus base [95 %]", f"{name} p adj."]
                 for name, unit in (("dev loss", "nats"), ("nursery", "%"))]  # fmt: skip

@@ -265,6 +265,8 @@ CASES = [
     Case("no tag", untagged, "01_data.ipynb: 0 cells are tagged 'parameters'; expected exactly one; mend the notebook"),
     Case("no notebook", no_notebook, "01_data.ipynb is not a notebook .*; expected Jupyter's format 4"),
     command("search", "search", "--preset", "smoke", "--method", "random", says="'search.method' is 'random'"),
+    command("counted", "search", "--preset", "smoke", "--vocab-size", "99", "--set", "search.prefer=proxy",
+            says="search.prefer is 'proxy', which trains on the corpus; leave out --vocab-size"),
     command("shard", "study", "run", "--preset", "smoke", "--shard", "3/2", says="shard 3/2 does not exist; expected"),
     command("forced", "reproduce", "--preset", "smoke", "--only", "01", "--force", says="got --force with --only;"),
     command("hours", "study", "submit", "--shards", "1", "--minutes", "-5", says="--minutes got -5; expected at"),

@@ -22,6 +22,7 @@ from wmlkit.config import Config, load_preset
 from wmlkit.data.fetch import RELEASES
 from wmlkit.errors import Stopped, UserError
 from wmlkit.evaluate.suites import Pair
+from wmlkit.students import find_students
 
 TINY = ["--preset", "smoke", "--set", "data.words=3000", "--set", "data.dev_words=1000", "--set", "train.steps=2"]
 ONE_RUN = ["--set", 'study.runs=[["independent", 1]]', "--set", "study.seeds=[0]"]
@@ -73,6 +74,13 @@ def test_search_tells_people_a_line_a_peer(studied, method):
     assert told == "" and [line.split(":")[0] for line in peers] == ["peer 1", "peer 2"]
     assert all("parameters, target" in line and " %)" in line for line in peers)
     assert diversity.startswith("diversity ")
+
+
+def test_search_for_a_size_of_vocabulary_needs_no_corpus(tmp_path):
+    printed, told = wmlkit("search", "--preset", "paper-10m", "--vocab-size", 5000, "--json", "--out", tmp_path / "out")
+    expected = [student.document() for student in find_students(load_preset("paper-10m"), 5000)]
+    assert json.loads(printed) == expected
+    assert told == "" and not (tmp_path / "out").exists()
 
 
 def test_corpora_are_listed_for_people_and_programs(tmp_path):

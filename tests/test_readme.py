@@ -110,12 +110,17 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     new = changed_run(tmp_path / "runs" / "nursery")
     notes = paths.read_json(new / "tables" / "provenance.json")
     command = 'wmlkit report /a/runs --set data.corpus=/of/somebody/texts --set study.runs=[["wml",2]] --out /here'
-    paths.write_json(new / "tables" / "provenance.json", notes | {"T1": notes["T1"] | {"command": command}})
+    changes = {"T1": {"command": command}, "T8": {"runs_commit": "b" * 40}}
+    changes["T4"] = {"commit": "a" * 40 + "-dirty", "runs_commit": "c" * 40}
+    changed = {name: notes[name] | change for name, change in changes.items()}
+    paths.write_json(new / "tables" / "provenance.json", notes | changed)
     write_reference(new, old, readme, deviations)
     text = readme.read_text(encoding="utf-8")
     assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
     assert "**Another answer.**\n\n- Another basis.\n" in text
     assert "old nursery" not in text and "old smoke" in text
+    assert f"at commit {'a' * 12}-dirty, from runs of {'c' * 12}, on cpu. The runs" in text
+    assert text.count(f"The runs of the changes to the base are of {'b' * 12}.") == 1
     commands = {note["command"] for note in paths.read_json(old / "tables" / "provenance.json").values()}
     assert 'wmlkit report runs --set data.corpus=texts --set study.runs=[["wml",2]] --out here' in commands
     assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
@@ -160,7 +165,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     assert independent.startswith("| arm = independent |  |  | ")
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, readme, deviations)
-    assert "One change at a time" not in readme.read_text(encoding="utf-8")
+    assert "Changes to the base" not in readme.read_text(encoding="utf-8")
 
 
 def test_only_the_nursery_s_effects_are_quoted(documents, tmp_path):

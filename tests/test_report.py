@@ -67,7 +67,7 @@ def test_every_table_and_figure_is_there_with_what_made_it(folder: Path, page: s
             assert file.stem.lower() in parsed.ids
             assert f"#{file.stem.lower()}" in parsed.links
     assert len(parsed.ids) == len(set(parsed.ids))
-    made = (environment.commit() or environment.NO_CHECKOUT)[:12]
+    made = environment.shortened(environment.commit() or environment.NO_CHECKOUT)
     assert f"commit {made}, seeds 0, 1, 2" in parsed.text and "runs commit0123abc" in parsed.text.replace("\n", "")
     assert captions.TABLES["T4_differences"] in parsed.text
     assert "Nothing is noted" not in parsed.text
@@ -237,7 +237,9 @@ def test_without_a_teacher_the_question_stays_open(folder: Path) -> None:
 
 def test_scores_near_chance_are_called_so(folder: Path) -> None:
     near = given(folder, {"wml": [51.0, 50.0, 49.0], "distill": [50.0, 49.5, 52.0]})
-    assert "near chance" in " ".join(near.basis)
+    assert "near chance" in " ".join(near.basis) and "(distill, 2 peers, best peer; " in " ".join(near.basis)
+    same = given(folder, {"wml": [100.0, 100.0, 100.0], "distill": [100.0, 100.0, 100.0]})
+    assert "(wml, 2 peers, best peer; 3 other rows of T4 have it too)" in " ".join(same.basis)
     assert "near chance" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
 
 
@@ -245,8 +247,8 @@ def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
     losses = {"wml": [2.16, 2.14, 2.10], "distill": [2.13, 2.11, 2.08]}
     own = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses)
     other = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses, corpus="letters")
-    assert "sentences of the nursery's grammar" in " ".join(other.basis) and "In dev loss of" in other.headline
-    assert "sentences of the nursery's grammar" not in " ".join(own.basis) and "In dev loss of" not in own.headline
+    assert "sentences of the nursery's grammar" in " ".join(other.basis) and "In dev loss (nats" in other.headline
+    assert "sentences of the nursery's grammar" not in " ".join(own.basis) and "In dev loss" not in own.headline
 
 
 def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> None:
@@ -254,25 +256,23 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     scores = {"wml": [99.0, 99.5, 98.0], "distill": [100.0, 99.0, 99.5]}
     found = given(folder, scores, losses={"wml": higher, "distill": lower})
     # Differences 0.03, 0.03, 0.02: mean 0.0267, sd 0.00577, half width 4.302653 * 0.00577 / sqrt(3) = 0.0143.
+    worse = "+0.027 (95 % interval +0.012 to +0.041; worse: the loss is higher)"
     sentence = (
-        "In dev loss of the best peer, wml minus distill is +0.027 nats a scored token, 95 % interval +0.012 to +0.041 "
-        "over 3 seeds (worse: the loss is higher)."
+        f"In dev loss (nats a scored token), wml minus distill, 2 peers, 3 seeds: best peer {worse}; ensemble {worse}."
     )
     # accuracy near its ceiling cannot answer, so the headline says the loss
     assert found.headline.startswith("Not shown on nursery") and found.headline.endswith(sentence)
     assert any("near 100 %" in one for one in found.basis) and "dev loss" not in " ".join(found.basis)
     better = given(folder, scores, losses={"wml": lower, "distill": higher})
-    assert better.headline.endswith("(better: the loss is lower).")
+    assert better.headline.endswith("; better: the loss is lower).")
     clear = given(folder, {"wml": HIGH, "distill": LOW}, losses={"wml": higher, "distill": lower})
     assert "dev loss" not in clear.headline and clear.basis[-1] == sentence
     three = {"wml": higher, "distill": lower, "independent": [2.10, 2.15, 2.09]}
     control = given(folder, {"wml": HIGH, "distill": LOW, "independent": LOW}, losses=three).basis
     assert control[-2] == sentence
     # Differences 0.06, -0.01, 0.01: mean 0.02, sd 0.03606, half width 0.0896.
-    assert control[-1] == (
-        "In dev loss of the best peer, wml minus independent is +0.020 nats a scored token, 95 % interval -0.070 to "
-        "+0.110 over 3 seeds (not shown: the interval contains 0)."
-    )
+    none = "+0.020 (95 % interval -0.070 to +0.110; not shown: the interval contains 0)"
+    assert control[-1].endswith(f"wml minus independent, 2 peers, 3 seeds: best peer {none}; ensemble {none}.")
     one = given(folder, scores, seeds=1, losses={"wml": higher, "distill": lower})
     assert "dev loss" not in " ".join([one.headline, *one.basis])
     alone = given(folder, {"wml": HIGH, "independent": LOW}, losses={"wml": higher, "independent": higher}).basis

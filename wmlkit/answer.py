@@ -183,8 +183,9 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
         sentences.append(NURSERY)
     if evaluation is not None:
         rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
-        best = rows.loc[rows["mean"].idxmax()]
+        best, others = rows.loc[rows["mean"].idxmax()], int((rows["mean"] == rows["mean"].max()).sum()) - 1
         who = f"{best['arm']}, {int(best['peers'])} peers, {best['member'].replace('_', ' ')}"
+        who += f"; {others} other rows of T4 have it too" if others else ""
         sentences.append(
             f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "
             f"highest mean is {best['mean']:.1f} % ({who})."
@@ -202,16 +203,8 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
     """The same comparison in dev loss, which has no ceiling; nothing where one seed has no interval."""
-    rows = differences[(differences["suite"] == "dev_ce") & (differences["member"] == "best_peer")]
-    rows = rows[(rows["a"] == a) & (rows["b"] == b)].dropna(subset=["low"])
-    sentences = []
-    for _, row in rows[rows["peers"] == rows["peers"].max()].iterrows():
-        reading = _reading(row, _WORDS_OF_LOSS)
-        sentences.append(
-            f"In dev loss of the best peer, {a} minus {b} is {row['mean']:+.3f} nats a scored token, 95 % interval "
-            f"{row['low']:+.3f} to {row['high']:+.3f} over {int(row['n_seeds'])} seeds ({reading})."
-        )
-    return sentences
+    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
+    return [] if rows["low"].isna().all() else [loss_difference(rows, a, b)]
 
 
 def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:

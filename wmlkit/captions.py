@@ -42,10 +42,11 @@ TABLES = {
     "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
     "words do not. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
     "tokens_per_second is that of the run alone.",
-    "T8": "Ablations: the base and the base with one change each; mean over seeds with a 95 % t-interval over seeds, "
-    "the difference from the base, paired by seed, with its interval and two-sided paired t-test, and p_adjusted, "
-    "Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per scored token). flops "
-    "includes the training of a teacher, in full for every row that has one. peer_weights are those at the end.",
+    "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
+    "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
+    "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per "
+    "scored token). flops includes the training of a teacher, in full for every row that has one. peer_weights are "
+    "those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
     "teacher) against distill, the same without its two (finding: docs/deviations.md). Losses in nats per scored "
     "token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, values its seeds, change "

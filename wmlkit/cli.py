@@ -56,6 +56,9 @@ def reproduce(
 def search(
     preset: Preset = "nursery",
     method: Annotated[str | None, typer.Option(help="exact or bayesian; default: the preset's.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to count with, no corpus needed; default: those of the corpus.")
+    ] = None,
     out: Out = None,
     set_: Set = None,
     as_json: Json = False,
@@ -64,13 +67,18 @@ def search(
     from .data.prepare import prepare
     from .data.tokenizer import load_tokenizer
     from .search_cost import diversity
-    from .students import students_of
+    from .students import find_students, students_of
 
     config = load_preset(preset, set_ or [])
     if method is not None:
         config = config.updated({"search.method": method})
-    prepared = prepare(config.data, paths.output(out))
-    found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
+    if vocab_size is None:
+        prepared = prepare(config.data, paths.output(out))
+        found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
+    elif config.search.prefer == "proxy":
+        raise UserError("search.prefer is 'proxy', which trains on the corpus; leave out --vocab-size")
+    else:
+        found = find_students(config, vocab_size)
     if as_json:
         emit([student.document() for student in found])
         return

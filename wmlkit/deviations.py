@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from . import paths
+from .environment import shortened
 from .errors import UserError
 from .replay.tables import CONTROLS
 
@@ -91,7 +92,7 @@ def measured(folder: Path) -> dict[str, str]:
     sentences["T9"] = (
         f"Without a switch the loss on dev text falls from {none['untrained_ce']:.2f} to {_mean(none, 'dev_ce')} nats "
         f"in {none['updates']:.0f} updates, and {_mean(none, 'accuracy', '{:.0f}')} % of the pairs are right. "
-        f"Seeds: {seeds}. Made by `{note['command']}` at commit {note['commit'][:12]} on {note['device']}."
+        f"Seeds: {seeds}. Made by `{note['command']}` at commit {shortened(note['commit'])} on {note['device']}."
     )
     return sentences
 

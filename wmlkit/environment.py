@@ -41,6 +41,17 @@ def commit() -> str | None:
 
 
 NO_CHECKOUT = "not in a checkout"
+
+
+def shortened(commits: str) -> str:
+    """Commits as people read them: the first twelve digits of each hash, and all other words.
+
+    >>> shortened("0123456789abcdef0123456789abcdef01234567-dirty, unknown")
+    '0123456789ab-dirty, unknown'
+    """
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]+", r"\1", commits)
+
+
 _LEADING = re.compile(r"(?<![^\s=\"'])/(?:[^\s/\"']+/)*(?=[^\s/\"']+)")  # of an absolute path, all but its last part
 
 

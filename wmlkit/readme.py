@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from . import deviations as deviations_of
 from . import paths
-from .environment import without_places
+from .environment import shortened, without_places
 from .errors import UserError
 from .readable import p_value
 from .runs import ARMS
@@ -23,8 +24,8 @@ BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do no
 END = "<!-- end of results -->"
 LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
-    "Differences, paired by seed, with their 95 % interval and p-value, adjusted for the comparisons of a column "
-    "(none for one seed, or where all seeds gave the same):"
+    "Differences, paired by seed, with their 95 % interval and p-value, adjusted (Benjamini-Hochberg) for the "
+    "comparisons of a column (none for one seed, or where all seeds gave the same: those count for no other either):"
 )
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
@@ -33,7 +34,6 @@ def results_section(folder: Path) -> str:
     """Markdown of the answer, the main result, the differences between arms and the ablations, from the files below
     `folder`."""
     told = paths.read_json(folder / "answer.json")
-    note = paths.read_json(folder / "tables" / "provenance.json")["T4"]
     main = pd.read_csv(folder / "tables" / "T4.csv")
     main = main[(main["kind"] == "measured") & main["setting"].isna() & main["arm"].isin(ARMS)]
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
@@ -51,10 +51,17 @@ def results_section(folder: Path) -> str:
         lines += _members(compared, ("comparison", "peers"), digits, _difference)
     if (folder / "tables" / "T8.csv").is_file():
         lines += _ablations(pd.read_csv(folder / "tables" / "T8.csv").fillna({"protocol": ""}))
-    runs = note.get("runs_commit", note["commit"])
-    of_runs = "" if runs == note["commit"] else f", from runs of {', '.join(one[:12] for one in runs.split(', '))}"
-    made = f"Made by `{note['command']}` at commit {note['commit'][:12]}{of_runs}, on {note['device']}."
-    return "\n".join([*lines, "", made])
+    return "\n".join([*lines, "", _made(paths.read_json(folder / "tables" / "provenance.json"))])
+
+
+def _made(notes: dict[str, Any]) -> str:
+    """What made T4, and of which runs T8 is where those are others."""
+    note = notes["T4"]
+    runs, changed = (notes.get(name, note).get("runs_commit", note["commit"]) for name in ("T4", "T8"))
+    made = f"Made by `{note['command']}` at commit {shortened(note['commit'])}"
+    made += f", from runs of {shortened(runs)}" if runs != note["commit"] else ""
+    made += f", on {note['device']}."
+    return made + (f" The runs of the changes to the base are of {shortened(changed)}." if changed != runs else "")
 
 
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
@@ -80,9 +87,10 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
     names = ["dev loss" if suite == "dev_ce" else f"accuracy on {suite}" for suite, _ in measures]
     lines = [
-        f"One change at a time, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
-        f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and adjusted p, "
-        "and how many times its FLOP were taken, a teacher's training included:",
+        f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
+        f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and p-value, "
+        "adjusted for the changes of a column (so two arms that are compared above too have another p there, which is "
+        "the one for the question of the arms), and how many times its FLOP were taken, a teacher's training included:",
         "",
         "| change | FLOP | " + " | ".join(names) + " |",
         "|---" * (2 + len(names)) + "|",

@@ -15,6 +15,7 @@ import pandas as pd
 
 from . import captions, paths, tables
 from .answer import QUESTION, TERMS, Answer, answer
+from .environment import shortened
 from .errors import UserError, first_line
 from .figures.files import write_figures
 from .provenance import read_provenance
@@ -280,7 +281,7 @@ def _made(folder: Path, name: str, link: str = "") -> str:
     listed = "".join(f"<dt>{key.replace('_', ' ')}</dt><dd><code>{_text(facts[key])}</code></dd>" for key in facts)
     return (
         f'<details class="made"><summary><code>{_text(noted["command"])}</code>, '
-        f"commit {_text(str(noted['commit'])[:12])}, seeds {_text(seeds)}</summary>"
+        f"commit {_text(shortened(noted['commit']))}, seeds {_text(seeds)}</summary>"
         f"<dl>{listed}</dl></details>\n{data}"
     )
 

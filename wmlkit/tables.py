@@ -315,7 +315,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             continue
         table = make()
         if len(table):
-            noted = of_runs(runs, command, "wmlkit.tables.write_tables")
+            used = read_runs(ablated) if name == "T8" else runs
+            noted = of_runs(used, command, "wmlkit.tables.write_tables")
             written.append(save_table(folder / "tables", name, table, **noted))
     return written
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
+from ..environment import shortened
 from ..errors import UserError
 
 FOLDER = paths.REPOSITORY / "docs" / "benchmarks"
@@ -120,7 +121,7 @@ def _section(document: dict[str, Any]) -> str:
         heading, command = f"{setting}, {threads} threads", f"{command} --threads {threads}"
     apart = ("setting", "machine", "commit", "benchmark", "changes", "variants", "ratios")
     facts = [f"{_words(key)} {_text(value)}" for key, value in document.items() if key not in apart]
-    commit = (document.get("commit") or "unknown")[:12]
+    commit = shortened(document.get("commit") or "unknown")
     columns = list(dict.fromkeys(key for variant in document["variants"] for key in variant))
     lines = [
         f"### {heading}\n\n`{command}`; {', '.join(facts)}. Machine: {document['machine']}. Commit {commit}.\n",
