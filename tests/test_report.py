@@ -251,6 +251,10 @@ def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
     assert "sentences of the nursery's grammar" not in " ".join(own.basis) and "In dev loss" not in own.headline
 
 
+# wml - distill: 0.02, 0.03, 0.016, t = 5.28 as in the test above
+DOUBTED = {"wml": [2.12, 2.14, 2.136], "distill": [2.10, 2.11, 2.12], "independent": [2.11, 2.14, 2.12]}
+
+
 def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> None:
     higher, lower = [2.16, 2.14, 2.10], [2.13, 2.11, 2.08]
     scores = {"wml": [99.0, 99.5, 98.0], "distill": [100.0, 99.0, 99.5]}
@@ -261,10 +265,18 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
         f"In dev loss (nats a scored token), wml minus distill, 2 peers, 3 seeds: best peer {worse}; ensemble {worse}."
     )
     # accuracy near its ceiling cannot answer, so the headline says the loss
-    assert found.headline.startswith("Not shown on nursery") and found.headline.endswith(sentence)
-    assert any("near 100 %" in one for one in found.basis) and "dev loss" not in " ".join(found.basis)
+    assert found.headline.startswith("Not shown on nursery") and found.headline.endswith(
+        "In dev loss (nats a scored token) wml is behind distill (best peer +0.027, ensemble +0.027)."
+    )
+    assert any("near 100 %" in one for one in found.basis) and found.basis[-1] == sentence
     better = given(folder, scores, losses={"wml": lower, "distill": higher})
-    assert better.headline.endswith("; better: the loss is lower).")
+    assert better.headline.endswith(" wml is ahead of distill (best peer -0.027, ensemble -0.027).")
+    apart = {"wml": [2.16, 2.05, 2.10], "distill": [2.13, 2.11, 2.08]}  # differences 0.03, -0.06, 0.02
+    none = given(folder, scores, losses=apart)
+    assert none.headline.endswith(" no difference is shown (best peer -0.003, ensemble -0.003).")
+    doubted = given(folder, scores | {"independent": scores["wml"]}, losses=DOUBTED)
+    assert doubted.headline.endswith(" no difference is shown (best peer +0.022, ensemble +0.022).")
+    assert doubted.basis[-2].endswith("worse: the loss is higher, but adjusted p is 0.1).")
     clear = given(folder, {"wml": HIGH, "distill": LOW}, losses={"wml": higher, "distill": lower})
     assert "dev loss" not in clear.headline and clear.basis[-1] == sentence
     three = {"wml": higher, "distill": lower, "independent": [2.10, 2.15, 2.09]}

@@ -86,8 +86,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
     losses = _of_loss(_main_setting(differences), *told)
     says_little = _saturated(measured, evaluation) or _foreign(runs, evaluation)
-    if told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
-        headline, losses = " ".join([headline, *losses]), []
+    if losses and told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
+        headline += f" {_loss_in_short(_main_setting(differences), *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(_main_setting(differences), "wml", "independent")
     basis = _basis(runs, measured, evaluation) + losses + _of_cost(runs, *told)
@@ -203,21 +203,38 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
     """The same comparison in dev loss, which has no ceiling; nothing where one seed has no interval."""
+    measured = any(pd.notna(row["low"]) for row in _rows_of_loss(differences, a, b))
+    return [loss_difference(differences, a, b)] if measured else []
+
+
+def _rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, Any]]:
+    """a - b in dev loss, of T4_differences: the main setting, most peers, one row for each member that is shown there.
+    A teacher is no peer and left out."""
+    members = ["best_peer", "mean_peer", "ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    return [] if rows["low"].isna().all() else [loss_difference(rows, a, b)]
+    rows = _main_setting(rows)
+    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(members)]
+    return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
+
+
+def _loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
+    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is not shown."""
+    words = {"better": f"{a} is behind {b}", "worse": f"{a} is ahead of {b}", "none": "no difference is shown"}
+    shown: dict[str, list[str]] = {verdict: [] for verdict in words}  # "better": above 0, here a higher loss
+    for row in _rows_of_loss(differences, a, b):
+        verdict = "none" if _doubt(row) else _verdict(row)
+        shown[verdict].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
+    told = [f"{words[verdict]} ({', '.join(members)})" for verdict, members in shown.items() if members]
+    return f"In dev loss (nats a scored token) {'; '.join(told)}."
 
 
 def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
-    """A sentence about a - b in dev loss, of T4_differences: the main setting, most peers, each member that is shown
-    there. A teacher is no peer and left out."""
-    members = ["best_peer", "mean_peer", "ensemble"]
-    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = rows[rows["setting"].isna() | (rows["setting"] == "")]
-    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(members)]
-    if rows.empty:
+    """A sentence about a - b in dev loss, of T4_differences, with the interval of each member (`_rows_of_loss`)."""
+    rows = _rows_of_loss(differences, a, b)
+    if not rows:
         return f"These runs do not compare {a} with {b}."
     told = []
-    for row in rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records"):
+    for row in rows:
         found = f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}"
         if pd.isna(row["low"]):
             told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
