@@ -65,6 +65,7 @@ def test_changes_and_their_names(config):
     assert changes(other.resolved(), base) == {"mutual.detach_targets": False, "outer.every": 3}
     assert ablation_name(changes(other.resolved(), base)) == "detach_targets = false, every = 3"
     assert ablation_name({}) == "base"
+    assert ablation_name({"outer.lr": 0.1}) != ablation_name({"train.lr": 0.1}) == "train.lr = 0.1"
 
 
 @pytest.mark.parametrize(

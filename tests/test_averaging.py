@@ -76,7 +76,7 @@ def test_the_reported_loss_is_that_of_the_exported_model(out):
     for i, average in enumerate(state.average_models, 1):
         average.load_state_dict(checkpoint.load_file(paths.peer(folder, i) / "model.safetensors"), strict=False)
     done = paths.read_json(folder / "done.json")
-    state.peer_weights = torch.tensor(done["peer_weights"], dtype=torch.float64)
+    state.log_weights = torch.tensor(done["peer_weights"], dtype=torch.float64).log()
     texts = train.open_texts(settings, prepared, tokenizer)
     found = train.evaluation_row(state, texts, settings, device, settings.train.final_eval_rows)
     assert found["dev_ce"] == done["dev_ce"] and found["held_out_ce_ensemble"] == done["held_out_ce_ensemble"]

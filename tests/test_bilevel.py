@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wmlkit import losses
-from wmlkit.bilevel import entropy, hypergradient, inner_gradients, mirror_step, outer_gradients, outer_loss
+from wmlkit.bilevel import (
+    entropy,
+    hypergradient,
+    inner_gradients,
+    log_mirror_step,
+    mirror_step,
+    on_simplex,
+    outer_gradients,
+    outer_loss,
+)
 from wmlkit.forward import inner_batch, outer_batch, parameters_of
 from wmlkit.losses import MutualOptions
 from wmlkit.optim import build_optimizers
@@ -208,6 +218,18 @@ def test_mirror_step_moves_weight_down_the_gradient_and_keeps_the_floor():
     torch.testing.assert_close(weights, torch.tensor([0.05, 0.9, 0.05], dtype=torch.float64))
     with pytest.raises(ValueError, match="exceeds 1"):
         mirror_step(torch.ones(3) / 3, torch.zeros(3), 0.1, min_weight=0.5)
+
+
+def test_a_weight_that_is_nothing_beside_the_others_comes_back():
+    """400 steps of slope 0.4 make it e^-160, under what is left beside 1; 400 back make it what it was."""
+    slope, log_weights = torch.tensor([0.4, 0.0]), torch.tensor([0.25, 0.75], dtype=torch.float64).log()
+    for _ in range(400):
+        log_weights = log_mirror_step(log_weights, slope, 1.0)
+    assert on_simplex(log_weights).tolist() == [0.0, 1.0]
+    assert float(log_weights[0]) == pytest.approx(math.log(0.25 / 0.75) - 160)
+    for _ in range(400):
+        log_weights = log_mirror_step(log_weights, -slope, 1.0)
+    torch.testing.assert_close(on_simplex(log_weights), torch.tensor([0.25, 0.75], dtype=torch.float64))
 
 
 def test_entropy():

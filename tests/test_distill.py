@@ -27,6 +27,7 @@ from wmlkit.identity import run_hash
 from wmlkit.losses import MutualOptions, distillation_loss, mutual_loss, mutual_loss_reference
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
+from wmlkit.state import State
 from wmlkit.students import find_students
 from wmlkit.updates import sgd_update
 
@@ -305,6 +306,23 @@ def test_resumed_equals_uninterrupted(out, arm):
     assert [path.name for path in checkpoint.checkpoints(whole / "checkpoints")] == ["step-00000002"]
     train.run(settings, out)
     assert (weights(whole), rows(whole)) == expected
+
+
+def test_peers_that_are_nothing_beside_the_teacher_still_have_weights_of_their_own():
+    """Log-weights of -800 and -801 beside a teacher's 0: the ensemble is e : 1, not 0 : 0."""
+    state = State([None, None], [], torch.tensor([-800.0, -801.0, 0.0], dtype=torch.float64))
+    assert state.peer_weights.tolist() == [0, 0, 1]
+    assert state.ensemble_weights.tolist() == pytest.approx([0.7310586, 0.2689414])
+
+
+def test_checkpoints_from_before_log_weights_are_understood():
+    state = State([None, None], [], torch.zeros(2, dtype=torch.float64))
+    now = state.record(7)
+    earlier = {key: value for key, value in now.items() if key not in ("log_weights", "outer_tokens", "parts")}
+    state.recall(earlier | {"peer_weights": [0.25, 0.75]})
+    assert state.peer_weights.tolist() == pytest.approx([0.25, 0.75])
+    state.recall(earlier | {"peer_weights": [0.0, 1.0]})
+    assert state.log_weights.isfinite().all() and state.peer_weights[0] < 1e-15
 
 
 def test_a_frozen_teacher_is_one_more_peer_as_a_target_only(out):

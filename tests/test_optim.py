@@ -83,6 +83,10 @@ def test_the_outer_step_size_has_the_shape_of_the_schedule_and_a_minimum_of_its_
         ends[name] = [outer_lr(config, config.train.warmup_steps), outer_lr(config, config.train.steps)]
         assert schedule(config.train, config.train.steps) == pytest.approx(0.1)
     assert ends == {name: pytest.approx([0.25, 0.0025]) for name in ends}
+    # a cosine whatever the learning rate does: half-way down at half of the steps after the warm-up
+    linear = {"train.schedule": "linear", "train.steps": 8, "train.warmup_steps": 0, "outer.lr": 0.5}
+    falling = load_preset("smoke", linear | {"outer.schedule": "cosine", "outer.min_lr_ratio": 0.0})
+    assert [outer_lr(falling, step) for step in (0, 2, 4, 8)] == pytest.approx([0.5, 0.4267767, 0.25, 0.0], abs=1e-6)
     smoke = load_preset("smoke", {"outer.lr": 0.5})
     assert {outer_lr(smoke, step) for step in range(10)} == {0.5}
     assert run_hash(smoke, "x") != run_hash(smoke.updated({"outer.min_lr_ratio": 0.5}), "x")

@@ -6,6 +6,9 @@ import hashlib
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from wmlkit.forward import AtPositions
 from wmlkit.models import max_length
 from wmlkit.optim import build_optimizers
 from wmlkit.search import Found
+from wmlkit.state import State
 from wmlkit.students import find_students
 
 TINY = {
@@ -69,6 +73,53 @@ def test_run_folder(finished):
 def test_a_finished_run_is_not_repeated(finished, out, monkeypatch):
     monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
     assert train.run(config(), out) == finished
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_repeated(finished, out, monkeypatch):
+    """It was not done when this process looked, and is when it has the folder."""
+    done = (finished / "done.json").read_bytes()
+    (finished / "done.json").unlink()
+
+    @contextmanager
+    def late(folder):
+        (folder / "done.json").write_bytes(done)
+        yield
+
+    monkeypatch.setattr(train, "exclusive", late)
+    monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
+    assert train.run(config(), out) == finished and (finished / "done.json").read_bytes() == done
+
+
+def test_the_logged_total_is_the_loss_also_where_an_outer_step_moves_the_weights(out, monkeypatch):
+    """Its peers' terms sum to L1 with the weights that the step began with."""
+    totals, step = [], train.train_step
+
+    def noted(*arguments):
+        loss, lr = step(*arguments)
+        totals.append(loss.total.item())
+        return loss, lr
+
+    monkeypatch.setattr(train, "train_step", noted)
+    folder = train.run(config(mutual__ce_weight="peer", outer__every=1, outer__lr=5.0, train__log_every=1), out)
+    logged = rows(folder)
+    assert [sum(row["total"]) for row in logged] == pytest.approx(totals, rel=1e-5)
+    assert abs(logged[-1]["peer_weights"][0] - 0.5) > 0.01  # so the weights before and after a step differ
+
+
+def test_a_weight_that_is_nothing_beside_the_others_comes_back_in_training():
+    """The state keeps what its rounded value does not: three steps down to e^-90, three back."""
+    state = State([None, None], [], torch.full((2,), 0.5, dtype=torch.float64).log())
+    settings = config(outer__lr=1.0, outer__min_weight=0.0)
+    for slope in (30.0, 30.0, 30.0, -30.0, -30.0, -30.0):
+        steps.outer_step(state, torch.tensor([slope, 0.0]), settings)
+    assert state.peer_weights.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_batch_without_a_scored_position_says_what_to_raise():
+    batch = make_batch("roberta", seed=0)
+    texts = SimpleNamespace(train=lambda *_: replace(batch, scored=batch.scored[:0]))
+    with pytest.raises(UserError, match="no position of step 4's batch is scored.*raise train.mask_ratio"):
+        train.train_step(SimpleNamespace(step=3, optimizers=[]), texts, config(), None)
 
 
 def test_same_seed_same_bytes(finished, out):
@@ -240,7 +291,7 @@ def test_student_weights_cannot_matter_under_adamw_and_target_weights_can(out):
         tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
         device = train.setup("fp32", 1)
         state = train.build_state(settings, find_students(settings, len(tokenizer)), tokenizer, device)
-        state.peer_weights = torch.tensor(start, dtype=torch.float64)
+        state.log_weights = torch.tensor(start, dtype=torch.float64).log()
         for optimizers in state.optimizers:
             for optimizer in optimizers:
                 for group in optimizer.param_groups:

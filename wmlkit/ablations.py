@@ -57,8 +57,14 @@ def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
 
 
 def ablation_name(changed: Mapping[str, Any]) -> str:
-    """``{"mutual.alpha": 0.1}`` -> ``"alpha = 0.1"``; no change: ``"base"``."""
-    return ", ".join(f"{key.partition('.')[2]} = {str(value).lower()}" for key, value in changed.items()) or "base"
+    """``{"mutual.alpha": 0.1}`` -> ``"alpha = 0.1"``; no change: ``"base"``. A name that two sections have keeps its
+    section: ``"outer.lr = 0.1"``."""
+    named = {key: key if _in_sections(key.partition(".")[2]) > 1 else key.partition(".")[2] for key in changed}
+    return ", ".join(f"{named[key]} = {str(value).lower()}" for key, value in changed.items()) or "base"
+
+
+def _in_sections(name: str) -> int:
+    return sum(name in Config.model_fields[section].annotation.model_fields for section in SHAPING)  # type: ignore[union-attr]
 
 
 def ablation_table(folder: Path, config: Config) -> pd.DataFrame:

@@ -9,6 +9,7 @@ problem" in docs/notation.md. Released code: the second term is cut off by a `de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,8 @@ def hypergradient(
     (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term only, at theta (`direct`).
     gradients: grad_theta L1 of the whole batch where the training step has it already; computed here if None.
     inner, outer: a batch, or the parts of it that this process holds; total: sums tensors over the processes.
-    First-order gradients and one directional derivative a peer; the models are not changed. Dropout must be off.
+    First-order gradients and one directional derivative a peer; the models are not changed. With
+    dropout the passes draw different units to leave out, which adds noise.
     """
     parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
     weights = peer_weights.detach()
@@ -237,22 +239,29 @@ def mirror_step(peer_weights: Tensor, gradient: Tensor, outer_lr: float, min_wei
     >>> mirror_step(equal, torch.tensor([3.0, 3.0]), outer_lr=0.5)  # only differences count
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    count = len(peer_weights)
+    return on_simplex(log_mirror_step(peer_weights.double().log(), gradient, outer_lr, min_weight))
+
+
+def log_mirror_step(log_weights: Tensor, gradient: Tensor, outer_lr: float, min_weight: float = 0.0) -> Tensor:
+    """`mirror_step` of the weights' logarithms, (P,) -> (P,), which is what training keeps from step to step: a weight
+    that is nothing beside 1 in float64 goes on falling or comes back, where its rounded value would stay."""
+    count = len(log_weights)
     if min_weight * count > 1:
         raise ValueError(f"min_weight {min_weight} times {count} peers exceeds 1")
-    log_weights = peer_weights.double().log() - outer_lr * gradient.double()
-    weights = torch.softmax(log_weights, dim=0)
+    log_weights = torch.log_softmax(log_weights - outer_lr * gradient.double(), dim=0)
+    floor = math.log(min_weight) if min_weight else -math.inf
     low = torch.zeros(count, dtype=torch.bool)
-    while (newly := (weights < min_weight) & ~low).any():
+    while (newly := (log_weights < floor) & ~low).any():
         low |= newly
-        weights[low] = min_weight
-        weights[~low] *= (1 - min_weight * low.sum()) / weights[~low].sum()
-    return _exact_sum(weights)
+        log_weights[low] = floor
+        log_weights[~low] += torch.log1p(-min_weight * low.double().sum()) - log_weights[~low].logsumexp(0)
+    return log_weights
 
 
-def _exact_sum(weights: Tensor) -> Tensor:
-    """Weights as multiples of 2^-53, whose sums below 1 are exact in any order; the largest takes the rest."""
-    weights = (weights * 2.0**53).round() / 2.0**53
+def on_simplex(log_weights: Tensor) -> Tensor:
+    """The weights of these logarithms, (P,) float64, which sum to 1: as multiples of 2^-53, whose sums below 1 are
+    exact in any order; the largest takes the rest."""
+    weights = (torch.softmax(log_weights, dim=0) * 2.0**53).round() / 2.0**53
     largest = int(weights.argmax())
     weights[largest] = 0
     weights[largest] = 1 - weights.sum()

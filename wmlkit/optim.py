@@ -12,15 +12,15 @@ from .settings import TrainConfig
 from .updates import newton_schulz
 
 
-def schedule(train: TrainConfig, step: int, min_lr_ratio: float | None = None) -> float:
-    """Factor on the learning rate at 0-based `step`: linear warm-up, then the chosen decay to `min_lr_ratio`, that of
+def schedule(train: TrainConfig, step: int, shape: str | None = None, min_lr_ratio: float | None = None) -> float:
+    """Factor on the learning rate at 0-based `step`: linear warm-up, then the decay `shape` to `min_lr_ratio`, those of
     `train` unless given."""
     lowest = train.min_lr_ratio if min_lr_ratio is None else min_lr_ratio
     if step < train.warmup_steps:
         return (step + 1) / train.warmup_steps
     done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
-    shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[train.schedule]
-    return lowest + (1 - lowest) * shape
+    shapes = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return lowest + (1 - lowest) * shapes[shape or train.schedule]
 
 
 def mask_ratio(train: TrainConfig, step: int) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import averaging
+from . import averaging, bilevel
 from .config import Config
 from .device import Device
 from .forward import AtPositions
@@ -30,7 +31,7 @@ class State:
 
     peers: list[AtPositions]
     optimizers: list[list[Optimizer]]
-    peer_weights: Tensor  # (P,) float64, on the CPU; (P + 1,) where the teacher is a frozen peer, the last one
+    log_weights: Tensor  # (P,) float64, on the CPU; (P + 1,) where the teacher is a frozen peer, the last one
     teacher: AtPositions | None = None
     averages: list[AtPositions] = field(default_factory=list)  # of the peers' weights, with `train.ema_decay`
     step: int = 0
@@ -61,14 +62,18 @@ class State:
         return [peer.model for peer in self.reported]
 
     @property
+    def peer_weights(self) -> Tensor:
+        """(P,) or, with a frozen teacher, (P + 1,): on the simplex."""
+        return bilevel.on_simplex(self.log_weights)
+
+    @property
     def ensemble_weights(self) -> Tensor:
         """(P,): the peers' weights without the frozen teacher's, on the simplex."""
-        weights = self.peer_weights[: len(self.peers)]
-        return weights / weights.sum()
+        return bilevel.on_simplex(self.log_weights[: len(self.peers)])
 
     def record(self, metrics_bytes: int) -> dict[str, Any]:
         return {
-            "peer_weights": self.peer_weights.tolist(),
+            "log_weights": self.log_weights.tolist(),
             "hypergradient": self.hypergradient,
             "tokens": self.tokens,
             "words": self.words,
@@ -78,6 +83,18 @@ class State:
             "skipped": self.skipped,
             "metrics_bytes": metrics_bytes,
         }
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Take over what `record` gave, of a checkpoint of this version or an earlier one."""
+        if "log_weights" in record:
+            self.log_weights = torch.tensor(record["log_weights"], dtype=torch.float64)
+        else:  # earlier: the weights themselves, rounded to multiples of 2^-53
+            self.log_weights = torch.tensor(record["peer_weights"], dtype=torch.float64).clamp(min=2.0**-54).log()
+        self.hypergradient = record["hypergradient"]
+        self.tokens, self.words, self.seconds = record["tokens"], record["words"], record["seconds"]
+        # the first checkpoints knew nothing of these
+        self.parts, self.skipped = record.get("parts", self.parts), record.get("skipped", 0)
+        self.outer_tokens = record.get("outer_tokens", 0.0)
 
 
 def build_state(
@@ -99,6 +116,6 @@ def build_state(
         peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
-    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    equal = torch.full((count,), -math.log(count), dtype=torch.float64)
     averages = [averaging.average_of(peer) for peer in peers] if config.train.ema_decay else []
-    return State(peers, optimizers, weights, teacher, averages, parts=config.train.accumulate)
+    return State(peers, optimizers, equal, teacher, averages, parts=config.train.accumulate)

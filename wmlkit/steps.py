@@ -136,13 +136,14 @@ def outer_step(state: State, gradient: Tensor, config: Config) -> None:
     """Mirror descent on the peers' weights, with the hypergradient of `outer_gradient`."""
     state.hypergradient = gradient.tolist()
     eta = outer_lr(config, state.step)
-    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta, config.outer.min_weight)
+    state.log_weights = bilevel.log_mirror_step(state.log_weights, gradient, eta, config.outer.min_weight)
 
 
 def outer_lr(config: Config, step: int) -> float:
     """Step size eta of the mirror descent at 0-based `step`."""
     outer = config.outer
-    return outer.lr * (schedule(config.train, step, outer.min_lr_ratio) if outer.schedule == "cosine" else 1.0)
+    cosine = outer.schedule == "cosine"
+    return outer.lr * (schedule(config.train, step, "cosine", outer.min_lr_ratio) if cosine else 1.0)
 
 
 def own_parts(batch: Batch, each: int, device: Device) -> list[Batch]:
@@ -245,6 +246,11 @@ def train_step(state: State, texts: Texts, config: Config, device: Device) -> tu
     train, step = config.train, state.step
     ratio = mask_ratio(train, step)
     batch = texts.train(step, ratio)
+    if not len(batch.scored):
+        raise UserError(
+            f"no position of step {step + 1}'s batch is scored, so its loss is undefined; expected at least one; raise "
+            "train.mask_ratio, train.batch_size or data.block_size"
+        )
     lr = 0.0
     for optimizers in state.optimizers:
         lr = set_learning_rate(optimizers, train, step)

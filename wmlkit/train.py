@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from filelock import FileLock
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, faults, losses, paths
@@ -93,6 +94,9 @@ def run(
         teacher = _teacher(config, out, prepared, tokenizer, device, progress)
     state = build_state(config, students, tokenizer, device, teacher.module if teacher else None)
     with exclusive(folder) if device.is_main else nullcontext():
+        # another process may have finished it while this one waited for the folder
+        if not force and device.largest(device.is_main and (folder / "done.json").is_file()):
+            return folder
         if device.is_main:
             if force:
                 paths.remove(folder)
@@ -172,14 +176,14 @@ def _train(
             _cut_back(metrics, metrics_bytes, folder)
         began, before = time.perf_counter(), (state.seconds, state.tokens)
         while state.step < train.steps:
-            words = state.words
+            words, weights = state.words, state.peer_weights
             loss, lr = train_step(state, texts, config, device)
             state.seconds = before[0] + time.perf_counter() - began
             last = state.step == train.steps
             measured = state.step % train.eval_every == 0 or last
             if state.step % train.log_every == 0 or measured:
                 _check_numbers(state)
-                row = metrics_row(state, loss, lr, config, device)
+                row = metrics_row(state, loss, weights, lr, config, device)
                 row["tokens_per_second"] = (state.tokens - before[1]) / (state.seconds - before[0])
                 if measured:
                     row |= evaluation_row(state, texts, config, device, train.eval_rows)
@@ -221,12 +225,7 @@ def _resume(state: State, folder: Path) -> int:
     if not saved:
         return 0
     state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers, state.average_models)
-    state.peer_weights = torch.tensor(record["peer_weights"], dtype=torch.float64)
-    state.hypergradient = record["hypergradient"]
-    state.tokens, state.words, state.seconds = record["tokens"], record["words"], record["seconds"]
-    # the first checkpoints knew nothing of these
-    state.parts, state.skipped = record.get("parts", state.parts), record.get("skipped", 0)
-    state.outer_tokens = record.get("outer_tokens", 0.0)
+    state.recall(record)
     return int(record["metrics_bytes"])
 
 
@@ -248,11 +247,15 @@ def _check_numbers(state: State) -> None:
         faults.raise_first(state.faults)
 
 
-def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config, device: Device) -> dict[str, Any]:
-    """One line of metrics.jsonl. A loss that is not finite, of a step that was skipped, is null."""
+def metrics_row(
+    state: State, loss: losses.MutualLoss, weights: Tensor, lr: float, config: Config, device: Device
+) -> dict[str, Any]:
+    """One line of metrics.jsonl. A loss that is not finite, of a step that was skipped, is null.
+
+    weights: (P,), those of `loss`; an outer step of the same step has changed the state's.
+    """
     options = mutual_options(config, state.step - 1)
-    weights = state.peer_weights[: len(state.peers)]
-    weights = weights if options.ce_weight == "peer" else torch.ones_like(weights)
+    weights = weights[: len(state.peers)] if options.ce_weight == "peer" else torch.ones(len(state.peers))
     ce, kl = loss.ce.cpu().double(), loss.kl.cpu().double()  # on the CPU: MPS has no float64
     rates = {}
     if config.train.optimizer == "muon":
@@ -281,7 +284,7 @@ def metrics_row(state: State, loss: losses.MutualLoss, lr: float, config: Config
     }
 
 
-def _or_null(values: torch.Tensor) -> list[float | None]:
+def _or_null(values: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 

@@ -192,4 +192,4 @@ def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -
 def _mirror(state: State, gradient: Tensor, eta: float, setting: Setting) -> None:
     if setting.defects.clamped:
         gradient = clamped(gradient, setting.config.train.grad_clip)
-    state.peer_weights = bilevel.mirror_step(state.peer_weights, gradient, eta)
+    state.log_weights = bilevel.log_mirror_step(state.log_weights, gradient, eta)
