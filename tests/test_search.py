@@ -229,6 +229,22 @@ def test_a_space_that_is_too_small_says_so(method):
     assert found[2].note == f"{reason}: another peer has the same shape"
 
 
+def test_other_heads_are_looked_at_where_limits_leave_too_few_sizes():
+    """Of two widths one is allowed: peers of it differ in their heads, whether there are two of them or four."""
+    search = SearchConfig(num_layers=(1,), num_heads=(2, 4), hidden_size=(16, 32))
+    for peers in (2, 4):
+        found = search_students(
+            SMALL_BASE, peers, search, *SMALL_ARGUMENTS, allowed=lambda student: student.hidden_size == 16
+        )
+        assert [f.num_heads for f in found[:2]] == [2, 4] and {shape_of(f) for f in found} == {(1, 16)}
+        reason = "the search space is too small: another peer has"
+        notes = ["", f"{reason} this depth and width, with other heads", f"{reason} the same shape"]
+        assert [f.note for f in found] == [*notes, notes[2]][:peers]
+    # and where the heads themselves are limited: the best number is not allowed
+    found = search_students(SMALL_BASE, 1, search, *SMALL_ARGUMENTS, allowed=lambda student: student.num_heads == 4)
+    assert (found[0].num_heads, found[0].note) == (4, "")
+
+
 @pytest.mark.parametrize("peers", [0, -1])
 def test_no_peers_are_refused(peers):
     with pytest.raises(UserError, match=f"number of peers is {peers}; expected at least 1"):
@@ -264,6 +280,11 @@ def test_bayesian_search_is_deterministic_and_agrees_with_exact():
     assert size[integer[0]] == largest  # all twelve points were met, so the answer is the exact one
     assert len(integer) == len(space)
     assert [size[s] for s in integer] == sorted(size.values(), reverse=True)
+
+
+def test_bayesian_search_takes_the_largest_seed():
+    search = SMALL.model_copy(update={"method": "bayesian", "init_points": 3, "n_iter": 0, "seed": 2**32 - 1})
+    assert len(search_students(SMALL_BASE, 3, search, *SMALL_ARGUMENTS)) == 3
 
 
 def test_bayesian_search_prints_nothing_and_skips_invalid_shapes(capsys, recwarn):
@@ -371,7 +392,7 @@ def test_limits_leave_out_what_is_too_slow_or_too_large():
         (8, 256),
     }
     with pytest.raises(
-        UserError, match="none of the 25 shapes .* not even 6 layers of width 256; expected at least one"
+        UserError, match="none of the 75 shapes .* not even 6 layers of width 256; expected at least one"
     ):
         search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, allowed=lambda student: False)
 

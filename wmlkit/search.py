@@ -218,20 +218,30 @@ def search_students(
     Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
     goals = targets(base, num_peers, model, vocab_size, block_size)
-    # Heads do not change the size: they are looked at where the released search does, or where shapes are short.
-    space = space_of(base, search, model, every_head=search.method == "bayesian")
-    if len(space) < num_peers:
-        space = space_of(base, search, model)
+    # Heads do not change the size: all are looked at where the released search does, or where shapes are short
+    every_head = search.method == "bayesian"
+    space = space_of(base, search, model, every_head)
     sizes = space.sizes(model.family, vocab_size, block_size, search.count)
     found: list[Found] = []
-    for peer, target in enumerate(goals, 1):
+
+    def candidates(peer: int, target: int) -> tuple[list[Student], str, int]:
+        """Of `space` as it is by then: what `_fresh` gives, and the evaluations."""
+        order: Callable[[], Iterator[Student]]
         if search.method == "bayesian":
-            order, evaluations = _visited(space, sizes, allowed, target, search, search.seed + peer - 1, truncate)
+            seed = (search.seed + peer - 1) % 2**32  # behind the largest seed comes 0
+            order, evaluations = _visited(space, sizes, allowed, target, search, seed, truncate)
             reason = "the search met too few shapes"
         else:
             order, evaluations = partial(_nearest, space, np.abs(sizes - target), allowed), len(space)
             reason = "the search space is too small"
-        fresh, note = _fresh(order, found, search.shortlist if prefer else 1, reason)
+        return *_fresh(order, found, search.shortlist if prefer else 1, reason), evaluations
+
+    for peer, target in enumerate(goals, 1):
+        fresh, note, evaluations = candidates(peer, target)
+        if note and not every_head:  # no other depth and width is left, for this peer and for those behind it
+            every_head, space = True, space_of(base, search, model)
+            sizes = space.sizes(model.family, vocab_size, block_size, search.count)
+            fresh, note, evaluations = candidates(peer, target)
         if not fresh:
             smallest = space.student(0)
             raise UserError(
