@@ -169,9 +169,9 @@ def space_of(base: Student, search: SearchConfig, model: ModelConfig, every_head
     return Space(tuple(sorted(set(search.num_layers))), tuple(widths))
 
 
-def students(base: Student, search: SearchConfig, model: ModelConfig, every_head: bool = True) -> list[Student]:
+def students(base: Student, search: SearchConfig, model: ModelConfig) -> list[Student]:
     """The shapes of `space_of`, one by one."""
-    space = space_of(base, search, model, every_head)
+    space = space_of(base, search, model)
     return [space.student(place) for place in range(len(space))]
 
 
@@ -203,7 +203,6 @@ def search_students(
     *,
     allowed: Allowed | None = None,
     prefer: Preference | None = None,
-    truncate: bool = True,
 ) -> list[Found]:
     """The shapes of peers 1..`num_peers`, each as near to its target N/(peer + 1) as the space has it.
 
@@ -214,7 +213,6 @@ def search_students(
     allowed: a shape for which it is false is left out, for example `search_cost.within`.
     prefer: called with the `search.shortlist` shapes nearest to a target and the peers found before; the one with
     the lowest value is taken, of equal ones the nearest.
-    truncate: Bayesian only, see `search_bayesian.bayesian_order`.
     Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
     goals = targets(base, num_peers, model, vocab_size, block_size)
@@ -229,7 +227,7 @@ def search_students(
         order: Callable[[], Iterator[Student]]
         if search.method == "bayesian":
             seed = (search.seed + peer - 1) % 2**32  # behind the largest seed comes 0
-            order, evaluations = _visited(space, sizes, allowed, target, search, seed, truncate)
+            order, evaluations = _visited(space, sizes, allowed, target, search, seed)
             reason = "the search met too few shapes"
         else:
             order, evaluations = partial(_nearest, space, np.abs(sizes - target), allowed), len(space)
@@ -287,13 +285,12 @@ def _visited(
     target: int,
     search: SearchConfig,
     seed: int,
-    truncate: bool,
 ) -> tuple[Callable[[], Iterator[Student]], int]:
     size = {space.student(place): int(counted) for place, counted in enumerate(sizes)}
     size = {s: counted for s, counted in size.items() if allowed is None or allowed(s)}
     if not size:
         return lambda: iter(()), 0
-    visited, evaluations = bayesian_order(list(size), size, target, search, seed, truncate)
+    visited, evaluations = bayesian_order(list(size), size, target, search, seed)
     return lambda: iter(visited), evaluations
 
 
