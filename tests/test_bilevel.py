@@ -124,13 +124,13 @@ def test_hypergradient_of_other_positions_and_reductions(family, positions, redu
     assert_is_the_slope(gradient, parameters, updates, weights, inner, outer, options, "logit_ensemble")
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize(("family", "kind"), [("roberta", "adamw"), ("roberta", "muon"), ("gpt2", "muon")])
 @pytest.mark.parametrize("grad_clip", [0.0, 0.3, 1e3])  # none, one that shortens the gradient, one that need not
-def test_update_is_what_the_optimizer_does(kind, grad_clip, monkeypatch):
+def test_update_is_what_the_optimizer_does(family, kind, grad_clip, monkeypatch):
     """The differentiable step equals torch's, from a state of two steps; Muon's iteration kept in float32."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    (peer,) = make_peers("roberta", ((1, 16),))
-    batch = make_batch("roberta", seed=1)
+    (peer,) = make_peers(family, ((1, 16),))
+    batch = make_batch(family, seed=1)
     optimizers = build_optimizers(peer.model, TrainConfig(optimizer=kind, weight_decay=0.1), torch.device("cpu"))
     for number in range(3):
         torch.nn.functional.cross_entropy(peer(batch, batch.scored), batch.targets[batch.scored]).backward()

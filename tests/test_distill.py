@@ -13,6 +13,7 @@ import torch
 from compare import rows, weights
 from small import make_batch, make_peers
 from test_losses import CE_1, CE_2, KL_12, hand_case, random_case
+from test_models import windowed
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, Gemma2Config, Gemma2ForCausalLM
 
@@ -409,6 +410,12 @@ CAUSAL = {"model.family": "gpt2", "model.objective": "clm"}
         (lambda t: bert(t, len(t), positions=16), {}, "takes 16 tokens and the data's rows have 32"),
         (lambda t: bert(t, len(t) - 1), {}, r"has 599 logits; expected one for each of the tokenizer's 600 tokens"),
         (lambda t: bert(t, len(t)), CAUSAL, "is not a causal language model; expected one for objective clm"),
+        (
+            lambda t: windowed("modernbert", len(t), local_attention=60),
+            {},
+            r"\(modernbert\) has layers whose sliding window covers rows of 31 tokens, and the data's have 32",
+        ),
+        (lambda t: windowed("mistral", len(t), sliding_window=31), CAUSAL, r"\(mistral\) has layers whose sliding"),
         (gemma, CAUSAL, r"\(gemma2\) gives other logits in parts than as a whole"),
     ],
 )
@@ -418,6 +425,16 @@ def test_teachers_that_cannot_teach_are_refused(make, settings, message, tokeniz
     with pytest.raises(UserError, match=message) as error:
         teacher.given_teacher(own, tokenizer, setup("fp32", 1))
     assert "\n" not in str(error.value)
+
+
+def test_a_teacher_whose_window_covers_a_row_is_taken(tokenizer, tmp_path):
+    folder = checkpoint.export(
+        windowed("modernbert", len(tokenizer), local_attention=62), tokenizer, tmp_path / "m", ""
+    )
+    own = config({"mutual.teacher": str(folder)})
+    assert teacher.given_teacher(own, tokenizer, setup("fp32", 1)).record["name"] == "m"
+    with pytest.raises(UserError, match="and the data's have 33"):
+        teacher.given_teacher(own.updated({"data.block_size": 33}), tokenizer, setup("fp32", 1))
 
 
 def test_what_is_no_model_is_refused(out, given, tmp_path, monkeypatch):

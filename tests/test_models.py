@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
+from transformers import MistralConfig, MistralForCausalLM, ModernBertConfig, ModernBertForMaskedLM
 
 from wmlkit.errors import UserError
 from wmlkit.forward import kl_positions
@@ -16,6 +17,7 @@ from wmlkit.models import (
     lm_logits,
     load_model,
     max_length,
+    window_length,
 )
 from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
@@ -115,6 +117,39 @@ def test_modernbert_attends_to_the_whole_row_with_and_without_a_mask():
         one, other = (hidden_states(model, ids, mask, positions) for mask in (everything, None))
         torch.testing.assert_close(one, other)
         torch.testing.assert_close(hidden_at(model, ids, None, positions, torch.tensor([3])), one[0, 3:4])
+
+
+def windowed(family: str, vocab_size: int, **window):
+    """A tiny model whose layers, or every other one of them, have a sliding window."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    if family == "mistral":
+        return MistralForCausalLM(MistralConfig(vocab_size=vocab_size, num_key_value_heads=2, **shape, **window))
+    special = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
+    return ModernBertForMaskedLM(ModernBertConfig(vocab_size=vocab_size, **special, **shape, **window))
+
+
+@pytest.mark.parametrize(
+    ("family", "window", "longest"),
+    [
+        ("modernbert", {"local_attention": 16}, 9),  # eight tokens to each side
+        ("modernbert", {"local_attention": 16, "layer_types": ["full_attention"] * 2}, 1 << 30),
+        ("mistral", {"sliding_window": 8}, 8),  # seven before, and the token itself
+        ("mistral", {"sliding_window": None}, 1 << 30),
+    ],
+)
+@torch.no_grad()
+def test_a_mask_of_our_own_loses_the_window_on_longer_rows_only(family, window, longest):
+    model = windowed(family, 100, **window).eval()
+    assert window_length(model) == longest
+    longest = min(longest, 20)
+    for length in (longest, longest + 1):
+        ids = torch.arange(1, length + 1)[None]
+        seen = torch.ones(1, 1, length, length, dtype=torch.bool)
+        seen = seen.tril() if family == "mistral" else seen
+        parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
+        same = torch.allclose(parts, model(ids).logits, rtol=0, atol=1e-6)
+        assert same == (length <= window_length(model))
 
 
 def test_a_width_that_heads_do_not_divide_is_refused():

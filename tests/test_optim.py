@@ -11,7 +11,7 @@ from wmlkit.identity import run_hash, shaping
 from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
 from wmlkit.settings import TrainConfig
 from wmlkit.steps import outer_lr
-from wmlkit.updates import muon_step
+from wmlkit.updates import muon_factor, muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
 
@@ -58,6 +58,35 @@ def test_the_differentiable_step_is_the_real_one(shape):
         expected = muon_step(parameter.detach().clone(), parameter.grad, state, group)
         optimizer.step()
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gpt2_takes_the_step_of_the_same_matrices_stored_the_other_way():
+    """GPT-2 keeps (inputs, outputs): its first step is that of its transposed matrices, in both forms of it."""
+    model = make_peers("gpt2")[0].model
+    _, muon = build_optimizers(model, TrainConfig(optimizer="muon", muon_lr=0.05), torch.device("cpu"))
+    (group,) = muon.param_groups
+    assert {(8, 24), (8, 16), (16, 8)} < {tuple(p.shape) for p in group["params"]}  # both kinds of change in width
+    usual = [torch.nn.Parameter(p.detach().T.clone()) for p in group["params"]]
+    expected = Muon(usual, lr=group["lr"], weight_decay=group["weight_decay"], momentum=group["momentum"])
+    generator = torch.Generator().manual_seed(0)
+    for parameter, other in zip(group["params"], usual, strict=True):
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        other.grad = parameter.grad.T.clone()
+    differentiable = [muon_step(p.detach(), p.grad, {}, group) for p in group["params"]]
+    muon.step()
+    expected.step()
+    for parameter, other, step in zip(group["params"], usual, differentiable, strict=True):
+        torch.testing.assert_close(parameter, other.T, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(step, parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_of_gpt2_from_before_its_layout_was_told_goes_on_as_it_began():
+    model = make_peers("gpt2")[0].model
+    (_, begun), (_, muon) = (build_optimizers(model, TrainConfig(optimizer="muon"), torch.device("cpu")) for _ in "ab")
+    document = begun.state_dict()
+    del document["param_groups"][0]["transposed"]
+    muon.load_state_dict(document)
+    assert muon_factor(8, 2, muon.param_groups[0]) == 2 and muon_factor(8, 2, begun.param_groups[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_heads_that_do_not_fit_are_left_out():
     assert [s.num_heads for s in students(base, search, ModelConfig())] == [3, 4, 2]
     llama = ModelConfig(family="llama", objective="clm")  # rotary positions need an even width: 36 / 4 = 9 is odd
     assert [s.num_heads for s in students(base, search, llama)] == [3, 2]
-    assert [s.num_heads for s in students(base, search, ModelConfig(), every_head=False)] == [3]
+    assert [heads for heads, *_ in space_of(base, search, ModelConfig(), every_head=False).widths] == [3]
     with pytest.raises(UserError, match=r"search.num_heads \[7\] fits any width in search.hidden_size \[36\]"):
         students(base, search.model_copy(update={"num_heads": (7,)}), ModelConfig())
     with pytest.raises(UserError, match=r"search.num_layers is \[\]"):
@@ -220,13 +220,30 @@ def test_heads_that_do_not_fit_are_left_out():
 
 @pytest.mark.parametrize("method", ["exact", "bayesian"])
 def test_a_space_that_is_too_small_says_so(method):
-    search = SearchConfig(method=method, num_layers=(1,), num_heads=(2, 4), hidden_size=(16,), init_points=6, n_iter=1)
-    found = search_students(SMALL_BASE, 3, search, *SMALL_ARGUMENTS, truncate=False)
+    heads = (2, 4) if method == "exact" else (2, 4, 8)  # the last option is hardly ever met there
+    search = SearchConfig(method=method, num_layers=(1,), num_heads=heads, hidden_size=(16,), init_points=6, n_iter=1)
+    found = search_students(SMALL_BASE, 3, search, *SMALL_ARGUMENTS)
     assert {f.num_heads for f in found[:2]} == {2, 4}
     assert found[0].note == ""
     reason = "the search space is too small" if method == "exact" else "the search met too few shapes"
     assert found[1].note == f"{reason}: another peer has this depth and width, with other heads"
     assert found[2].note == f"{reason}: another peer has the same shape"
+
+
+def test_other_heads_are_looked_at_where_limits_leave_too_few_sizes():
+    """Of two widths one is allowed: peers of it differ in their heads, whether there are two of them or four."""
+    search = SearchConfig(num_layers=(1,), num_heads=(2, 4), hidden_size=(16, 32))
+    for peers in (2, 4):
+        found = search_students(
+            SMALL_BASE, peers, search, *SMALL_ARGUMENTS, allowed=lambda student: student.hidden_size == 16
+        )
+        assert [f.num_heads for f in found[:2]] == [2, 4] and {shape_of(f) for f in found} == {(1, 16)}
+        reason = "the search space is too small: another peer has"
+        notes = ["", f"{reason} this depth and width, with other heads", f"{reason} the same shape"]
+        assert [f.note for f in found] == [*notes, notes[2]][:peers]
+    # and where the heads themselves are limited: the best number is not allowed
+    found = search_students(SMALL_BASE, 1, search, *SMALL_ARGUMENTS, allowed=lambda student: student.num_heads == 4)
+    assert (found[0].num_heads, found[0].note) == (4, "")
 
 
 @pytest.mark.parametrize("peers", [0, -1])
@@ -244,35 +261,36 @@ def test_a_target_out_of_reach_names_the_nearest_size():
     assert len(search_students(BASE, 4, wider, *RELEASED_ARGUMENTS)) == 4
 
 
-def test_bayesian_search_is_deterministic_and_agrees_with_exact():
+def test_bayesian_search_is_deterministic_and_misses_the_last_options():
     settings = {"method": "bayesian", "init_points": 12, "n_iter": 3}
     search = SMALL.model_copy(update=settings | {"num_layers": (1, 2, 3), "hidden_size": (16, 24, 32, 40)})
-    for truncate in (False, True):
-        first = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
-        assert first == search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
-        assert [f.evaluations for f in first] == [15, 15]
-    # Twelve random real numbers rounded down never hit the last option; integers do.
+    first = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
+    assert first == search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
+    assert [f.evaluations for f in first] == [15, 15]
+    # Sixty random real numbers rounded down never hit the last option.
     space = students(SMALL_BASE, search, ModelConfig())
     size = {s: count_parameters(s, "roberta", 300, 16) for s in space}
     largest = max(size.values())
     initial = search.model_copy(update={"n_iter": 0, "init_points": 60})
-    truncated, _ = bayesian_order(space, size, largest, initial, seed=0, truncate=True)
-    integer, evaluations = bayesian_order(space, size, largest, initial, seed=0, truncate=False)
+    visited, evaluations = bayesian_order(space, size, largest, initial, seed=0)
     assert evaluations == 60
-    assert {s.hidden_size for s in truncated} == {16, 24, 32}
-    assert {s.num_layers for s in truncated} == {1, 2}
-    assert size[integer[0]] == largest  # all twelve points were met, so the answer is the exact one
-    assert len(integer) == len(space)
-    assert [size[s] for s in integer] == sorted(size.values(), reverse=True)
+    assert {s.hidden_size for s in visited} == {16, 24, 32}
+    assert {s.num_layers for s in visited} == {1, 2}
+    met = [size[s] for s in space if s.num_layers < 3 and s.hidden_size < 40]  # all six of them, the nearest first
+    assert [size[s] for s in visited] == sorted(met, reverse=True)
+
+
+def test_bayesian_search_takes_the_largest_seed():
+    search = SMALL.model_copy(update={"method": "bayesian", "init_points": 3, "n_iter": 0, "seed": 2**32 - 1})
+    assert len(search_students(SMALL_BASE, 3, search, *SMALL_ARGUMENTS)) == 3
 
 
 def test_bayesian_search_prints_nothing_and_skips_invalid_shapes(capsys, recwarn):
     search = SearchConfig(
         method="bayesian", num_layers=(1, 2), num_heads=(2, 3), hidden_size=(16, 24), init_points=9, n_iter=3
     )
-    for truncate in (False, True):
-        found = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS, truncate=truncate)
-        assert all(f.hidden_size % f.num_heads == 0 for f in found)
+    found = search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
+    assert all(f.hidden_size % f.num_heads == 0 for f in found)
     output = capsys.readouterr()
     assert output.out == output.err == ""
     assert not recwarn.list
@@ -371,7 +389,7 @@ def test_limits_leave_out_what_is_too_slow_or_too_large():
         (8, 256),
     }
     with pytest.raises(
-        UserError, match="none of the 25 shapes .* not even 6 layers of width 256; expected at least one"
+        UserError, match="none of the 75 shapes .* not even 6 layers of width 256; expected at least one"
     ):
         search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS, allowed=lambda student: False)
 

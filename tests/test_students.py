@@ -119,6 +119,34 @@ def test_a_proxy_loss_belongs_to_the_rows_that_it_was_measured_on(prepared, monk
     assert len(trained) == 4
 
 
+def test_settings_that_a_lone_student_does_not_meet_train_nothing_again(prepared, monkeypatch):
+    """Ablations of mutual learning, and other logging and measuring, share the losses; another rate does not."""
+    out, corpus, tokenizer = prepared
+    real, trained = students._early_loss, []
+    monkeypatch.setattr(students, "_early_loss", lambda alone, *_: trained.append(alone) or float(len(trained)))
+    idle = [
+        {
+            "mutual.alpha": 0.9,
+            "mutual.temperature": 3.0,
+            "mutual.ce_weight": "peer",
+            "mutual.kl_reduction": "batchmean",
+        },
+        {"mutual.arm": "dml", "mutual.num_peers": 2, "mutual.detach_targets": False, "mutual.kl_positions": "all"},
+        {"train.log_every": 3, "train.eval_every": 7, "train.eval_rows": 5, "train.final_eval_rows": 9},
+        {"train.checkpoint_every": 9, "train.keep_checkpoints": 5, "train.ema_decay": 0.9, "train.steps": 77},
+        {"outer.lr": 0.7, "evaluate.per_paradigm": 3},
+    ]
+    plain = config(search__proxy_steps=2)
+    for changes in [{}, *idle]:
+        assert students.proxy_losses(plain.updated(changes), out, corpus, tokenizer)(Student(1, 1, 8, 8)) == 1.0
+    assert students.proxy_losses(plain.updated({"train.lr": 0.5}), out, corpus, tokenizer)(Student(1, 1, 8, 8)) == 2.0
+    assert len(trained) == 2
+    # and none of them could: as a whole run would have them, they give the same number
+    shape = {"mutual.arm": "independent", "mutual.num_peers": 1, "train.steps": 2, "train.warmup_steps": 1}
+    values = [real(plain.updated(changes | shape), Student(1, 1, 8, 8), corpus, tokenizer) for changes in [{}, *idle]]
+    assert len(set(values)) == 1
+
+
 def test_a_saved_search_is_taken_as_it_is(saved, prepared):
     expected = [json.loads(saved.read_text())[i]["hidden_size"] for i in range(2)]
     found = find_students(config(search__saved=str(saved)), V)

@@ -243,6 +243,19 @@ def max_length(model: PreTrainedModel) -> int:
     return positions - model.config.pad_token_id - 1 if model.config.model_type in OFFSET_POSITIONS else positions
 
 
+def window_length(model: PreTrainedModel) -> int:
+    """Longest row in tokens that the model's layers see whole; a large number for one without sliding windows.
+
+    transformers gives a (B, 1, T, T) mask to every layer as it is, so a longer row would lose the window.
+    """
+    window = getattr(model.config, "sliding_window", None)
+    kinds = getattr(model.config, "layer_types", None)  # None: all layers are alike
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return 1 << 30
+    # As its masks count: a causal model's window holds the token itself, a masked model's is what lies to each side
+    return int(window) + (objective_of_class(type(model).__name__) == "mlm")
+
+
 def body_parameters(model: PreTrainedModel) -> int:
     """Parameters that every token passes through: all but the token and position embeddings."""
     embeddings = {id(model.get_input_embeddings().weight)}

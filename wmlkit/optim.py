@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from transformers.pytorch_utils import Conv1D
 
 from .settings import TrainConfig
-from .updates import newton_schulz
+from .updates import muon_factor, newton_schulz
 
 
 def schedule(train: TrainConfig, step: int, shape: str | None = None, min_lr_ratio: float | None = None) -> float:
@@ -32,6 +33,8 @@ def mask_ratio(train: TrainConfig, step: int) -> float:
 
 class Muon(torch.optim.Muon):
     """torch's Muon with the same state, whose iteration takes all matrices of one shape at once.
+
+    The matrices of a group with "transposed": True map from rows to columns (`updates.muon_factor`).
 
     On a GPU in bfloat16, as torch has it. Elsewhere in float32: processors without bfloat16 units are several times
     slower at it, and the differentiable step of the outer problem (`updates.muon_step`) is then the real one.
@@ -58,7 +61,7 @@ class Muon(torch.optim.Muon):
                 made = newton_schulz(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 for i, update in zip(chosen, made, strict=True):
                     rows, columns = parameters[i].shape
-                    scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                    scale = group["lr"] * muon_factor(rows, columns, group)
                     parameters[i].add_(update.T if rows > columns else update, alpha=-scale)
 
 
@@ -84,7 +87,12 @@ def build_optimizers(model: nn.Module, train: TrainConfig, device: torch.device)
     adamw = AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), fused=device.type in ("cpu", "cuda"))
     if not matrices:
         return [adamw]
-    return [adamw, Muon(matrices, lr=train.muon_lr, weight_decay=train.weight_decay, momentum=0.95)]
+    stored_by_inputs = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}  # GPT-2's
+    by_layout: dict[bool, list[Tensor]] = {}
+    for matrix in matrices:
+        by_layout.setdefault(id(matrix) in stored_by_inputs, []).append(matrix)
+    split = [{"params": some, "transposed": transposed} for transposed, some in by_layout.items()]
+    return [adamw, Muon(split, lr=train.muon_lr, weight_decay=train.weight_decay, momentum=0.95)]
 
 
 def set_learning_rate(optimizers: list[Optimizer], train: TrainConfig, step: int) -> float:

@@ -169,9 +169,9 @@ def space_of(base: Student, search: SearchConfig, model: ModelConfig, every_head
     return Space(tuple(sorted(set(search.num_layers))), tuple(widths))
 
 
-def students(base: Student, search: SearchConfig, model: ModelConfig, every_head: bool = True) -> list[Student]:
+def students(base: Student, search: SearchConfig, model: ModelConfig) -> list[Student]:
     """The shapes of `space_of`, one by one."""
-    space = space_of(base, search, model, every_head)
+    space = space_of(base, search, model)
     return [space.student(place) for place in range(len(space))]
 
 
@@ -203,7 +203,6 @@ def search_students(
     *,
     allowed: Allowed | None = None,
     prefer: Preference | None = None,
-    truncate: bool = True,
 ) -> list[Found]:
     """The shapes of peers 1..`num_peers`, each as near to its target N/(peer + 1) as the space has it.
 
@@ -214,24 +213,33 @@ def search_students(
     allowed: a shape for which it is false is left out, for example `search_cost.within`.
     prefer: called with the `search.shortlist` shapes nearest to a target and the peers found before; the one with
     the lowest value is taken, of equal ones the nearest.
-    truncate: Bayesian only, see `search_bayesian.bayesian_order`.
     Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
     goals = targets(base, num_peers, model, vocab_size, block_size)
-    # Heads do not change the size: they are looked at where the released search does, or where shapes are short.
-    space = space_of(base, search, model, every_head=search.method == "bayesian")
-    if len(space) < num_peers:
-        space = space_of(base, search, model)
+    # Heads do not change the size: all are looked at where the released search does, or where shapes are short
+    every_head = search.method == "bayesian"
+    space = space_of(base, search, model, every_head)
     sizes = space.sizes(model.family, vocab_size, block_size, search.count)
     found: list[Found] = []
-    for peer, target in enumerate(goals, 1):
+
+    def candidates(peer: int, target: int) -> tuple[list[Student], str, int]:
+        """Of `space` as it is by then: what `_fresh` gives, and the evaluations."""
+        order: Callable[[], Iterator[Student]]
         if search.method == "bayesian":
-            order, evaluations = _visited(space, sizes, allowed, target, search, search.seed + peer - 1, truncate)
+            seed = (search.seed + peer - 1) % 2**32  # behind the largest seed comes 0
+            order, evaluations = _visited(space, sizes, allowed, target, search, seed)
             reason = "the search met too few shapes"
         else:
             order, evaluations = partial(_nearest, space, np.abs(sizes - target), allowed), len(space)
             reason = "the search space is too small"
-        fresh, note = _fresh(order, found, search.shortlist if prefer else 1, reason)
+        return *_fresh(order, found, search.shortlist if prefer else 1, reason), evaluations
+
+    for peer, target in enumerate(goals, 1):
+        fresh, note, evaluations = candidates(peer, target)
+        if note and not every_head:  # no other depth and width is left, for this peer and for those behind it
+            every_head, space = True, space_of(base, search, model)
+            sizes = space.sizes(model.family, vocab_size, block_size, search.count)
+            fresh, note, evaluations = candidates(peer, target)
         if not fresh:
             smallest = space.student(0)
             raise UserError(
@@ -277,13 +285,12 @@ def _visited(
     target: int,
     search: SearchConfig,
     seed: int,
-    truncate: bool,
 ) -> tuple[Callable[[], Iterator[Student]], int]:
     size = {space.student(place): int(counted) for place, counted in enumerate(sizes)}
     size = {s: counted for s, counted in size.items() if allowed is None or allowed(s)}
     if not size:
         return lambda: iter(()), 0
-    visited, evaluations = bayesian_order(list(size), size, target, search, seed, truncate)
+    visited, evaluations = bayesian_order(list(size), size, target, search, seed)
     return lambda: iter(visited), evaluations
 
 

@@ -17,14 +17,13 @@ def bayesian_order(
     target: int,
     search: SearchConfig,
     seed: int,
-    truncate: bool = True,
 ) -> tuple[list[Student], int]:
     """The shapes that a Bayesian optimisation of -|size - target| visits, nearest first, and its evaluations.
 
     `search.init_points` random shapes, then `search.n_iter` that a Gaussian process proposes. Shapes of
     the options' product that are not in `space` count as missing the target by the largest size.
-    truncate: the options' indices are real numbers rounded down, as in the released code, so that the last
-    option comes up only when the upper edge itself is proposed; False: they are integers.
+    The options' indices are real numbers rounded down, as in the released code, so that the last option comes up only
+    when the upper edge itself is proposed.
     """
     from bayes_opt import BayesianOptimization  # a second to import, and only this function needs it
 
@@ -49,12 +48,9 @@ def bayesian_order(
     if not free:
         objective()
         return visited, 1
-    bounds: dict[str, Any] = {}
-    for name in free:
-        last = len(options[name]) - 1
-        bounds[name] = (0, last) if truncate else (0, last, int)
+    bounds: dict[str, Any] = {name: (0, len(options[name]) - 1) for name in free}
     with warnings.catch_warnings():
-        # Integer parameters are called experimental, and the fit of the process ends at a bound: both expected here.
+        # The fit of the process ends at a bound, as is expected here.
         warnings.simplefilter("ignore")
         optimizer = BayesianOptimization(objective, bounds, random_state=seed, verbose=0)
         optimizer.maximize(init_points=search.init_points, n_iter=search.n_iter)  # a point met again is not registered

@@ -105,7 +105,7 @@ class SearchConfig(Section):
     count: Literal["all", "nonzero"] = "all"  # "nonzero": as released, leaves out zero-initialised entries
     init_points: int = Field(30, ge=1)  # Bayesian only
     n_iter: int = Field(70, ge=0)  # Bayesian only
-    seed: Seed = 0  # Bayesian only
+    seed: Seed = 0  # Bayesian, and of the students that "proxy" trains
     saved: str | None = None  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
     tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
     max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`

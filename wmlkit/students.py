@@ -21,11 +21,16 @@ from .errors import UserError
 from .identity import digest
 from .search import Found, Preference, count_parameters, search_students, targets
 from .search_cost import Workload, diversity, within
+from .settings import MutualConfig, TrainConfig
 from .shapes import Student, base_student
 from .state import build_state
 from .steps import train_step
 
 SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
+# Settings of [train] that say what is done beside the steps: no loss of a step depends on them
+BESIDE_STEPS = (
+    "ema_decay", "log_every", "eval_every", "eval_rows", "final_eval_rows", "checkpoint_every", "keep_checkpoints",
+)  # fmt: skip
 
 
 def students_of(config: Config, out: Path, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> list[Found]:
@@ -109,18 +114,8 @@ def proxy_losses(
     seeds of a study get the same shapes; the value is the mean over the last quarter of the batches, each new to it.
     Every value is computed once for a corpus and its settings, also by runs side by side, and kept below `out`.
     """
-    steps = config.search.proxy_steps
-    alone = config.updated(
-        {
-            "mutual.arm": "independent",
-            "mutual.num_peers": 1,
-            "train.seed": config.search.seed,
-            "train.steps": steps,
-            "train.warmup_steps": min(config.train.warmup_steps, steps // 2),
-        }
-    )
-    data = alone.data
-    key = [alone.resolved()[section] for section in ("model", "mutual", "train")]
+    alone, data = _alone(config), config.data
+    key = [alone.resolved()[section] for section in ("model", "train")]
     key += [prepared.hash, data.packing, data.block_size, data.block_schedule]  # the text, and how rows are cut from it
     file = out / "search" / f"proxy-{digest(key)[:16]}.json"
 
@@ -135,6 +130,24 @@ def proxy_losses(
         return float(known[name])
 
     return loss
+
+
+def _alone(config: Config) -> Config:
+    """The settings of a proxy's training. What cannot matter to it is at its default, so that all runs that differ in
+    nothing else, such as the ablations of `mutual`, share the losses."""
+    steps = config.search.proxy_steps
+    train = config.train.model_dump(exclude=set(BESIDE_STEPS)) | {
+        "seed": config.search.seed,
+        "steps": steps,
+        "warmup_steps": min(config.train.warmup_steps, steps // 2),
+    }
+    return Config(
+        preset=config.preset,
+        data=config.data,
+        model=config.model,
+        train=TrainConfig(**train),
+        mutual=MutualConfig(arm="independent", num_peers=1),
+    )
 
 
 def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> float:

@@ -23,7 +23,7 @@ from .device import Device
 from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
-from .models import body_parameters, hidden_states, lm_logits, load_model, max_length, objective_of_class
+from .models import body_parameters, hidden_states, lm_logits, load_model, max_length, objective_of_class, window_length
 from .settings import MutualConfig, SearchConfig
 from .untrusted import read_settings
 
@@ -100,7 +100,7 @@ def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: De
     """The model that `mutual.teacher` names; outside the data budget unless `mutual.teacher_within_budget`.
 
     Raises UserError where its tokenizer is not the data's (with both hashes), where it is of the other objective,
-    takes shorter rows than the data's, or cannot be split into trunk and head.
+    takes shorter rows than the data's or sees them through a narrower window, or cannot be split into trunk and head.
     """
     name = str(config.mutual.teacher)
     folder = given_folder(name)
@@ -127,14 +127,21 @@ def _opened(
 def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The model in `folder` with one logit for each entry of `tokenizer`, which need not be its own; learns nothing.
 
-    Raises UserError (`who` names the model) where it is of the other objective, takes shorter rows than the data's, has
-    too few logits, or cannot be split into trunk and head.
+    Raises UserError (`who` names the model) where it is of the other objective, takes shorter rows than the data's or
+    sees them through a narrower window, has too few logits, or cannot be split into trunk and head.
     """
     model = _loaded(folder, who, config.model.objective)
     if max_length(model) < config.data.longest_block:
         raise UserError(
             f"{who} takes {max_length(model)} tokens and the data's rows have {config.data.longest_block}; "
             "choose another teacher or lower data.block_size"
+        )
+    if window_length(model) < config.data.longest_block:
+        raise UserError(
+            f"{who} ({model.config.model_type}) has layers whose sliding window covers rows of {window_length(model)} "
+            f"tokens, and the data's have {config.data.longest_block}; expected a window that covers the longest row, "
+            "because packed rows are read without it; lower data.block_size (and what data.block_schedule has) or "
+            "choose another teacher"
         )
     if model.config.vocab_size < len(tokenizer):
         raise UserError(

@@ -72,7 +72,8 @@ def adamw_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mappin
 
 
 def muon_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """Muon as torch.optim has it: Nesterov momentum, then a polynomial that brings the singular values near 1."""
+    """Muon as torch.optim has it, but for `muon_factor`: Nesterov momentum, then a polynomial that brings the singular
+    values near 1."""
     momentum = group["momentum"]
     buffer = (1 - momentum) * g + (momentum * state["momentum_buffer"] if state else 0.0)
     x = (1 - momentum) * g + momentum * buffer if group["nesterov"] else buffer
@@ -80,8 +81,18 @@ def muon_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping
     x = newton_schulz(x.T if tall else x, group["ns_coefficients"], group["ns_steps"], group["eps"])
     x = x.T if tall else x
     lr = group["lr"]
-    scaled = lr * math.sqrt(max(1.0, theta.shape[0] / theta.shape[1]))
+    scaled = lr * muon_factor(theta.shape[0], theta.shape[1], group)
     return theta * (1 - lr * group["weight_decay"]) - scaled * x
+
+
+def muon_factor(rows: int, columns: int, group: Mapping[str, Any]) -> float:
+    """Muon's sqrt(max(1, outputs / inputs)) of a matrix, which has a row an output.
+
+    In a group with "transposed": True it has a row an input, as GPT-2's layers do. A checkpoint from before groups
+    said so goes on as it began.
+    """
+    outputs, inputs = (columns, rows) if group.get("transposed", False) else (rows, columns)
+    return math.sqrt(max(1.0, outputs / inputs))
 
 
 def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
