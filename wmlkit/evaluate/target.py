@@ -10,7 +10,7 @@ from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
-from ..runs import known_result, other_settings, run_document, run_facts
+from ..runs import known_result, not_finished, other_settings, run_document, run_facts
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
@@ -37,12 +37,15 @@ def evaluate_target(
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
     ensemble: of the result, only the members that are ensembles.
-    Raises UserError for a target that is neither, or has no such members, or has other results already, which only
-    `force` replaces.
+    Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
+    results already, which only `force` replaces.
     """
     if not re.fullmatch(r"\w[\w.-]*", suite):
         raise UserError(f"--suite got {suite!r}; expected the plain name of a suite, for example blimp; change it")
     is_run = (target / "done.json").is_file()
+    # Training leaves these two from its start; a model folder has a config.json as well, but neither of them.
+    if not is_run and any((target / name).is_file() for name in ("environment.json", "metrics.jsonl")):
+        raise not_finished(target)
     if not is_run and not (target / "config.json").is_file():
         raise UserError(
             f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
