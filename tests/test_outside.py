@@ -236,3 +236,15 @@ def test_a_run_s_text_has_the_run_s_own_number_of_words_unless_another_is_asked_
     monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
     evaluate_target(tmp_path, "lm", load_preset("nursery", {"evaluate.text_words": asked}), tmp_path)
     assert given["words_per_domain"] == expected
+
+
+def test_a_run_is_scored_on_the_nursery_s_pairs_of_its_own_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "done.json").write_text("{}")
+    own = {"data": {"seed": 5}, "evaluate": {"suites": ["nursery"], "per_paradigm": 2}}
+    paths.write_json(tmp_path / "config.json", {"config": own})
+    monkeypatch.setattr(target, "evaluate_run", lambda run, suite, folder, *_, **__: {"folder": folder})
+    plain = load_preset("nursery", {"evaluate.per_paradigm": None})
+    found = evaluate_target(tmp_path, "nursery", plain, tmp_path)["folder"]
+    assert found == paths.pairs(tmp_path, "nursery-pairs-s5-n2") and (found / "done.json").is_file()

@@ -37,8 +37,9 @@ def evaluate_target(
 
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
-    ensemble: of the result, only the members that are ensembles. Where `config` leaves evaluate.per_paradigm or
-    evaluate.text_words open, a run's own holds, so that the same call as the study's finds the study's result.
+    ensemble: of the result, only the members that are ensembles. A run is evaluated with its own data.seed, which draws
+    the nursery's pairs, and with its own evaluate.per_paradigm and evaluate.text_words where `config` leaves them open:
+    a plain call finds the result of the study.
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
     """
@@ -72,9 +73,10 @@ def evaluate_target(
 
 
 def _with_own(config: Config, run_folder: Path, suite: str) -> Config:
-    """`config` with a run's own settings of an evaluation where it leaves them open."""
-    own = run_document(run_folder, ("config",))["config"].get("evaluate", {})
-    changes = {}
+    """`config` with a run's own seed of data, and its own settings of an evaluation where `config` leaves them open."""
+    document = run_document(run_folder, ("config",))["config"]
+    own = document.get("evaluate", {})
+    changes = {"data.seed": document.get("data", {}).get("seed", config.data.seed)}
     if config.evaluate.per_paradigm is None and suite in own.get("suites", ()):
         changes["evaluate.per_paradigm"] = own.get("per_paradigm")
     if config.evaluate.text_words is None:
@@ -125,12 +127,10 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
         prepared, budget = prepared_of(target), config.evaluate.token_budget
         there = paths.language_modelling(target)
         stands = known_result(there, ("data_hash", "settings", "members"))  # one that is broken is made again
-        if (
-            stands
-            and not force
-            and known_text(target, run_document(target, ("data",))["data"].get("hash"), words) is None
-        ):
-            raise other_settings(there)
+        if stands and not force:
+            data_hash = run_document(target, ("data",))["data"].get("hash")
+            if known_text(target, data_hash, words) is None:
+                raise other_settings(there)
         return evaluate_run_text(target, prepared, words_per_domain=words, token_budget=budget, force=force)
     if corpus is None:
         raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
