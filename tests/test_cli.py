@@ -47,7 +47,14 @@ def test_evaluate(trained):
 def test_evaluate_language_modelling(trained):
     done = wmlkit("evaluate", trained, "--suite", "lm", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == paths.read_json(paths.language_modelling(trained))
+    path = paths.language_modelling(trained)
+    assert json.loads(done.stdout) == paths.read_json(path)
+    assert paths.read_json(path)["settings"]["words_per_domain"] == 16  # as the run's preset has it
+    before = path.read_bytes()
+    refused = wmlkit("evaluate", trained, "--suite", "lm", "--words", 8)
+    assert refused.returncode == 2 and "give --force to replace it" in refused.stderr and path.read_bytes() == before
+    assert wmlkit("evaluate", trained, "--suite", "lm", "--words", 8, "--force").returncode == 0
+    assert paths.read_json(path)["settings"]["words_per_domain"] == 8
 
 
 def test_evaluate_shows_the_ensembles_alone(trained):

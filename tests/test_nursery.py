@@ -11,8 +11,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from wmlkit.config import load_preset
 from wmlkit.data import cleaning, grammar, nursery, nursery_pairs
 from wmlkit.data.corpora import folder_source, read_lines
+from wmlkit.errors import UserError
+from wmlkit.evaluate.suites import pairs_folder
 
 PARADIGMS = [paradigm for paradigm, *_ in nursery_pairs.PAIRS]
 
@@ -137,6 +140,14 @@ def test_write_pairs_is_blimp_s_format(tmp_path):
         assert len(rows) == 3
         assert {"sentence_good", "sentence_bad", "field", "linguistics_term", "UID", "pair_id"} <= set(rows[0])
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_more_pairs_than_a_paradigm_has_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(nursery_pairs, "IDLE_DRAWS", 1000)  # as in earnest, but sooner
+    config = load_preset("nursery", {"evaluate.per_paradigm": 500})
+    with pytest.raises(UserError, match=r"principle_A_domain gives only (\d+) .*per_paradigm at most \1; lower it"):
+        pairs_folder(config, "nursery", tmp_path)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_probabilities_add_up_over_a_masked_word():

@@ -201,7 +201,9 @@ def test_the_token_budget_holds_for_given_text_too(
     is_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.dev").write_text("The cat sleeps.\n")
-    (tmp_path / ("done.json" if is_run else "config.json")).write_text("{}")
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    if is_run:
+        (tmp_path / "done.json").write_text("{}")
     given = {}
     monkeypatch.setattr(target, "load_peers", lambda folder: ([], None))
     monkeypatch.setattr(target, "run_facts", lambda folder: ([1.0], "mlm"))
@@ -215,8 +217,34 @@ def test_the_token_budget_holds_for_given_text_too(
 
 def test_the_token_budget_holds_for_a_run_s_own_dev_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "done.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"config": {}}')
     given = {}
     monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
     monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
     evaluate_target(tmp_path, "lm", load_preset("smoke", {"evaluate.token_budget": 128}), tmp_path)
     assert given["token_budget"] == 128
+
+
+@pytest.mark.parametrize(("own", "asked", "expected"), [(30, None, 30), (30, 40, 40), (None, None, 2000)])
+def test_a_run_s_text_has_the_run_s_own_number_of_words_unless_another_is_asked_for(
+    own: int | None, asked: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "done.json").write_text("{}")
+    paths.write_json(tmp_path / "config.json", {"config": {"evaluate": {"text_words": own}}})
+    given = {}
+    monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
+    monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
+    evaluate_target(tmp_path, "lm", load_preset("nursery", {"evaluate.text_words": asked}), tmp_path)
+    assert given["words_per_domain"] == expected
+
+
+def test_a_run_is_scored_on_the_nursery_s_pairs_of_its_own_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "done.json").write_text("{}")
+    own = {"data": {"seed": 5}, "evaluate": {"suites": ["nursery"], "per_paradigm": 2}}
+    paths.write_json(tmp_path / "config.json", {"config": own})
+    monkeypatch.setattr(target, "evaluate_run", lambda run, suite, folder, *_, **__: {"folder": folder})
+    plain = load_preset("nursery", {"evaluate.per_paradigm": None})
+    found = evaluate_target(tmp_path, "nursery", plain, tmp_path)["folder"]
+    assert found == paths.pairs(tmp_path, "nursery-pairs-s5-n2") and (found / "done.json").is_file()

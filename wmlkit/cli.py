@@ -128,7 +128,7 @@ def evaluate(
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[Path | None, typer.Option(help="lm: folder of .dev files; default: the run's dev text.")] = None,
-    words: Annotated[int, typer.Option(help="lm: words a domain.")] = 2000,
+    words: Annotated[int | None, typer.Option(help="lm: words a domain; default: as the run has, else 2000.")] = None,
     tasks: Annotated[str, typer.Option(help="glue: some tasks, for example rte,wsc; default: all.")] = "",
     seeds: Annotated[str, typer.Option(help="glue: seeds, for example 12,13; default: three.")] = "",
     max_train: Annotated[int | None, typer.Option(help="glue: the first so many training rows.")] = None,

@@ -172,10 +172,7 @@ def run_document(folder: Path, required: Sequence[str] = ("config", "data", "has
 def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
     """Learned peer weights and objective of a finished run."""
     if not (run_folder / "done.json").is_file():
-        raise UserError(
-            f"{run_folder} has no done.json, so the run is not finished; start the same training command again to "
-            "resume it"
-        )
+        raise not_finished(run_folder)
     weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
     if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
         raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
@@ -185,6 +182,13 @@ def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
     if objective not in ("mlm", "clm"):
         raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
     return [float(weight) for weight in weights], objective
+
+
+def not_finished(run_folder: Path) -> UserError:
+    """What to say of a run folder without ``done.json``."""
+    return UserError(
+        f"{run_folder} has no done.json, so the run is not finished; start the same training command again to resume it"
+    )
 
 
 def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:

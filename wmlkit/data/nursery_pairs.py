@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import paths
+from ..errors import UserError
 from . import grammar
 from .nursery import uniform_numbers, words_of
+
+IDLE_DRAWS = 50_000  # draws in a row without a new pair after which a paradigm counts as exhausted
 
 # paradigm, linguistics_term, field (all three as in BLiMP), then (good, bad) templates used in turn.
 # In `bad`, "=x" repeats the good sentence's word labelled x and "=x:Category" its lemma in another form.
@@ -196,22 +199,33 @@ def _pair(template: tuple[str, str], uniform: Callable[[], float]) -> tuple[str,
 
 
 def pairs(paradigm: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless distinct (good, bad) pairs of paradigm number `paradigm` of `PAIRS`."""
-    templates = PAIRS[paradigm][3]
+    """Distinct (good, bad) pairs of paradigm number `paradigm` of `PAIRS`, as many as are asked for.
+
+    Raises UserError where no new one comes in `IDLE_DRAWS` draws: templates of few words have some hundred pairs only.
+    """
+    name, _, _, templates = PAIRS[paradigm]
     uniform = uniform_numbers(seed, 1000 + paradigm)
     seen: set[str] = set()
+    newest = 0  # turn of the last new pair
     for turn in itertools.count():
+        if turn - newest > IDLE_DRAWS:
+            raise UserError(
+                f"paradigm {name} gives only {len(seen)} different pairs; expected evaluate.per_paradigm at most "
+                f"{len(seen)}; lower it (of a benchmark: --pairs)"
+            )
         try:
             good, bad = _pair(templates[turn % len(templates)], uniform)
         except LookupError:  # this parent has no held-out child: draw again
             continue
         if good not in seen:
             seen.add(good)
+            newest = turn
             yield good, bad
 
 
 def write_pairs(folder: Path, seed: int, per_paradigm: int = 100) -> None:
-    """Write ``<paradigm>.jsonl`` for every paradigm, keys as in BLiMP."""
+    """Write ``<paradigm>.jsonl`` for every paradigm, keys as in BLiMP; nothing where one has too few pairs."""
+    texts: dict[str, str] = {}
     for number, (paradigm, term, field, _) in enumerate(PAIRS):
         rows = [
             {
@@ -225,4 +239,6 @@ def write_pairs(folder: Path, seed: int, per_paradigm: int = 100) -> None:
             }
             for index, (good, bad) in enumerate(itertools.islice(pairs(number, seed), per_paradigm))
         ]
-        paths.write_text(folder / f"{paradigm}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        texts[paradigm] = "".join(json.dumps(row) + "\n" for row in rows)
+    for paradigm, text in texts.items():
+        paths.write_text(folder / f"{paradigm}.jsonl", text)

@@ -10,14 +10,15 @@ from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
-from ..runs import known_result, other_settings, run_document, run_facts
+from ..runs import known_result, not_finished, other_settings, run_document, run_facts
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
-from .language_modelling import evaluate_run_text, evaluate_text, prepared_of, reads_lines
+from .language_modelling import evaluate_run_text, evaluate_text, known_text, prepared_of, reads_lines
 from .outside import load_outside, read_texts
 from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers
 from .suites import pairs_folder
 
 ENSEMBLES = ("ensemble", "uniform_ensemble")
+TEXT_WORDS = 2000  # words of dev text a domain where neither the call nor the run says how many
 
 
 def evaluate_target(
@@ -36,13 +37,18 @@ def evaluate_target(
 
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
-    ensemble: of the result, only the members that are ensembles.
-    Raises UserError for a target that is neither, or has no such members, or has other results already, which only
-    `force` replaces.
+    ensemble: of the result, only the members that are ensembles. A run is evaluated with its own data.seed, which draws
+    the nursery's pairs, and with its own evaluate.per_paradigm and evaluate.text_words where `config` leaves them open:
+    a plain call finds the result of the study.
+    Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
+    results already, which only `force` replaces.
     """
     if not re.fullmatch(r"\w[\w.-]*", suite):
         raise UserError(f"--suite got {suite!r}; expected the plain name of a suite, for example blimp; change it")
     is_run = (target / "done.json").is_file()
+    # Training leaves these two from its start; a model folder has a config.json as well, but neither of them.
+    if not is_run and any((target / name).is_file() for name in ("environment.json", "metrics.jsonl")):
+        raise not_finished(target)
     if not is_run and not (target / "config.json").is_file():
         raise UserError(
             f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
@@ -53,6 +59,8 @@ def evaluate_target(
         raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
     if best and (not is_run or suite != "glue"):
         raise UserError("--best is for glue and the peers of a run; leave it off or give a run folder")
+    if is_run and suite != "glue":
+        config = _with_own(config, target, suite)
     if suite == "lm":
         document = _text(target, is_run, corpus, config, force)
     elif suite == "glue":
@@ -64,13 +72,22 @@ def evaluate_target(
     return document
 
 
+def _with_own(config: Config, run_folder: Path, suite: str) -> Config:
+    """`config` with a run's own seed of data, and its own settings of an evaluation where `config` leaves them open."""
+    document = run_document(run_folder, ("config",))["config"]
+    own = document.get("evaluate", {})
+    changes = {"data.seed": document.get("data", {}).get("seed", config.data.seed)}
+    if config.evaluate.per_paradigm is None and suite in own.get("suites", ()):
+        changes["evaluate.per_paradigm"] = own.get("per_paradigm")
+    if config.evaluate.text_words is None:
+        changes["evaluate.text_words"] = own.get("text_words")
+    return config.updated(changes)
+
+
 def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:
     chosen = config.evaluate
     if is_run:
-        own = run_document(target, ("config",))["config"].get("evaluate", {})
-        if chosen.per_paradigm is None and suite in own.get("suites", ()):
-            chosen = chosen.model_copy(update={"per_paradigm": own.get("per_paradigm")})
-        folder = pairs_folder(config.updated({"evaluate.per_paradigm": chosen.per_paradigm}), suite, out)
+        folder = pairs_folder(config, suite, out)
         there = paths.evaluation(target, suite, chosen.protocol)
         stands = known_result(there, ("settings", "data_hash", "members"))  # one that is broken is made again
         if stands and not force and known_evaluation(target, suite, folder, chosen) is None:
@@ -105,10 +122,16 @@ def _glue(
 
 
 def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force: bool) -> dict[str, Any]:
-    words = config.evaluate.text_words
+    words = config.evaluate.text_words or TEXT_WORDS
     if is_run and corpus is None:
-        budget = config.evaluate.token_budget
-        return evaluate_run_text(target, prepared_of(target), words_per_domain=words, token_budget=budget, force=force)
+        prepared, budget = prepared_of(target), config.evaluate.token_budget
+        there = paths.language_modelling(target)
+        stands = known_result(there, ("data_hash", "settings", "members"))  # one that is broken is made again
+        if stands and not force:
+            data_hash = run_document(target, ("data",))["data"].get("hash")
+            if known_text(target, data_hash, words) is None:
+                raise other_settings(there)
+        return evaluate_run_text(target, prepared, words_per_domain=words, token_budget=budget, force=force)
     if corpus is None:
         raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
     texts: Any = read_texts(corpus)
