@@ -87,7 +87,7 @@ def test_a_card_gets_larger_calls(monkeypatch):
     budgets = []
     monkeypatch.setattr(scoring, "_add_scores", lambda *arguments: budgets.append(arguments[-1]))
     monkeypatch.setattr(scoring, "logits_at", lambda model: None)
-    encoded = [Encoded((0, 5, 2), (1,))]
+    encoded = [Encoded((0, 5, 2), (1,), (-1, 0, -1))]
     for kind, given in (("cpu", None), ("cuda", None), ("cuda", 64)):
         peer = SimpleNamespace(
             device=torch.device(kind), to=lambda _: None, training=False, eval=lambda: None, train=lambda _: None

@@ -95,27 +95,31 @@ def naive_logits(models: list[PreTrainedModel], weights: list[float], ids: list[
     return torch.stack(parts).sum(dim=0)
 
 
-def naive_score(models, weights, ids, scored, mask_id=None) -> float:
+def naive_score(models, weights, ids, scored, mask_id=None, words=None) -> float:
     """Sum of log-probabilities, one forward pass a scored token; `mask_id` makes it a masked score."""
     total = 0.0
     for position in scored:
         if mask_id is None:
             logits = naive_logits(models, weights, ids[:position], position - 1)
         else:
-            masked = [*ids[:position], mask_id, *ids[position + 1 :]]
+            same_word = [position]
+            if words is not None:
+                same_word = [p for p in range(position, len(ids)) if words[p] == words[position]]
+            masked = [mask_id if p in same_word else token for p, token in enumerate(ids)]
             logits = naive_logits(models, weights, masked, position)
         total += torch.log_softmax(logits, dim=-1)[ids[position]].item()
     return total
 
 
-def naive_plain(models, weights, tokenizer, sentence, objective, context="") -> float:
+def naive_plain(models, weights, tokenizer, sentence, objective, context="", within_word=False) -> float:
     text = f"{context} {sentence}" if context else sentence
     encoding = tokenizer(text, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     scored = [i for i, (_, end) in enumerate(offsets) if end > len(context)]
     if objective == "clm":
         return naive_score(models, weights, ids, scored)
-    return naive_score(models, weights, ids, scored, tokenizer.mask_token_id)
+    words = encoding.word_ids() if within_word else None
+    return naive_score(models, weights, ids, scored, tokenizer.mask_token_id, words)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,6 +127,16 @@ def test_equals_one_forward_pass_a_token(family: str, tokenizer: PreTrainedToken
     model = tiny(family, tokenizer)
     expected = [naive_plain([model], [1.0], tokenizer, s, FAMILIES[family]) for s in SENTENCES]
     np.testing.assert_allclose(score_sentences(model, tokenizer, SENTENCES), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_within_word_hides_later_pieces(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny(family, tokenizer)
+    sentences = SENTENCES[:12]
+    expected = [naive_plain([model], [1.0], tokenizer, s, "mlm", within_word=True) for s in sentences]
+    scores = score_sentences(model, tokenizer, sentences, within_word=True)
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
+    assert not np.allclose(scores, score_sentences(model, tokenizer, sentences))
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])
@@ -164,6 +178,13 @@ def test_states_at_places_are_those_of_the_trunk(family: str, layers: int, token
         with torch.inference_mode():
             expected = hidden_states(model, ids)[row, position]
             torch.testing.assert_close(hidden_at_places(model, ids, row, position), expected, atol=1e-5, rtol=0)
+
+
+def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> None:
+    models = [tiny("roberta", tokenizer, seed) for seed in range(2)]
+    scores = score_sentences(models, tokenizer, SENTENCES[:4], temperature=2.5, member_weights=[0.75, 0.25])
+    expected = [naive_plain(models, [0.3, 0.1], tokenizer, s, "mlm") for s in SENTENCES[:4]]
+    np.testing.assert_allclose(scores["ensemble"], expected, atol=1e-5, rtol=0)
 
 
 def test_ensemble_of_one_is_the_peer(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -294,6 +315,10 @@ def test_bad_input_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
         score_sentences([model, model], tokenizer, SENTENCES[:2], member_weights=[0.5, float("nan")])
     with pytest.raises(UserError, match="single model"):
         score_sentences(model, tokenizer, SENTENCES[:2], member_weights=[1.0])
+    with pytest.raises(UserError, match="temperature"):
+        score_sentences(model, tokenizer, SENTENCES[:2], temperature=0.0)
+    with pytest.raises(UserError, match="within_word"):
+        score_sentences(tiny("gpt2", tokenizer), tokenizer, SENTENCES[:2], within_word=True)
     larger = train_tokenizer(SENTENCES, 360)
     with pytest.raises(UserError, match=f"{len(larger)} tokens but model 1 was built for {len(tokenizer)}"):
         score_sentences(model, larger, SENTENCES[:2])

@@ -192,7 +192,7 @@ def fill(peers: Peers, text: str, top: int = 5, weights: np.ndarray | None = Non
         position = len(ids) - 1
         if position < 0:
             raise UserError("nothing stands before the blank; expected a word or more: a causal model reads those only")
-    check_fit(peers.models, peers.tokenizer, [Encoded(tuple(ids), ())], ["the text"])
+    check_fit(peers.models, peers.tokenizer, [Encoded(tuple(ids), (), ())], ["the text"])
     with evaluation_mode(peers.models):
         inputs = torch.tensor([ids])
         logits = torch.stack([lm_logits(model, hidden_states(model, inputs)[0, position]) for model in peers.models])

@@ -47,6 +47,7 @@ def evaluate_text(
     seed: int = 0,
     by_line: bool = False,
     member_weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
 ) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def evaluate_text(
             encoded,
             objective=objective,
             weights=ensembles,
+            temperature=temperature,
             token_budget=token_budget,
             device=device,
         )
@@ -101,7 +103,7 @@ def evaluate_text(
     settings = {
         "words_per_domain": words_per_domain,
         "seed": seed,
-        "temperature": 1.0,  # of every score; kept so that older documents are found again
+        "temperature": temperature,
         "window": window,
         "by_line": by_line,
         "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
@@ -261,7 +263,7 @@ def pieces(
         piece = (start, *ids[begin : begin + length].tolist())
         scored = tuple(i for i, token in enumerate(piece) if i > 0 and token not in (start, end))
         if scored:
-            yield Encoded(piece, scored)
+            yield Encoded(piece, scored, words=())
 
 
 def _measures(loss: float, tokens: int, size: int, what: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Scores of sentences under masked and causal language models, for one model or for peers and their ensembles.
 
 Masked models get a pseudo-log-likelihood: each scored token is masked in turn and its log-probability read off
-(Salazar et al. 2020), with the other pieces of the same word in sight. Causal models get the log-likelihood of the
-scored tokens.
+(Salazar et al. 2020); `within_word` also masks the later pieces of the same word, so that they give nothing away
+(Kauf and Ivanova 2023). Causal models get the log-likelihood of the scored tokens.
 
 How the scores are computed fast is in `scoring`.
 """
@@ -30,8 +30,10 @@ def score_sentences(
     *,
     contexts: Sequence[str] | None = None,
     objective: Objective | None = None,
+    within_word: bool = False,
     reduction: Reduction = "sum",
     prefix: Prefix = "none",
+    temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -47,8 +49,10 @@ def score_sentences(
     *,
     contexts: Sequence[str] | None = None,
     objective: Objective | None = None,
+    within_word: bool = False,
     reduction: Reduction = "sum",
     prefix: Prefix = "none",
+    temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -63,8 +67,10 @@ def score_sentences(
     *,
     contexts: Sequence[str] | None = None,
     objective: Objective | None = None,
+    within_word: bool = False,
     reduction: Reduction = "sum",
     prefix: Prefix = "none",
+    temperature: float = 1.0,
     member_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -74,11 +80,12 @@ def score_sentences(
 
     One model gives an array (N,). A list of P peers that share the tokenizer gives a dictionary of such arrays from
     one pass: "peer_1" ... "peer_P", "ensemble" and "uniform_ensemble". An ensemble's distribution is
-    softmax(sum_i w_i z_i) over the peers' logits z_i, with w = `member_weights` (uniform if None)
+    softmax(sum_i w_i z_i / temperature) over the peers' logits z_i, with w = `member_weights` (uniform if None)
     for "ensemble" and w_i = 1/P for "uniform_ensemble".
 
     contexts: text before each sentence, joined by one space; only the sentence's tokens are scored.
     objective: "mlm" or "clm"; None: from the class of the first model.
+    within_word: mask the later pieces of a word together with the scored one (masked models only).
     reduction: sum over the scored tokens, or their mean.
     prefix: how the text is built and the span found, see `spans.encode_spans`.
     token_budget: tokens a forward pass, None: what suits the device; speed and memory only, no score depends on it.
@@ -93,6 +100,8 @@ def score_sentences(
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
     weights = ensemble_rows(member_weights, len(peers), single)
     objective = objective or objective_of(peers[0])
+    if within_word and objective == "clm":
+        raise UserError("within_word is for masked models; a causal model never sees later pieces: leave it off")
     contexts = [""] * len(sentences) if contexts is None else contexts
     origins = [f"sentence {i + 1} ({s[:40]!r})" for i, s in enumerate(sentences)] if origins is None else origins
     if not len(sentences) == len(contexts) == len(origins):
@@ -100,6 +109,8 @@ def score_sentences(
             f"{len(sentences)} sentences came with {len(contexts)} contexts and {len(origins)} origins; "
             "expected one of each a sentence"
         )
+    if not temperature > 0:
+        raise UserError(f"temperature is {temperature}; expected a number above 0")
     # Equal requests are scored once: request k is number `unique_of[k]` among the different ones.
     number: dict[tuple[str, str], int] = {}
     unique_of = [number.setdefault(request, len(number)) for request in zip(contexts, sentences, strict=True)]
@@ -120,6 +131,8 @@ def score_sentences(
         encoded,
         objective=objective,
         weights=weights,
+        within_word=within_word,
+        temperature=temperature,
         token_budget=token_budget,
         device=device,
     )

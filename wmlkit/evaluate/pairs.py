@@ -48,6 +48,7 @@ def evaluate_pairs(
     per_paradigm: int | None = None,
     seed: int = 0,
     member_weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
     objective: Objective | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -61,7 +62,7 @@ def evaluate_pairs(
     does) or "protocol" (the rule of the protocol's own year).
     per_paradigm: pairs a paradigm, drawn with `seed`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
-    member_weights, objective, token_budget, device: see `score_sentences`.
+    member_weights, temperature, objective, token_budget, device: see `score_sentences`.
     pairs: those that `folder`, `per_paradigm` and `seed` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
@@ -83,6 +84,7 @@ def evaluate_pairs(
         objective=objective,
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
+        temperature=temperature,
         member_weights=member_weights,
         token_budget=token_budget,
         device=device,
@@ -103,6 +105,8 @@ def evaluate_pairs(
             rules,
             rule,
             objective,
+            within_word=False,
+            temperature=temperature,
             ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
             per_paradigm=per_paradigm,
             seed=seed,
@@ -191,6 +195,8 @@ def known_evaluation(
         rules,
         tie_rule(rules, config.ties),
         objective,
+        within_word=False,
+        temperature=1.0,
         ensemble_weights=weights,
         per_paradigm=config.per_paradigm,
         seed=0,
@@ -226,8 +232,6 @@ def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) 
         "ties": rule,
         "ordering_fault": rules.ordering_fault and objective == "mlm",
         "ewok": rules.ewok,
-        "within_word": False,  # this and the next: of every score; kept so that older documents are found again
-        "temperature": 1.0,
         **options,
     }
 

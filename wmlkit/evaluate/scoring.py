@@ -38,6 +38,8 @@ def score_encoded(
     *,
     objective: Objective,
     weights: np.ndarray,
+    within_word: bool = False,
+    temperature: float = 1.0,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
 ) -> np.ndarray:
@@ -65,9 +67,12 @@ def score_encoded(
             for start in range(0, len(same_length), texts_a_part):
                 part = same_length[start : start + texts_a_part]
                 items = [encoded[i] for i in part]
-                jobs = _masked_jobs(items, int(mask_id or 0)) if objective == "mlm" else _causal_jobs(items)
+                if objective == "mlm":
+                    jobs = _masked_jobs(items, int(mask_id or 0), within_word)
+                else:
+                    jobs = _causal_jobs(items)
                 scores = np.zeros((len(totals), len(part)))
-                _add_scores(peers, readers, jobs, scores, weights, token_budget)
+                _add_scores(peers, readers, jobs, scores, weights, temperature, token_budget)
                 totals[:, part] = scores
                 progress.update(len(part))
     return totals[[*range(len(peers)), *(len(peers) + ensemble_of.reshape(-1))]]
@@ -85,12 +90,17 @@ class _Jobs:
     job_text: np.ndarray  # (J,) text that the log-probability is added to
 
 
-def _masked_jobs(items: Sequence[Encoded], mask_id: int) -> _Jobs:
+def _masked_jobs(items: Sequence[Encoded], mask_id: int, within_word: bool) -> _Jobs:
     """One masked copy a scored token of texts of one length; equal copies are kept once."""
     ids = np.array([item.ids for item in items], dtype=np.int32)
     texts = np.repeat(np.arange(len(items)), [len(item.scored) for item in items])
     positions = np.concatenate([np.array(item.scored, dtype=np.int32) for item in items])
     copies = ids[texts]
+    if within_word:
+        words = np.array([item.words for item in items])[texts]
+        own = words[np.arange(len(texts)), positions, None]
+        later = np.arange(ids.shape[1]) > positions[:, None]
+        copies[later & (words == own) & (words >= 0)] = mask_id
     copies[np.arange(len(texts)), positions] = mask_id
     # The last column is the position to read: copies are equal only if that is equal too.
     copies = np.concatenate([copies, positions[:, None]], axis=1)
@@ -128,6 +138,7 @@ def _add_scores(
     jobs: _Jobs,
     totals: np.ndarray,
     weights: np.ndarray,
+    temperature: float,
     token_budget: int,
 ) -> None:
     """Add the log-probabilities of all jobs to `totals`, (members, texts)."""
@@ -153,6 +164,7 @@ def _add_scores(
                 torch.from_numpy(jobs.job_place[low:high] - head_first).to(device),
                 torch.from_numpy(jobs.job_target[low:high].astype(np.int64)).to(device),
                 weights,
+                temperature,
             )
             for member, added in enumerate(values):
                 np.add.at(totals[member], jobs.job_text[low:high], added)
@@ -164,6 +176,7 @@ def _log_probabilities(
     place: Tensor,
     target: Tensor,
     weights: np.ndarray,
+    temperature: float,
 ) -> np.ndarray:
     """Log-probability of each target (J,) at its place, (members, J); `hidden` holds the K states of each peer."""
     values = []
@@ -171,6 +184,8 @@ def _log_probabilities(
     for i, reader in enumerate(readers):
         logits = reader.logits(hidden[i])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of bfloat16; float64 stays
+        if temperature != 1:
+            logits = logits / temperature
         if i == 0:
             mixtures = [float(row[0]) * logits for row in weights]
         else:

@@ -24,6 +24,7 @@ class Encoded:
 
     ids: tuple[int, ...]
     scored: tuple[int, ...]  # ascending positions whose tokens are scored
+    words: tuple[int, ...]  # number of the word of each position, -1 for special tokens
 
 
 def encode_spans(
@@ -85,7 +86,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], context
         scored = [
             i for i, (_, end) in enumerate(offsets) if end > len(context) and ids[i] not in special and words[i] >= 0
         ]
-        result.append(Encoded(tuple(ids), tuple(scored)))
+        result.append(Encoded(tuple(ids), tuple(scored), tuple(words)))
     return result
 
 
@@ -103,9 +104,9 @@ def _released_masked(
     }
     never = {tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id}
     result = []
-    for (ids, _, _), context in zip(_tokenize(tokenizer, texts, special_tokens=True), contexts, strict=True):
+    for (ids, words, _), context in zip(_tokenize(tokenizer, texts, special_tokens=True), contexts, strict=True):
         scored = [i for i in range(tokens_before[context], len(ids)) if ids[i] not in never]
-        result.append(Encoded(tuple(ids), tuple(scored)))
+        result.append(Encoded(tuple(ids), tuple(scored), tuple(words)))
     return result
 
 
@@ -123,7 +124,7 @@ def _released_causal(
     candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     first = next((token for token in candidates if token is not None), None)
     result = []
-    for (ids, _, _), context in zip(_tokenize(tokenizer, texts, special_tokens=False), stripped, strict=True):
+    for (ids, words, _), context in zip(_tokenize(tokenizer, texts, special_tokens=False), stripped, strict=True):
         before = tokens_before[context]
         if not context:
             if first is None:
@@ -131,15 +132,15 @@ def _released_causal(
                     "the tokenizer declares no beginning, end or padding token; the 2024 protocols put one before "
                     "each sentence: set one or choose protocol babylm2025"
                 )
-            ids, before = [first, *ids], 1
-        result.append(Encoded(tuple(ids), tuple(range(before, len(ids)))))
+            ids, words, before = [first, *ids], [-1, *words], 1
+        result.append(Encoded(tuple(ids), tuple(range(before, len(ids))), tuple(words)))
     return result
 
 
 def _tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special_tokens: bool
 ) -> list[tuple[list[int], list[int], list[tuple[int, int]]]]:
-    """Ids, word numbers (-1: a special token) and character offsets of each text, never truncated."""
+    """Ids, word numbers and character offsets of each text, never truncated."""
     result = []
     for start in range(0, len(texts), CHUNK):
         batch = tokenizer(
@@ -169,5 +170,5 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
 
 def _without_first(item: Encoded) -> Encoded:
     if item.scored and item.scored[0] == 0:
-        return Encoded(item.ids, item.scored[1:])
+        return Encoded(item.ids, item.scored[1:], item.words)
     return item
