@@ -216,6 +216,8 @@ def test_mirror_step_moves_weight_down_the_gradient_and_keeps_the_floor():
     for _ in range(200):
         weights = mirror_step(weights, torch.tensor([1.0, 0.0, 0.5]), 0.5, min_weight=0.05)
     torch.testing.assert_close(weights, torch.tensor([0.05, 0.9, 0.05], dtype=torch.float64))
+    everywhere = mirror_step(torch.tensor([0.9, 0.1]), torch.tensor([1.0, 0.0]), 0.5, min_weight=0.5)
+    assert everywhere.tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="exceeds 1"):
         mirror_step(torch.ones(3) / 3, torch.zeros(3), 0.1, min_weight=0.5)
 

@@ -254,7 +254,8 @@ def log_mirror_step(log_weights: Tensor, gradient: Tensor, outer_lr: float, min_
     while (newly := (log_weights < floor) & ~low).any():
         low |= newly
         log_weights[low] = floor
-        log_weights[~low] += torch.log1p(-min_weight * low.double().sum()) - log_weights[~low].logsumexp(0)
+        if not low.all():
+            log_weights[~low] += math.log1p(-min_weight * int(low.sum())) - log_weights[~low].logsumexp(0)
     return log_weights
 
 
