@@ -252,7 +252,7 @@ def metrics_row(
 ) -> dict[str, Any]:
     """One line of metrics.jsonl. A loss that is not finite, of a step that was skipped, is null.
 
-    weights: (P,), those of `loss`; an outer step of the same step has changed the state's.
+    weights: those of `loss`, a frozen teacher's too; an outer step of the same step has changed the state's.
     """
     options = mutual_options(config, state.step - 1)
     weights = weights[: len(state.peers)] if options.ce_weight == "peer" else torch.ones(len(state.peers))
