@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from wmlkit import notebooks, paths
+from wmlkit import kernels, notebooks, paths
 from wmlkit.errors import Stopped, UserError
 from wmlkit.notebook_checks import notebook_problems, parameter_names, parameter_problems
 from wmlkit.notebooks import run_notebook
@@ -260,7 +260,7 @@ def test_files_that_are_no_notebooks_are_refused(tmp_path, no_kernel):
 
 
 def test_a_missing_kernel_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="has no Jupyter kernel; .*pip install ipykernel"):
         run(tmp_path, make(SAVE))
 

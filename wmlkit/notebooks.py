@@ -7,25 +7,25 @@ ended without its result: each is an error here, where papermill alone goes on.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import math
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from . import paths
+from . import kernels
 from .errors import Stopped, UserError, signal_name
-from .guard import LIVE, stop_signals
+from .guard import stop_signals
 from .notebook_checks import parameter_cells, parameter_names, parameter_problems
+
+START_TIMEOUT = 600  # seconds: from a cold network disk torch alone may take minutes; a kernel that died is noticed
 
 
 def run_notebook(
@@ -35,13 +35,15 @@ def run_notebook(
     required: Sequence[Path] = (),
     *,
     cwd: Path | None = None,
+    kernel: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Execute the notebook `source` with `parameters`; returns the executed copy `target`.
 
     The kernel is this very Python and imports this very wmlkit. `required`: files that the notebook must write; they
     are deleted first and looked for afterwards (a ``.json`` must hold finite numbers only). `cwd`: the notebook's
-    working directory, by default the caller's, so that relative paths mean the same in both. `progress` gets a line
+    working directory, by default the caller's, so that relative paths mean the same in both. `kernel`: one that was
+    started already in that folder (`wmlkit.kernels`), which whoever started it ends. `progress` gets a line
     when the notebook starts, each line that it prints, and a line with its seconds at the end.
 
     Raises UserError for a mistake in the parameters or the notebook, a cell that fails (the executed copy is kept as
@@ -61,7 +63,9 @@ def run_notebook(
     say(f"{source.stem}: running")
     started = time.perf_counter()
     try:
-        _execute(source, temporary, given, (cwd or Path.cwd()).resolve(), failed, _Lines(say))
+        folder = (cwd or Path.cwd()).resolve()
+        with nullcontext(kernel) if kernel else kernels.started(folder) as manager:
+            _execute(source, temporary, given, folder, failed, manager, _Lines(say))
         _check_results(source.name, required)
         os.replace(temporary, target)
     finally:  # whatever went wrong, even an interruption: what was executed can be read
@@ -91,20 +95,17 @@ class _Lines:
         pass
 
 
-def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, failed: Path, lines: _Lines) -> None:
+def _execute(
+    source: Path, target: Path, given: dict[str, Any], cwd: Path, failed: Path, manager: Any, lines: _Lines
+) -> None:
     """Run papermill; its errors become sentences."""
-    import papermill  # these take a second to import, and most uses of this module do without
-    from jupyter_client.utils import run_sync
-    from nbclient.exceptions import DeadKernelError
-
-    manager = _kernel_manager()
+    import papermill  # it takes a second to import, and most uses of this module do without
 
     def pass_on(number: int) -> None:
         """To the kernel as SIGTERM: a run that trains there leaves a checkpoint, and anything else ends with it."""
-        if manager.provisioner is None or manager.provisioner.pid is None:  # not started: nothing to wait for
-            raise _stopped(source, number)
-        with suppress(ProcessLookupError):  # it has ended already
-            os.kill(manager.provisioner.pid, signal.SIGTERM)
+        if manager.has_kernel:
+            with suppress(ProcessLookupError):  # it has ended already
+                os.kill(manager.provisioner.pid, signal.SIGTERM)
 
     try:
         with stop_signals(pass_on) as stop_asked:
@@ -117,6 +118,7 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
                     language="python",
                     km=manager,
                     cwd=cwd,
+                    start_timeout=START_TIMEOUT,
                     progress_bar=False,
                     stdout_file=lines,
                 )
@@ -131,13 +133,12 @@ def _execute(source: Path, target: Path, given: dict[str, Any], cwd: Path, faile
             f"{source.name} failed in cell {number} with {_plain(what)!r}; expected it to run to its end: "
             f"read the executed copy {failed}, mend the cause and run it again"
         ) from None
-    except DeadKernelError:
+    except RuntimeError as error:  # nbclient's DeadKernelError, or its client's for a kernel that never answered
+        what = "died" if "died" in str(error) else f"did not start ({_plain(str(error))})"
         raise UserError(
-            f"the kernel of {source.name} died; expected it to run to its end. Probably memory: set a smaller "
+            f"the kernel of {source.name} {what}; expected it to run to its end. Probably memory: set a smaller "
             "train.batch_size, fewer study.workers or a smaller preset"
         ) from None
-    finally:  # nbclient leaves a kernel running that it did not make, with all its memory
-        run_sync(manager.shutdown_kernel)(now=True)
 
 
 def _stopped(source: Path, number: int) -> Stopped:
@@ -146,40 +147,6 @@ def _stopped(source: Path, number: int) -> Stopped:
         "command again to go on",
         number,
     )
-
-
-def _kernel_manager() -> Any:
-    """A kernel that is this interpreter, whatever kernels are registered on the machine under the name python3."""
-    if importlib.util.find_spec("ipykernel") is None:
-        raise UserError(
-            f"the Python at {sys.executable} has no Jupyter kernel; expected the package ipykernel: "
-            "install it with `make setup` or `pip install ipykernel`"
-        )
-    import zmq
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-
-    # Without any folder to look in there is only ipykernel's own specification, which names sys.executable.
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    if zmq.has("curve"):  # other users of the machine cannot read along, and the kernel does not warn that they can
-        manager.transport_encryption = "auto"
-    environment = {
-        # Nothing is fetched while notebooks run, unless the user says so.
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
-        # Nobody looks: text instead of pictures that change, and no widgets.
-        LIVE: "0",
-        # No warning on standard error about a debugger that nobody uses.
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    if "site-packages" not in paths.PACKAGE.parts:
-        # A checkout that is not installed is found from any working directory.
-        environment["PYTHONPATH"] = os.pathsep.join(
-            part for part in (str(paths.PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if part
-        )
-    specification = manager.kernel_spec
-    assert specification is not None  # it has a name
-    specification.env.update(environment)
-    return manager
 
 
 def _cell_number(source: Path, index: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from . import environment, paths
@@ -11,12 +12,16 @@ from .config import Config, load_preset
 from .data.prepare import prepare
 from .errors import UserError
 from .guard import exclusive
+from .kernels import one_ahead
 from .notebooks import run_notebook
 from .report import write_report
 from .study_plan import plan
 from .summary import write_summary
 from .teacher import teacher_config
 from .train import run_folder
+
+# What most notebooks import, and what takes seconds.
+IMPORTS = ("wmlkit.study", "wmlkit.results", "wmlkit.figures.plots")
 
 
 def notebook_sources(only: Sequence[str] = ()) -> list[Path]:
@@ -77,13 +82,14 @@ def _reproduce(
     began = time.perf_counter()
     done_before = _done(folder)
     minutes = {}
-    for source in sources:
-        started = time.perf_counter()
-        target = folder / "notebooks" / source.name
-        sentinel = target.with_suffix(".done.json")
-        parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
-        run_notebook(source, target, parameters, required=[sentinel], progress=say)
-        minutes[source.stem] = (time.perf_counter() - started) / 60
+    with closing(one_ahead(len(sources), Path.cwd(), IMPORTS)) as kernels:
+        for source, kernel in zip(sources, kernels, strict=True):
+            started = time.perf_counter()
+            target = folder / "notebooks" / source.name
+            sentinel = target.with_suffix(".done.json")
+            parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
+            run_notebook(source, target, parameters, required=[sentinel], kernel=kernel, progress=say)
+            minutes[source.stem] = (time.perf_counter() - started) / 60
     # Of a call that did the whole job: one that trained nothing, or ran some notebooks, says nothing about its time.
     whole = len(minutes) == len(notebook_sources()) and _done(folder) != done_before
     known = {"evaluate": minutes.get("04_evaluation", 0.0), "total": (time.perf_counter() - began) / 60}
