@@ -33,7 +33,7 @@ from wmlkit.replay import search as replay_search
 from wmlkit.replay import steps as replay_steps
 from wmlkit.replay import tables as replay_tables
 from wmlkit.replay import teacher as replay_teacher
-from wmlkit.replay.released import FINDINGS, OF_TEACHER, Case, Defects, cases
+from wmlkit.replay.released import FINDINGS, IN_TURN, OF_TEACHER, Case, Defects, cases, repairs
 from wmlkit.replay.released_data import widened
 from wmlkit.shapes import Student
 from wmlkit.state import State
@@ -81,6 +81,17 @@ def test_every_switch_stands_alone_in_one_row_and_the_modes_share_none():
         assert rows[name].mode == ("teacher" if name in OF_TEACHER else "mutual")
     assert on["all"] == [name for name in FINDINGS if name not in OF_TEACHER]
     assert on["vanilla"] == list(OF_TEACHER) and set(on["vanilla"]) < set(on["vanilla_all"])
+
+
+def test_repairs_lose_one_defect_a_row_from_all_to_none():
+    rows = repairs()
+    left = [{f.name for f in fields(Defects) if getattr(case.defects, f.name)} for case in rows.values()]
+    assert left[0] == set(FINDINGS) - set(OF_TEACHER) and left[-1] == set()
+    gone = [more - fewer for more, fewer in zip(left, left[1:], strict=False)]
+    assert gone == [{name} for name in IN_TURN]
+    named = [f"repaired_{name}" for name in IN_TURN[:-1]]
+    assert list(rows) == ["all", *named, "none"] and {case.mode for case in rows.values()} == {"mutual"}
+    assert rows["all"] == cases()["all"] and rows["none"] == cases()["none"]  # trained once
 
 
 # --- the hypergradient without a defect ---
@@ -388,6 +399,18 @@ def test_t9_over_seeds_by_hand():
     assert np.isnan(one["dev_ce_low"]) and one["dev_ce"] == 2
 
 
+def test_t9_repairs_compares_with_the_row_above():
+    dev = {"all": (9.0, 8.0), "repaired_digit_pairs": (6.0, 6.5), "repaired_batchmean": (5.0, 5.0), "none": (4.5, 4.0)}
+    records = [record(name, seed, [value]) for name, values in dev.items() for seed, value in enumerate(values)]
+    others = [record("batchmean", seed, [1.0]) for seed in (0, 1)]
+    table = replay_tables.repairs_table([*others, *reversed(records)])
+    assert list(table["case"]) == list(dev) and list(table["finding"]) == ["", "D1", "L1", "O8"]
+    assert np.isnan(table["change"][0]) and list(table["change"][1:]) == [-2.25, -1.25, -0.75]
+    half = 12.706205 * 0.75  # t(0.975, 1); the changes -3 and -1.5 have the standard error 0.75
+    assert (table["change_low"][1], table["change_high"][1]) == pytest.approx((-2.25 - half, -2.25 + half), rel=1e-6)
+    assert set(replay_tables.replay_table([*others, *records])["case"]) == {"all", "batchmean", "none"}
+
+
 def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
     text = DEVIATIONS.read_text(encoding="utf-8")
     copy = tmp_path / "deviations.md"
@@ -403,7 +426,7 @@ def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
 def test_effects_follow_the_tables(tmp_path):
     tables = tmp_path / "tables"
     tables.mkdir()
-    for name in ("T9", "T9_scoring", "T9_search"):
+    for name in ("T9", "T9_repairs", "T9_scoring", "T9_search"):
         table = pd.read_csv(paths.reference("nursery") / "tables" / f"{name}.csv")
         if name == "T9":
             table.loc[table["case"] == "digit_pairs", "dev_ce"] = 77.0

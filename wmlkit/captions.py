@@ -56,6 +56,9 @@ TABLES = {
     "Students of a teacher have no weights, and unmasked_inputs no true tokens: those columns are empty. teacher_ce: "
     "dev_ce of the teacher on the students' ids. lost_case, uncleaned_text, all and vanilla_all have another text and "
     "tokenizer. Accuracy in percent; chance is 50.",
+    "T9_repairs": "The released code (all), then one defect fewer in each row, down to the method as described (none): "
+    "repaired_X is without X and without the defects repaired above it. Columns as in T9, but change: against the row "
+    "above. The first three rows have another text or tokenizer than the others.",
     "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent: in order with half a point for a "
     "tie (none), E0 scores in the released order, E1 ties at random or (official_ties) correct. Beside them scorers "
     "that are no models: perfect prefers every good sentence, constant gives all the same score. crossed: EWoK-shaped "

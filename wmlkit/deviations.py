@@ -2,7 +2,7 @@
 
 ``wmlkit report RUNS --reference`` writes them, as it does README's results: what stands between
 ``<!-- measured: KEY -->`` and ``<!-- end -->`` is the effect of the case KEY of T9, of ``search:CASE`` of T9_search or
-of ``scoring:RULE`` of T9_scoring.
+of ``scoring:RULE`` of T9_scoring; that of KEY ``repairs`` is the whole of T9_repairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import UserError
 from .replay.tables import CONTROLS
 
 PRESET = "nursery"  # whose reference run the page quotes
-TABLES = ("T9", "T9_scoring", "T9_search")
+TABLES = ("T9", "T9_repairs", "T9_scoring", "T9_search")
 MARK = re.compile(r"( *)<!-- measured: (\S+) -->.*?<!-- end -->", re.DOTALL)
 FORMATS: dict[str, tuple[str, str]] = {
     "distinct_ids": ("different ids", "{:.0f}"),
@@ -74,7 +74,7 @@ def write_deviations(document: Path, folder: Path) -> Path:
 
 
 def measured(folder: Path) -> dict[str, str]:
-    """One sentence for each case of the three tables, and ``T9`` for what they were made from.
+    """One sentence for each case of T9, T9_scoring and T9_search, `repairs` for T9_repairs, `T9` for what made them.
 
     Raises UserError where a table is missing.
     """
@@ -86,6 +86,7 @@ def measured(folder: Path) -> dict[str, str]:
     sentences = {str(case): _effect(str(case), row, replay) for case, row in replay.iterrows()}
     sentences |= {f"scoring:{key}": text for key, text in _scoring(pd.read_csv(tables / "T9_scoring.csv")).items()}
     sentences |= {f"search:{key}": text for key, text in _search(pd.read_csv(tables / "T9_search.csv")).items()}
+    sentences["repairs"] = _repairs(pd.read_csv(tables / "T9_repairs.csv"))
     sentences = {key: f"*Measured:* {text}" for key, text in sentences.items()}
     note = paths.read_json(tables / "provenance.json")["T9"]
     none, seeds = replay.loc["none"], ", ".join(str(seed) for seed in note["seeds"])
@@ -121,6 +122,15 @@ def _effect(case: str, row: pd.Series, replay: pd.DataFrame) -> str:
 
 def _number(form: str, value: Any) -> str:
     return "0" if value == 0 else form.format(value)
+
+
+def _repairs(table: pd.DataFrame) -> str:
+    """Dev loss and accuracy from row to row."""
+    steps = [
+        f"{str(row['case']).removeprefix('repaired_')} {_mean(row, 'dev_ce')} ({_mean(row, 'accuracy', '{:.0f}')} %)"
+        for _, row in table.iterrows()
+    ]
+    return f"dev loss in nats (pairs right) with all defects, and after each repair: {', '.join(steps)}."
 
 
 def _scoring(table: pd.DataFrame) -> dict[str, str]:

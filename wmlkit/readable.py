@@ -39,7 +39,7 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         return [("", _plain(table, _BITS))]
     if name == "T8":
         return [(_of_protocols(table), _ablations(table))]
-    if name == "T9" and "dev_ce" in table:
+    if name in ("T9", "T9_repairs") and "dev_ce" in table:
         return [("", _replays(table))]
     if name == "T5":
         shown = table[table["member"].isin(["best_peer", "ensemble"])]
@@ -183,7 +183,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _replays(table: pd.DataFrame) -> pd.DataFrame:
-    """T9, what a defect does before what was counted; ends of intervals only where there are some."""
+    """T9 and T9_repairs, what a defect does before what was counted; ends of intervals only where there are some."""
     ends = [name for name in table if str(name).endswith(("_low", "_high")) and _blank(table[name])]
     table = table.drop(columns=ends)
     first = [name for name in table if str(name).startswith(("case", "finding", "dev_ce", "change", "accuracy"))]

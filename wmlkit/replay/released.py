@@ -52,11 +52,17 @@ FINDINGS = {
 OF_TEACHER = ("unmasked_inputs", "foreign_teacher")
 # The released text and updates, which its teacher-guided mode shares with the other
 OF_TEXT = ("digit_pairs", "lost_case", "one_stream", "uncleaned_text", "step_per_epoch")
+# The order in which `repairs` mends them: what is read, how often a step is taken, the loss, the weights.
+IN_TURN = (
+    "digit_pairs", "lost_case", "uncleaned_text", "one_stream", "masked_specials", "step_per_epoch",
+    "batchmean", "all_positions", "attached_targets", "peer_weighted_ce",
+    "weighted_ce", "cut_gradient", "wrong_sign", "scaled_steps", "clamped", "dev_text",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of T9."""
+    """One row of T9 or T9_repairs."""
 
     mode: Mode = "mutual"
     defects: Defects = Defects()
@@ -82,6 +88,16 @@ def cases() -> dict[str, Case]:
         "vanilla": teacher(*OF_TEACHER),
         "vanilla_all": teacher(*OF_TEXT, *OF_TEACHER),
     }
+
+
+def repairs() -> dict[str, Case]:
+    """The rows of T9_repairs: ``all``, then one defect fewer in each, named after the one that is gone, down to
+    ``none``. So ``repaired_batchmean`` is without `batchmean` and without all that stand before it in `IN_TURN`."""
+    rungs = {"all": cases()["all"]}
+    for gone in range(1, len(IN_TURN)):
+        left = Defects(**dict.fromkeys(IN_TURN[gone:], True))
+        rungs[f"repaired_{IN_TURN[gone - 1]}"] = Case("mutual", left)
+    return rungs | {"none": cases()["none"]}
 
 
 def _warmup_cosine(epoch: float, high: float, low: float, warmup: int, decay: int) -> float:

@@ -32,7 +32,7 @@ from ..measure import measure
 from ..settings import DataConfig
 from ..state import State, build_state
 from ..students import find_students, saved_hash
-from .released import Case, Defects, cases
+from .released import Case, Defects, cases, repairs
 from .released_data import text_rows, widened, without_capitals
 from .scoring import scoring
 from .steps import Setting, epochs
@@ -194,17 +194,18 @@ def _accuracies(state: State, config: Config, out: Path, tokenizer: PreTrainedTo
 def run_all(
     config: Config, out: Path, names: Sequence[str] = (), progress: Callable[[str], None] | None = None
 ) -> list[dict[str, Any]]:
-    """Every case of T9 (or those in `names`) with every seed of ``replay.seeds``; finished ones are read.
+    """Every case of T9 and T9_repairs (or those in `names`) with every seed of ``replay.seeds``; some may be finished.
 
     ``replay.workers`` processes side by side. Raises UserError for a name that is no case.
     """
-    unknown = [name for name in names if name not in cases()]
+    known = cases() | repairs()
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(f"there is no case {unknown[0]!r}; expected some of {', '.join(cases())}")
+        raise UserError(f"there is no case {unknown[0]!r}; expected some of {', '.join(known)}")
     prepared: dict[DataConfig, Prepared] = {}  # before any process starts: they would all prepare the same
     described = replay_config(config, Case(), 0).data
     jobs = []
-    for name, case in cases().items():
+    for name, case in known.items():
         if names and name not in names:
             continue
         data = replay_config(config, case, 0).data

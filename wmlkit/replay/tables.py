@@ -1,4 +1,4 @@
-"""T9, T9_scoring and T9_search from what the replays found."""
+"""T9, T9_repairs, T9_scoring and T9_search from what the replays found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..results import interval
-from .released import FINDINGS, cases
+from .released import FINDINGS, IN_TURN, cases, repairs
 from .scoring import RULE_FINDINGS
 from .search import SEARCH_FINDINGS
 
@@ -27,35 +27,57 @@ def replay_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     |explicit term| of the hypergradient. weight_ratio: largest over smallest weight. teacher_ce: dev_ce of the teacher,
     reading the students' ids. peer_weights: means over seeds. values: dev_ce of each seed.
     """
-    known = cases()
-    table = pd.DataFrame(records).assign(mode=[known[record["case"]].mode for record in records])
+    by_case = _by_case(records)
+    rows = [
+        _row(name, FINDINGS.get(name, ""), case.mode, by_case[name], by_case.get(CONTROLS[case.mode]))
+        for name, case in cases().items()
+        if name in by_case
+    ]
+    return pd.DataFrame(rows)
+
+
+def repairs_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """T9_repairs: the released code (`all`), then one defect fewer in each row, down to the method as described
+    (`none`). Columns as in T9, but finding: of the defect that is gone; change: dev_ce less that of the row before,
+    paired by seed."""
+    by_case = _by_case(records)
+    rows: list[dict[str, Any]] = []
+    for name, gone in zip(repairs(), ["", *IN_TURN], strict=True):
+        if name in by_case:
+            before = by_case[rows[-1]["case"]] if rows else None
+            rows.append(_row(name, FINDINGS.get(gone, ""), "mutual", by_case[name], before))
+    return pd.DataFrame(rows)
+
+
+def _by_case(records: Sequence[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """Replays of each case by seed, in the order of seeds; numbers of peers are their means."""
+    table = pd.DataFrame(records)
     for name in PER_PEER:
         table[name] = [np.nan if values is None else float(np.mean(values)) for values in table[name]]
     table["weight_ratio"] = [np.nan if w is None else max(w) / min(w) for w in table["peer_weights"]]
     for name in ("kl_to_ce", "correction", "teacher_ce"):
         table[name] = table[name].astype(float) if name in table else np.nan
-    by_seed = table.set_index(["case", "seed"])["dev_ce"]
-    rows = []
-    for case, own in table.groupby("case", sort=False):
-        own = own.sort_values("seed")
-        mode = own["mode"].iloc[0]
-        row = {"case": case, "finding": FINDINGS.get(str(case), ""), "mode": mode, "n_seeds": len(own)}
-        for name in ("distinct_ids", "lowest_id", "highest_id", "updates", "updates_with_lr"):
-            row[name] = int(own[name].iloc[0])
-        control = [by_seed.get((CONTROLS[mode], seed), np.nan) for seed in own["seed"]]
-        change = own["dev_ce"] - control
-        for name in ("train_ce", "untrained_ce"):
-            row[name] = float(own[name].mean())
-        for name, values in (("dev_ce", own["dev_ce"]), ("change", change), ("accuracy", own["accuracy"])):
-            low, high = interval(values.dropna().tolist())
-            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-        for name in ("kl_to_ce", "correction", "weight_ratio", "teacher_ce"):
-            row[name] = float(own[name].mean())
-        weights = own["peer_weights"].dropna().tolist()
-        row["peer_weights"] = " ".join(f"{value:.4f}" for value in np.mean(weights, axis=0)) if weights else ""
-        row["values"] = ", ".join(f"{value:.3f}" for value in own["dev_ce"])
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return {str(case): own.sort_values("seed").set_index("seed") for case, own in table.groupby("case", sort=False)}
+
+
+def _row(name: str, finding: str, mode: str, own: pd.DataFrame, control: pd.DataFrame | None) -> dict[str, Any]:
+    """One row of T9: `own` replays, and their change against those of `control`."""
+    row = {"case": name, "finding": finding, "mode": mode, "n_seeds": len(own)}
+    for key in ("distinct_ids", "lowest_id", "highest_id", "updates", "updates_with_lr"):
+        row[key] = int(own[key].iloc[0])
+    reference = pd.Series(np.nan, own.index) if control is None else control["dev_ce"].reindex(own.index)
+    change = own["dev_ce"] - reference
+    for key in ("train_ce", "untrained_ce"):
+        row[key] = float(own[key].mean())
+    for key, values in (("dev_ce", own["dev_ce"]), ("change", change), ("accuracy", own["accuracy"])):
+        low, high = interval(values.dropna().tolist())
+        row |= {key: float(values.mean()), f"{key}_low": low, f"{key}_high": high}
+    for key in ("kl_to_ce", "correction", "weight_ratio", "teacher_ce"):
+        row[key] = float(own[key].mean())
+    weights = own["peer_weights"].dropna().tolist()
+    row["peer_weights"] = " ".join(f"{value:.4f}" for value in np.mean(weights, axis=0)) if weights else ""
+    row["values"] = ", ".join(f"{value:.3f}" for value in own["dev_ce"])
+    return row
 
 
 def scoring_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
