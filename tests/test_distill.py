@@ -15,7 +15,17 @@ from small import make_batch, make_peers
 from test_losses import CE_1, CE_2, KL_12, hand_case, random_case
 from test_models import windowed
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+)
 
 from wmlkit import bilevel, checkpoint, paths, results, study, tables, teacher, train
 from wmlkit.config import load_preset
@@ -401,6 +411,21 @@ def gemma(tokenizer):
     return Gemma2ForCausalLM(settings)
 
 
+def recurrent(tokenizer):
+    """Carries a state from one sentence of a row to the next, which no mask keeps it from."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1}
+    return Mamba2ForCausalLM(Mamba2Config(vocab_size=len(tokenizer), **sizes))
+
+
+def chunked(tokenizer):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    settings = Llama4TextConfig(
+        vocab_size=len(tokenizer), intermediate_size=32, intermediate_size_mlp=32, head_dim=8, num_local_experts=1,
+        attention_chunk_size=31, layer_types=["chunked_attention"], moe_layers=[], **shape,
+    )  # fmt: skip
+    return Llama4ForCausalLM(settings)
+
+
 CAUSAL = {"model.family": "gpt2", "model.objective": "clm"}
 
 
@@ -413,10 +438,12 @@ CAUSAL = {"model.family": "gpt2", "model.objective": "clm"}
         (
             lambda t: windowed("modernbert", len(t), local_attention=60),
             {},
-            r"\(modernbert\) has layers whose sliding window covers rows of 31 tokens, and the data's have 32",
+            r"\(modernbert\) has layers whose sliding window or chunk covers rows of 31 tokens, and the data's have 32",
         ),
         (lambda t: windowed("mistral", len(t), sliding_window=31), CAUSAL, r"\(mistral\) has layers whose sliding"),
+        (chunked, CAUSAL, r"\(llama4_text\) has layers whose sliding window or chunk covers rows of 31 tokens, and"),
         (gemma, CAUSAL, r"\(gemma2\) gives other logits in parts than as a whole"),
+        (recurrent, CAUSAL, r"\(mamba2\) reads a sentence otherwise behind another one in the same row"),
     ],
 )
 def test_teachers_that_cannot_teach_are_refused(make, settings, message, tokenizer, tmp_path):

@@ -244,16 +244,20 @@ def max_length(model: PreTrainedModel) -> int:
 
 
 def window_length(model: PreTrainedModel) -> int:
-    """Longest row in tokens that the model's layers see whole; a large number for one without sliding windows.
+    """Longest row in tokens that the model's layers see whole; a large number for one without windows or chunks.
 
     transformers gives a (B, 1, T, T) mask to every layer as it is, so a longer row would lose the window.
     """
-    window = getattr(model.config, "sliding_window", None)
     kinds = getattr(model.config, "layer_types", None)  # None: all layers are alike
-    if window is None or (kinds is not None and "sliding_attention" not in kinds):
-        return 1 << 30
-    # As its masks count: a causal model's window holds the token itself, a masked model's is what lies to each side
-    return int(window) + (objective_of_class(type(model).__name__) == "mlm")
+    lengths = [1 << 30]
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        # As its masks count: a causal model's window holds the token itself, a masked model's is what lies to each side
+        lengths.append(int(window) + (objective_of_class(type(model).__name__) == "mlm"))
+    chunk = getattr(model.config, "attention_chunk_size", None)
+    if chunk is not None and (kinds is None or "chunked_attention" in kinds):
+        lengths.append(int(chunk))
+    return min(lengths)
 
 
 def body_parameters(model: PreTrainedModel) -> int:

@@ -100,7 +100,8 @@ def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: De
     """The model that `mutual.teacher` names; outside the data budget unless `mutual.teacher_within_budget`.
 
     Raises UserError where its tokenizer is not the data's (with both hashes), where it is of the other objective,
-    takes shorter rows than the data's or sees them through a narrower window, or cannot be split into trunk and head.
+    takes shorter rows than the data's or sees them through a narrower window, cannot be split into trunk and head, or
+    does not keep the documents of a row apart.
     """
     name = str(config.mutual.teacher)
     folder = given_folder(name)
@@ -128,7 +129,8 @@ def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTo
     """The model in `folder` with one logit for each entry of `tokenizer`, which need not be its own; learns nothing.
 
     Raises UserError (`who` names the model) where it is of the other objective, takes shorter rows than the data's or
-    sees them through a narrower window, has too few logits, or cannot be split into trunk and head.
+    sees them through a narrower window, has too few logits, cannot be split into trunk and head, or does not keep the
+    documents of a row apart.
     """
     model = _loaded(folder, who, config.model.objective)
     if max_length(model) < config.data.longest_block:
@@ -138,10 +140,10 @@ def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTo
         )
     if window_length(model) < config.data.longest_block:
         raise UserError(
-            f"{who} ({model.config.model_type}) has layers whose sliding window covers rows of {window_length(model)} "
-            f"tokens, and the data's have {config.data.longest_block}; expected a window that covers the longest row, "
-            "because packed rows are read without it; lower data.block_size (and what data.block_schedule has) or "
-            "choose another teacher"
+            f"{who} ({model.config.model_type}) has layers whose sliding window or chunk covers rows of "
+            f"{window_length(model)} tokens, and the data's have {config.data.longest_block}; expected a window that "
+            "covers the longest row, because packed rows are read without it; lower data.block_size (and what "
+            "data.block_schedule has) or choose another teacher"
         )
     if model.config.vocab_size < len(tokenizer):
         raise UserError(
@@ -166,20 +168,31 @@ def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
 
 @torch.no_grad()
 def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Trunk, then head, must give what the whole model gives: not so for families that scale or cap their logits."""
-    ids = torch.tensor([tokenizer("The cat sat.")["input_ids"][: max_length(model)]])
-    length = ids.shape[1]
-    seen = torch.ones(1, 1, length, length, dtype=torch.bool)
+    """Trunk, then head, on two sentences in one row must give what the whole model gives of each by itself: not so for
+    families that scale or cap their logits, or that carry a state from token to token, whatever the mask."""
+    half = max_length(model) // 2
+    alone = [torch.tensor(tokenizer(text)["input_ids"][:half]) for text in ("The cat sat.", "A dog ran to the cat.")]
+    seen = torch.block_diag(*(torch.ones(len(ids), len(ids)) for ids in alone)).bool()
     if objective_of_class(type(model).__name__) == "clm":
         seen = seen.tril()
+    positions = torch.cat([torch.arange(len(ids)) for ids in alone])[None]
     try:
-        parts = lm_logits(model, hidden_states(model, ids, seen, torch.arange(length)[None]))
+        parts = lm_logits(model, hidden_states(model, torch.cat(alone)[None], seen[None, None], positions))[0]
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama; choose another"
         ) from None
-    if not torch.allclose(parts, model(ids).logits, rtol=1e-3, atol=1e-4):
+    first, second = (
+        torch.allclose(part, model(ids[None]).logits[0], rtol=1e-3, atol=1e-4)
+        for part, ids in zip(parts.split([len(ids) for ids in alone]), alone, strict=True)
+    )
+    if not first:
         raise UserError(
             f"{who} ({model.config.model_type}) gives other logits in parts than as a whole; expected a family whose "
             "logits are the head of the last hidden states; choose another"
+        )
+    if not second:
+        raise UserError(
+            f"{who} ({model.config.model_type}) reads a sentence otherwise behind another one in the same row, though "
+            "a mask parts them; expected a family with attention alone, because rows are packed; choose another"
         )
