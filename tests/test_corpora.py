@@ -8,6 +8,7 @@ import pytest
 
 from wmlkit import paths
 from wmlkit.data import corpora
+from wmlkit.errors import UserError
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
@@ -68,6 +69,19 @@ def test_fetched_corpus_is_found_by_its_name(tmp_path: Path) -> None:
     write(paths.fetched(tmp_path, "some-corpus"), {"a.train": "one\n"})
     source = corpora.find_source("some-corpus", tmp_path)
     assert source.name == "some-corpus" and lines_of(source) == {("a", "train"): ["one"]}
+
+
+def test_the_working_folder_is_no_fetched_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.` names the folder of downloads too, with other people's text in it."""
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    write(paths.fetched(out, "some-corpus"), {"a.train": "fetched\n"})
+    write(mine / "texts", {"a.train": "mine\n"})
+    monkeypatch.chdir(mine / "texts")
+    for corpus, name in ((".", "texts"), ("..", "mine")):
+        source = corpora.find_source(corpus, out)
+        assert source.name == name and list(lines_of(source).values()) == [["mine"]]
+    with pytest.raises(UserError, match="there is no corpus ''"):
+        corpora.find_source("", out)
 
 
 @pytest.mark.parametrize(

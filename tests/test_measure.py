@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from compare import rows
@@ -83,11 +85,17 @@ def test_the_outer_problem_counts_as_reading(out):
     assert reads > 1.5
     allowed = {"outer__every": 2, "outer__start": 1, "train__steps": 17, "data__max_passes": reads}
     opened(out, **allowed)
-    with pytest.raises(
-        UserError, match=rf"read the held-out text {reads:.2f} times, .* raise outer.every to 3 or more"
-    ):
-        opened(out, **allowed | {"data__max_passes": reads - 0.5})
     less = allowed | {"data__max_passes": reads - 0.5}
+    with pytest.raises(UserError, match=rf"read the held-out text {reads:.2f} times") as error:
+        opened(out, **less)
+    advice = re.search(r"raise outer\.every to (\d+) or more, or data\.held_out", str(error.value))
+    assert advice is not None
+    enough = int(advice.group(1))
+    opened(out, **less | {"outer__every": enough})  # who follows it is not refused again, and it asks for no more
+    with pytest.raises(UserError, match="read the held-out text"):
+        opened(out, **less | {"outer__every": enough - 1})
+    with pytest.raises(UserError, match="lower outer.batch_size, or raise data.held_out"):
+        opened(out, **less | {"outer__start": 0, "data__max_passes": 1.0, "outer__batch_size": 4000})
     opened(out, **less | {"mutual__arm": "dml"})
     alone = less | {"mutual__num_peers": 1}
     opened(out, **alone)  # one peer has no weight to learn

@@ -472,6 +472,16 @@ def test_what_a_replay_is(out):
     assert len({folder(), *other}) == 1 + len(other)
 
 
+def test_a_teacher_of_longer_rows_is_another_one(out):
+    """It has as many positions as the longest row: one of the same name would be refused, or give other numbers."""
+    prepared = prepare(config().data, out)
+    names = [
+        replay_teacher._folder(config(data__block_schedule=schedule), "described", out, prepared).name
+        for schedule in ([], [[1.0, 32]], [[0.5, 32], [0.5, 64]])
+    ]
+    assert names[0] == names[1] != names[2]
+
+
 def test_a_replay_is_known_by_the_pairs_it_scores(out, tmp_path):
     prepared = prepare(config().data, out)
     given = config(evaluate__suites=["blimp"], evaluate__pairs=str(tmp_path))

@@ -102,6 +102,26 @@ def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
     assert (study.run_folder(study_plan.plan(config)[0], tmp_path) / "done.json").is_file()
 
 
+def test_a_listener_that_fails_stops_the_processes_instead_of_hanging():
+    """A process whose lines nobody reads would wait for ever once the pipe is full."""
+    talk = "import time\nfor i in range(40000): print(i, flush=True)\ntime.sleep(600)"
+
+    def listen(line):
+        raise BrokenPipeError(line)
+
+    def give_up(*arguments):
+        raise TimeoutError("still waiting")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    try:
+        with pytest.raises(BrokenPipeError):
+            study._run_processes([[sys.executable, "-c", talk]] * 2, 1, listen)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_stage_is_checked_before_anything_is_prepared(tmp_path):
     with pytest.raises(UserError, match="--stage got 'tests'; expected one of train, evaluate, all"):
         study.run("smoke", TWO, tmp_path, stage="tests")

@@ -216,6 +216,7 @@ def _run_processes(commands: Sequence[list[str]], threads: int, progress: Callab
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", WATCHED: "1"}
     processes: list[subprocess.Popen[str]] = []
     tails = [""] * len(commands)
+    broken: list[Exception] = []  # what `progress` raised
     try:
         with stop_signals() as stop_asked:  # before the first process: a signal finds all that were started
             readers = []
@@ -230,10 +231,14 @@ def _run_processes(commands: Sequence[list[str]], threads: int, progress: Callab
                         env=environment,
                     )
                 )
-                readers.append(threading.Thread(target=_follow, args=(processes[index], tails, index, progress)))
+                readers.append(
+                    threading.Thread(target=_follow, args=(processes[index], tails, index, progress, broken))
+                )
                 readers[index].start()
-            _wait(readers, processes, stop_asked)
-    except BaseException:  # a second Ctrl-C, or `progress` failed: the children stop with us, each with a checkpoint
+            _wait(readers, processes, lambda: bool(stop_asked() or broken))
+        if broken:
+            raise broken[0]
+    except BaseException:  # a second Ctrl-C, or `progress` failed: the processes stop too, each with a checkpoint
         for process in processes:
             process.terminate()
         for process in processes:
@@ -254,9 +259,9 @@ def _run_processes(commands: Sequence[list[str]], threads: int, progress: Callab
 
 
 def _wait(
-    threads: Sequence[threading.Thread], processes: Sequence[subprocess.Popen[str]], stop_asked: Callable[[], int]
+    threads: Sequence[threading.Thread], processes: Sequence[subprocess.Popen[str]], stop_asked: Callable[[], bool]
 ) -> None:
-    """Until all threads have ended; a signal that comes meanwhile asks the processes to stop."""
+    """Until all threads have ended; as soon as `stop_asked`, the processes are asked to stop."""
     told = False
     for thread in threads:
         while thread.is_alive():
@@ -283,8 +288,19 @@ def _is_evaluated(folder: Path, suite: str, config: Config, out: Path) -> bool:
     return known_evaluation(folder, suite, pairs_folder(config, suite, out), config.evaluate) is not None
 
 
-def _follow(process: subprocess.Popen[str], tails: list[str], index: int, progress: Callable[[str], None]) -> None:
+def _follow(
+    process: subprocess.Popen[str],
+    tails: list[str],
+    index: int,
+    progress: Callable[[str], None],
+    broken: list[Exception],
+) -> None:
+    """Hand on the lines of a process. Where that fails, read on: a process whose pipe is full stops for ever."""
     assert process.stdout is not None
     for line in process.stdout:
         tails[index] = line
-        progress(line.rstrip())
+        if not broken:
+            try:
+                progress(line.rstrip())
+            except Exception as error:  # whatever it is, `_run_processes` raises it
+                broken.append(error)

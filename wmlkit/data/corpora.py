@@ -70,10 +70,11 @@ def find_source(corpus: str, out: Path) -> Source:
     Raises UserError when there is no such thing, no training text in it, or two files of one domain and split.
     """
     fetched = paths.fetched(out, corpus)
-    if "/" not in corpus and "\\" not in corpus and fetched.is_dir():
+    is_name = not {"/", "\\"} & set(corpus) and corpus not in ("", ".", "..")
+    if is_name and fetched.is_dir():
         return _describe(corpus, fetched, _files_of_folder(fetched))
     path = Path(corpus).expanduser()
-    if path.is_dir():
+    if corpus and path.is_dir():
         return _describe(path.resolve().name, path, _files_of_folder(path))
     if path.is_file() and path.suffix.lower() == ".zip":
         return _describe(path.stem, path, _files_of_zip(path))

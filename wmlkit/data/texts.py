@@ -105,13 +105,18 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
         )
     held_out = rows("held_out", data.block_size)
     if config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1:
-        reads = len(range(-(-outer.start // outer.every) * outer.every, train.steps, outer.every))
-        again = reads * outer.batch_size / len(held_out)
+
+        def passes_of(every: int) -> float:
+            return len(range(-(-outer.start // every) * every, train.steps, every)) * outer.batch_size / len(held_out)
+
+        again = passes_of(outer.every)
         if data.max_passes is not None and again > data.max_passes:
+            allowed = data.max_passes
+            enough = next((every for every in range(outer.every, train.steps) if passes_of(every) <= allowed), None)
+            rarer = f"raise outer.every to {enough} or more, or" if enough else "lower outer.batch_size, or raise"
             raise UserError(
                 f"the outer problem would read the held-out text {again:.2f} times, and data.max_passes is "
-                f"{data.max_passes:g}: it is training text too; raise outer.every to "
-                f"{math.ceil(outer.every * again / data.max_passes)} or more, or data.held_out"
+                f"{allowed:g}: it is training text too; {rarer} data.held_out"
             )
     return Texts(
         of_stage,

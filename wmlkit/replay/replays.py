@@ -213,7 +213,7 @@ def run_all(
             if each not in prepared:
                 prepared[each] = prepare(each, out)
         texts = (prepared[data], prepared[described])
-        jobs += [(config, out, name, case, seed, *texts) for seed in config.replay.seeds]
+        jobs += [(config, out, name, case, seed, *texts) for seed in dict.fromkeys(config.replay.seeds)]
     pairs_folder(config, config.evaluate.suites[0], out)
     waiting = [job for job in jobs if not (replay_folder(*job) / "done.json").is_file()]
     workers = min(config.replay.workers, len(waiting))

@@ -129,7 +129,8 @@ def _folder(config: Config, kind: str, out: Path, described: Prepared) -> Path:
     shaping = {section: config.resolved()[section] for section in ("model", "train", "outer", "replay")}
     of_students = ("seeds", "workers", "per_paradigm", "num_peers", "weight_update_every", "step_size", "teacher")
     shaping["replay"] = {k: v for k, v in shaping["replay"].items() if k not in of_students}
-    vocabulary = [config.data.vocab_size, config.data.packing, config.data.block_size]
+    data = config.data
+    vocabulary = [data.vocab_size, data.packing, data.block_size, data.longest_block]  # the last sizes its positions
     shaping["mutual"] = {"alpha": config.mutual.alpha}
     identity = digest({"config": shaping, "data": described.hash, "vocabulary": vocabulary})
     return paths.replay(out, config.preset, f"teacher-{kind}-s{config.train.seed}-{identity[:8]}")
