@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def test_fetched_corpus_is_found_by_its_name(tmp_path: Path) -> None:
     write(paths.fetched(tmp_path, "some-corpus"), {"a.train": "one\n"})
     source = corpora.find_source("some-corpus", tmp_path)
     assert source.name == "some-corpus" and lines_of(source) == {("a", "train"): ["one"]}
+
+
+def test_a_name_that_is_no_text_is_refused_before_any_work(tmp_path: Path) -> None:
+    write(tmp_path / "mine", {"a.train": "one\n"})
+    (tmp_path / "mine" / os.fsdecode(b"caf\xe9.txt")).write_text("two\n")
+    with pytest.raises(UserError, match="whose name cannot be written as text, .*caf.*expected names in UTF-8"):
+        corpora.find_source(str(tmp_path / "mine"), tmp_path)
 
 
 def test_the_working_folder_is_no_fetched_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from wmlkit import tables
 from wmlkit.data.coverage import _kinds, count_whole, whole_words
@@ -53,6 +55,48 @@ def test_against_the_tokenizers_own_words(tmp_path: Path, vocab_size: int) -> No
     assert counts["dev", "a"] == (whole, words) and words == 5
     table = tables.corpora(folder).set_index(["split", "domain"])
     assert table.loc[("dev", "all"), "coverage"] == pytest.approx(whole / words)
+
+
+def vocabulary(kind: str) -> PreTrainedTokenizerFast:
+    """Words of `LINES` whole but "cats", by sentencepiece's or WordPiece's marks."""
+    words = ["the", "cat", "dog", "sees", "don", "t", "19"]
+    marks = [".", "'"]
+    if kind == "wordpiece":
+        entries = ["[UNK]", *words, "##s", *marks]
+        backend = Tokenizer(models.WordPiece({entry: i for i, entry in enumerate(entries)}, unk_token="[UNK]"))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    else:
+        entries = ["[UNK]", *(f"▁{word}" for word in words), "s", "t", *marks]
+        pieces = [(entry, -1.0) for entry in entries]
+        backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("wordpiece", (7, 8)), ("sentencepiece", (6, 7))])
+def test_tokenizers_that_lose_the_space_before_a_token(kind: str, expected: tuple[int, int]) -> None:
+    """A single token is decoded without it: "the" and "cat" would be one word. "cats" has two tokens; "don't" has two
+    words where the apostrophe is a token and what follows it begins another."""
+    tokenizer = vocabulary(kind)
+    ids = np.array(
+        tokenizer(
+            "the dog sees the cats. don't 19" if kind == "wordpiece" else "the dog sees the cats. don 19"
+        ).input_ids
+    )
+    assert tokenizer.unk_token_id not in ids
+    assert count_whole(ids, *_kinds(tokenizer)) == expected
+
+
+def test_dev_text_drawn_from_training_text_counts_with_it(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("the cat sees the dog\n" * 400, encoding="utf-8")
+    data = DataConfig(corpus=str(tmp_path / "mine"), vocab_size=300, dev_words=None, held_out=0.1)
+    folder = prepare(data, tmp_path).folder
+    splits = {row["split"]: row["words"] for row in read_statistics(folder)["splits"]}
+    assert set(splits) == {"train", "held_out", "dev"} and min(splits.values()) > 0
+    table = tables.corpora(folder).set_index(["split", "domain"])
+    assert table.loc[("train", "all"), "used_words"] == sum(splits.values()) == 2000
+    assert set(whole_words(folder, read_statistics(folder))) == {("train", next(iter(table.index))[1])}
 
 
 def test_parts_of_a_letter_belong_to_the_word() -> None:

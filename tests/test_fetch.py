@@ -507,6 +507,20 @@ def test_killed_and_started_again(server: Server, tmp_path: Path, unofficial: No
     assert len(ranges) == 4 and ranges == sorted(ranges) and ranges[0] > 0 and ranges[-1] >= 450_000
 
 
+def test_a_dataset_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows:
+        column_names = ("text",)
+
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": "one"}
+            raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": Rows()})
+    with pytest.raises(UserError, match=r"'me/text' broke off \(reset by peer\); nothing of it is kept"):
+        fetch.fetch_hub("me/text", tmp_path)
+    assert not paths.fetched(tmp_path, "me--text").exists()
+
+
 def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     folder = tmp_path / "hub"

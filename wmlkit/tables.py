@@ -34,15 +34,17 @@ def corpora(prepared_folder: Path) -> pd.DataFrame:
 
     statistics = read_statistics(prepared_folder)
     whole = whole_words(prepared_folder, statistics) if (prepared_folder / "train.tokens").is_file() else {}
+    given = {(record["domain"], record["split"]) for record in statistics["domains"]}
     rows = []
     for record in statistics["domains"]:
         row = {"corpus": statistics["corpus"], "split": record["split"], "domain": record["domain"]}
         for size in ("words", "documents", "lines", "tokens"):
             for when in ("before", "after"):
                 row[f"{size}_{when}"] = record[when][size]
-        # The held-out text is a part of the source's training text.
+        # The held-out text is a part of the source's training text, and so is dev text where the source has none.
         parts = [part for part in statistics["splits"] if part["domain"] == record["domain"]]
-        used = [part["words"] for part in parts if (part["split"] == "dev") == (record["split"] == "dev")]
+        dev_given = (record["domain"], "dev") in given
+        used = [p["words"] for p in parts if (p["split"] == "dev" and dev_given) == (record["split"] == "dev")]
         one_token, words = whole.get((record["split"], record["domain"]), (0, 0))
         rows.append({**row, "used_words": sum(used), "whole": one_token, "counted": words})
     table = pd.DataFrame(rows)

@@ -129,6 +129,11 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
     files: list[TextFile] = []
     seen: dict[tuple[str, str], str] = {}
     for inner in sorted(names):
+        if any("\ud800" <= character <= "\udfff" for character in inner):  # bytes that are no UTF-8: no JSON takes them
+            raise UserError(
+                f"{container} holds a file whose name cannot be written as text, {inner!a}; expected names in UTF-8; "
+                "rename it"
+            )
         path = PurePosixPath(inner)
         split = SUFFIXES.get(path.suffix.lower())
         if split is None:

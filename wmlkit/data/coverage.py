@@ -1,7 +1,7 @@
 """Coverage: how many words of a prepared corpus its vocabulary holds whole.
 
 A word is here a stretch of letters, or one of digits, as byte-level tokenizers cut text first: "don't" has the words
-"don" and "t". A word of several tokens is one that the vocabulary does not hold.
+"don" and "t" where the two are tokens of their own. A word of several tokens is one that the vocabulary does not hold.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from .batches import word_starts
 from .encode import open_documents, open_tokens
 from .tokenizer import load_tokenizer
 
@@ -20,7 +21,9 @@ _LETTER, _DIGIT, _SPACE = 1, 2, 3
 
 
 def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(words of one token, words) of each (split of the source, domain); held-out text belongs to ``train``."""
+    """(words of one token, words) of each (split of the source, domain). Held-out text belongs to ``train``, and so
+    does dev text where the source has none of its domain."""
+    given = {row["domain"] for row in statistics["domains"] if row["split"] == "dev"}
     kinds = _kinds(load_tokenizer(prepared_folder / "tokenizer"))
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     for split in ("train", "held_out", "dev"):
@@ -31,7 +34,7 @@ def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tu
         for row in (row for row in statistics["splits"] if row["split"] == split):  # in the order of the documents
             last = first + row["documents"]
             whole, words = count_whole(tokens[ends[first] : ends[last]], *kinds)
-            key = ("dev" if split == "dev" else "train", row["domain"])
+            key = ("dev" if split == "dev" and row["domain"] in given else "train", row["domain"])
             before = counts.get(key, (0, 0))
             counts[key] = (before[0] + whole, before[1] + words)
             first = last
@@ -52,6 +55,11 @@ def count_whole(tokens: np.ndarray, starts: np.ndarray, begins: np.ndarray, ends
 def _kinds(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     special = set(tokenizer.all_special_ids)
     texts = ["" if index in special else str(tokenizer.decode([index])) for index in range(len(tokenizer))]
+    begun = word_starts(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    for index in np.flatnonzero(begun).tolist():  # sentencepiece and WordPiece lose the space before a single token
+        if index not in special and not texts[index].startswith(" "):
+            texts[index] = " " + texts[index]
+    texts = [text.removeprefix("##") if len(text) > 2 else text for text in texts]  # WordPiece's mark of what goes on
     chosen = ([text.lstrip(" ")[:1] for text in texts], [text[:1] for text in texts], [text[-1:] for text in texts])
     starts, begins, ends = (np.array([_kind(character) for character in one], dtype=np.int8) for one in chosen)
     ends[[text == " " for text in texts]] = _SPACE

@@ -11,7 +11,7 @@ import difflib
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -259,6 +259,22 @@ def _record(name: str, corpus: Path, sources: Mapping[str, Remote]) -> None:
     paths.write_json(corpus / "fetch.json", document)
 
 
+def _texts(rows: Iterable[Mapping[str, Any]], column: str, repository: str) -> Iterator[str]:
+    """The text of each row. Raises UserError where the stream breaks."""
+    remaining = iter(rows)
+    while True:
+        try:
+            row = next(remaining)
+        except StopIteration:
+            return
+        except Exception as error:  # of the library, or of the network below it
+            raise UserError(
+                f"the dataset {repository!r} broke off ({first_line(error)}); nothing of it is kept; check the "
+                "connection and fetch it again"
+            ) from None
+        yield str(row[column] or "").strip("\n")
+
+
 def fetch_hub(repository: str, out: Path, revision: str | None = None, column: str = "text") -> Path:
     """Text of a dataset on the Hugging Face hub (parquet, JSON, text; no code is run), as .train and .dev files.
 
@@ -293,8 +309,7 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
             if split not in dataset:
                 continue
             with (folder / f"{name}.{suffix}").open("w", encoding="utf-8", newline="\n") as file:
-                for row in dataset[split]:
-                    text = str(row[column] or "").strip("\n")
+                for text in _texts(dataset[split], column, repository):
                     file.write(text + ("\n\n" if "\n" in text else "\n"))
 
     return paths.write_folder(paths.fetched(out, name), write)
