@@ -25,8 +25,8 @@ from wmlkit.train import run_folder
 NAMES = [path.stem for path in notebook_sources()]
 
 
-def reproduce(out):
-    command = [sys.executable, "-m", "wmlkit", "reproduce", "--preset", "smoke", "--out", str(out)]
+def reproduce(out, *more):
+    command = [sys.executable, "-m", "wmlkit", "reproduce", "--preset", "smoke", "--out", str(out), *more]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
 
 
@@ -126,6 +126,16 @@ def test_again_trains_nothing(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")} == runs
     assert {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")} == metrics
     assert paths.read_json(folder / "summary.json")["minutes"] == minutes  # those of the call that trained
+
+
+def test_a_preset_without_changes_runs_the_ablations_notebook(folder):
+    """As `released` is: the base alone, and the notebooks behind this one still run."""
+    done = reproduce(folder.parent, "--only", "06", "--set", "ablations.settings=[]")
+    assert done.returncode == 0, done.stderr[-4000:]
+    numbers = paths.read_json(folder / "notebooks" / "06_ablations.done.json")["numbers"]
+    assert numbers["ablations"] == 0 and numbers["runs"] == len(load_preset("smoke").ablations.seeds)
+    executed = nbformat.read(folder / "notebooks" / "06_ablations.ipynb", as_version=4)
+    assert "this preset lists no changes" in str(executed.cells[9].outputs)
 
 
 def test_force_forgets_what_would_be_trained_and_nothing_else(tmp_path):
