@@ -150,7 +150,7 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
             device=best_device(),
         )
     else:
-        model, tokenizer, objective = load_outside(target)
+        model, tokenizer, objective = load_outside(target, reads_text=True)
         document = evaluate_text(
             model,
             tokenizer,
