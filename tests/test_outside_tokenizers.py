@@ -91,3 +91,10 @@ def test_a_causal_model_needs_no_token_but_its_words_to_score_sentences(tmp_path
     assert tokenizer.decode(list(item.ids)) == "</s> the cat sleeps"  # the prefix of 2024: no start, so the end
     with pytest.raises(UserError, match="has no bos token; .* name the token in its tokenizer_config.json"):
         load_outside(folder, reads_text=True)
+
+
+@pytest.mark.parametrize("pad", ["</s>", "<unk>"])
+def test_unknown_words_are_scored_whatever_the_padding_is(pad: str) -> None:
+    tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>", pad_token=pad)
+    (item,) = encode_spans(tokenizer, ["the zebra sleeps"], [""], "clm", "none", ["x"])
+    assert tokenizer.decode([item.ids[i] for i in item.scored]) == "<unk> sleeps"
