@@ -1,4 +1,4 @@
-"""Tokenizers from outside: sentences are scored with what they declare."""
+"""Tokenizers from outside: sentences are scored with what they declare, and text that they lose is told."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import json
 from pathlib import Path
 
 import pytest
+from small import make_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from wmlkit import paths
 from wmlkit.config import load_preset
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
+from wmlkit.evaluate.language_modelling import evaluate_run_text, evaluate_text
 from wmlkit.evaluate.outside import load_outside
 from wmlkit.evaluate.spans import encode_spans
-from wmlkit.evaluate.target import evaluate_target
+from wmlkit.evaluate.target import evaluate_target, result_lines
+from wmlkit.models import build_model
+from wmlkit.settings import DataConfig, ModelConfig
+from wmlkit.shapes import Student
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -98,3 +107,40 @@ def test_unknown_words_are_scored_whatever_the_padding_is(pad: str) -> None:
     tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>", pad_token=pad)
     (item,) = encode_spans(tokenizer, ["the zebra sleeps"], [""], "clm", "none", ["x"])
     assert tokenizer.decode([item.ids[i] for i in item.scored]) == "<unk> sleeps"
+
+
+def student(tokenizer: PreTrainedTokenizerFast, objective: str) -> PreTrainedModel:
+    family = {"mlm": "roberta", "clm": "gpt2"}[objective]
+    config = ModelConfig(family=family, objective=objective)  # type: ignore[arg-type]
+    return build_model(Student(1, 2, 8, 16), config, tokenizer, 32, seed=0)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_text_that_a_tokenizer_loses_is_told(objective: str) -> None:
+    words = make_tokenizer()
+    texts = {"known": [["the cat sees the dog"]], "foreign": [["the zymurgy"]]}
+    document = evaluate_text(student(words, objective), words, texts, words_per_domain=None)
+    assert document["unknown"] == pytest.approx(1 / 7)
+    assert result_lines(document)[-1].startswith("14 % of the tokens are the tokenizer's unknown token")
+    whole = train_tokenizer(["the cat sees the dog"], 270)
+    for kept, given in ((words, {"known": texts["known"]}), (whole, texts)):
+        document = evaluate_text(student(kept, objective), kept, given, words_per_domain=None)
+        assert document.keys() == {"objective", "settings", "members"}  # as it has always been
+        assert len(result_lines(document)) == 1
+
+
+def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None:
+    """The dev text of a corpus is decoded from its tokens, so that what was lost stands there as the word <unk>."""
+    for split in ("train", "dev"):
+        (tmp_path / f"talk.{split}").write_text("the cat sees a zymurgy\n\n" * 40)
+    tokenizer = make_tokenizer()
+    save_tokenizer(tokenizer, tmp_path / "words")
+    data = DataConfig(corpus=str(tmp_path), tokenizer=str(tmp_path / "words"), clean=False)
+    prepared = prepare(data, tmp_path / "out")
+    run = tmp_path / "run"
+    student(tokenizer, "clm").save_pretrained(paths.peer(run, 1))
+    save_tokenizer(tokenizer, paths.peer(run, 1))
+    paths.write_json(run / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run / "done.json", {"peer_weights": [1.0]})
+    document = evaluate_run_text(run, prepared.folder, words_per_domain=20)
+    assert document["unknown"] == pytest.approx(1 / 7)  # of five words, a start and an end
