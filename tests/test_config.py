@@ -69,3 +69,11 @@ def test_the_floor_of_the_weights_leaves_room_for_all_peers_and_a_frozen_teacher
 
 def test_shares_of_the_masked_positions_may_fill_them():
     assert load_preset("smoke", {"train.mask_random": 0.7, "train.mask_keep": 0.3}).train.mask_keep == 0.3
+
+
+@pytest.mark.parametrize(
+    ("suite", "instead"), [("glue", "wmlkit evaluate RUN --suite glue"), ("lm", "set evaluate.text_words")]
+)
+def test_what_is_no_suite_of_pairs_is_refused_before_anything_is_trained(suite, instead):
+    with pytest.raises(UserError, match=f"names '{suite}'; expected suites of minimal pairs; .*{instead}"):
+        load_preset("smoke", {"evaluate.suites": ["nursery", suite]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -94,6 +95,21 @@ def test_padding_changes_nothing(family: str, head: str, tokenizer: PreTrainedTo
         logits = {side: classifier(torch.tensor([row]), torch.tensor([mask])) for side, (row, mask) in rows.items()}
     torch.testing.assert_close(logits["right"], logits["none"], atol=1e-5, rtol=0)
     torch.testing.assert_close(logits["left"], logits["none"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_fine_tuned_in_float32(
+    dtype: torch.dtype, folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny("roberta", tokenizer).to(dtype)
+    same = copy.deepcopy(model).float()
+    options = GlueOptions(tasks=("cola",), seeds=(1,), epochs=2)
+    half, full = (evaluate_glue(one, tokenizer, folder, options, protocol="babylm2024") for one in (model, same))
+    assert half["members"][0]["paradigms"][0]["per_seed"] == full["members"][0]["paradigms"][0]["per_seed"]
+    assert model.dtype == dtype
+    # float32 models have the settings that they had before there was a choice: their stored results stay the same ones
+    told = {"dtype": f"float32 copy of {str(dtype).removeprefix('torch.')}"}
+    assert "dtype" not in full["settings"] and half["settings"] == full["settings"] | told
 
 
 def run(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, scores: Sequence[float] | None = None, seed: int = 0):

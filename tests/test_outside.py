@@ -208,7 +208,7 @@ def test_the_token_budget_holds_for_given_text_too(
     monkeypatch.setattr(target, "load_peers", lambda folder: ([], None))
     monkeypatch.setattr(target, "run_facts", lambda folder: ([1.0], "mlm"))
     monkeypatch.setattr(target, "reads_lines", lambda folder: True)
-    monkeypatch.setattr(target, "load_outside", lambda folder: (None, None, "mlm"))
+    monkeypatch.setattr(target, "load_outside", lambda folder, reads_text: (None, None, "mlm"))
     monkeypatch.setattr(target, "evaluate_text", lambda *arguments, **options: given.update(options) or {})
     config = load_preset("smoke", {"evaluate.token_budget": 128})
     evaluate_target(tmp_path, "lm", config, tmp_path, corpus=tmp_path)

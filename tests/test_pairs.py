@@ -364,6 +364,22 @@ def test_write_evaluation_refuses_what_json_cannot_hold(tmp_path: Path) -> None:
     assert not (tmp_path / "evaluation" / "s-p.json").exists()
 
 
+def test_an_evaluation_that_was_killed_leaves_no_document_beside_items_of_another(
+    run_folder: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_run(run_folder, "toy", suite, EvaluateConfig())
+
+    def killed(path: Path, document: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(paths, "write_json", killed)
+        evaluate_run(run_folder, "toy", suite, EvaluateConfig(per_paradigm=1), force=True)
+    document = evaluate_run(run_folder, "toy", suite, EvaluateConfig())  # as the one before: scored again
+    items = paths.evaluation(run_folder, "toy", "babylm2025").with_suffix(".items.jsonl").read_text().splitlines()
+    assert len(items) == document["members"][0]["n"]
+
+
 def write_phenomena(folder, phenomena):
     """One file of one pair for each (paradigm, phenomenon)."""
     folder.mkdir(parents=True)

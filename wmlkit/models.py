@@ -33,7 +33,12 @@ from .untrusted import check_model
 
 FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 # Position embeddings of these begin behind the padding token's number.
-OFFSET_POSITIONS = ("roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "data2vec-text")
+OFFSET_POSITIONS = (
+    "roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text",
+    "esm", "ibert", "longformer", "luke",
+)  # fmt: skip
+FIRST_POSITION = {"mpnet": 2, "mra": 2, "nystromformer": 2, "yoso": 2}  # of these, whatever the padding token
+MORE_POSITIONS = ("mra", "nystromformer", "yoso")  # with embeddings for those before the first beside all others
 
 logging.disable_progress_bar()  # of loading and saving shards: noise for models of one file
 
@@ -165,15 +170,20 @@ def hidden_states(
     """Last hidden states of the trunk, (B, T) ids -> (B, T, H); no head is applied.
 
     attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) boolean, true where attention is allowed.
-    position_ids: (B, T), counted from 0 for every family (RoBERTa's offset is added here); left out for a model that
+    position_ids: (B, T), counted from 0 for every family (`first_position` is added here); left out for a model that
     takes none.
     """
     positions = {}
     if position_ids is not None and "position_ids" in inspect.signature(trunk(model).forward).parameters:
-        offset = model.config.pad_token_id + 1 if model.config.model_type in OFFSET_POSITIONS else 0
-        positions = {"position_ids": position_ids + offset}
+        positions = {"position_ids": position_ids + first_position(model)}
     output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, **positions)
     return output.last_hidden_state
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Number that a family gives the first token of a text."""
+    kind = model.config.model_type
+    return model.config.pad_token_id + 1 if kind in OFFSET_POSITIONS else FIRST_POSITION.get(kind, 0)
 
 
 def hidden_at(
@@ -239,8 +249,10 @@ def decoder(model: PreTrainedModel) -> nn.Linear:
 
 def max_length(model: PreTrainedModel) -> int:
     """Longest input in tokens, special tokens included; a large number for a model without a limit."""
-    positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
-    return positions - model.config.pad_token_id - 1 if model.config.model_type in OFFSET_POSITIONS else positions
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 0)
+    if positions <= 0:  # XLNet says -1
+        return 1 << 30
+    return positions if model.config.model_type in MORE_POSITIONS else positions - first_position(model)
 
 
 def window_length(model: PreTrainedModel) -> int:

@@ -228,6 +228,13 @@ class TrackConfig(Section):
     run_name: str | None = None  # None: the run folder's name
 
 
+# What `wmlkit evaluate` measures beside minimal pairs, and what to do in place of naming it in evaluate.suites
+NO_PAIRS = {
+    "glue": "leave it out and fine-tune a finished run with `wmlkit evaluate RUN --suite glue --pairs FOLDER`",
+    "lm": "leave it out and set evaluate.text_words, or measure a finished run with `wmlkit evaluate RUN --suite lm`",
+}
+
+
 class EvaluateConfig(Section):
     suites: tuple[str, ...] = Field(("nursery",), min_length=1)
     pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
@@ -240,6 +247,14 @@ class EvaluateConfig(Section):
     curve_per_paradigm: int = Field(20, ge=1)  # pairs a paradigm at each point, always the same ones
     curve_export: bool = False  # keep the peers of each point too, as model folders
     text_words: int | None = Field(None, ge=1)  # words of dev text a domain for bits per byte; None: not measured
+
+    @field_validator("suites")
+    @classmethod
+    def _suites_are_of_pairs(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        for suite, instead in NO_PAIRS.items():
+            if suite in suites:
+                raise ValueError(f"evaluate.suites names {suite!r}; expected suites of minimal pairs; {instead}")
+        return suites
 
     @model_validator(mode="after")
     def _curve_rises(self) -> EvaluateConfig:

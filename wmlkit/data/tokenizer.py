@@ -123,14 +123,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, longest: in
     return folder
 
 
-def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: bool = True) -> PreTrainedTokenizerFast:
     """An existing tokenizer from a folder or, for a name that is no folder, from the Hugging Face hub.
 
     Code that comes with a tokenizer is never run. Where only ``cls``/``sep`` are defined (BERT) they become
     ``bos``/``eos``; a missing ``pad`` (GPT-2) becomes ``eos``, which the attention mask tells apart.
+    Without `reads_text` they stay as declared, present or not: rules for scoring sentences ask what was declared.
 
     Raises UserError when there is nothing to load, when it is not a fast tokenizer or has no vocabulary, or when it has
-    no token for the start or the end of a text or, with `needs_mask`, no mask token.
+    no mask token, with `needs_mask`, or no token for the start or the end of a text, with `reads_text`.
     """
     is_folder = Path(source).is_dir()
     if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -154,22 +155,25 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False) -> PreTrainedTo
             f"the tokenizer {str(source)!r} has no vocabulary, only special tokens; expected a folder with"
             " tokenizer.json: copy the tokenizer's files beside the model's"
         )
-    return _with_required_tokens(tokenizer, str(source), needs_mask)
+    return _with_required_tokens(tokenizer, str(source), needs_mask, reads_text)
 
 
-def _with_required_tokens(tokenizer: PreTrainedTokenizerFast, source: str, needs_mask: bool) -> PreTrainedTokenizerFast:
-    if tokenizer.bos_token is None:
+def _with_required_tokens(
+    tokenizer: PreTrainedTokenizerFast, source: str, needs_mask: bool, reads_text: bool
+) -> PreTrainedTokenizerFast:
+    if reads_text and tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.cls_token
-    if tokenizer.eos_token is None:
+    if reads_text and tokenizer.eos_token is None:
         tokenizer.eos_token = tokenizer.sep_token
-    needed = ["bos", "eos"] + (["mask"] if needs_mask else [])
+    needed = (["bos", "eos"] if reads_text else []) + (["mask"] if needs_mask else [])
     missing = [name for name in needed if getattr(tokenizer, f"{name}_token") is None]
     if missing:
         raise UserError(
             f"the tokenizer {source!r} has no {' and no '.join(missing)} token; this objective needs"
-            f" {', '.join(needed)}; choose another tokenizer or set data.tokenizer to 'train'"
+            f" {', '.join(needed)}; choose another tokenizer or set data.tokenizer to 'train'; of a model that is only"
+            " evaluated, name the token in its tokenizer_config.json"
         )
-    if tokenizer.pad_token is None:
+    if reads_text and tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -120,7 +120,7 @@ def finetune(
     select: Callable[[np.ndarray, np.ndarray], float],
     device: str | torch.device | None = None,
 ) -> FineTuned:
-    """Train a copy of `model` on `train` and predict all sets of `valid` at the best epoch.
+    """Train a float32 copy of `model` on `train` and predict all sets of `valid` at the best epoch.
 
     The best epoch is the one with the highest `select(labels, predictions)` on the first set of `valid`, the earliest
     of several: that set chooses and is scored, so its numbers are optimistic, as in the official pipelines.
@@ -139,7 +139,8 @@ def finetune(
     cards = [target] if target.type == "cuda" else []
     with torch.random.fork_rng(devices=cards):
         torch.manual_seed(seed)
-        classifier = Classifier(copy.deepcopy(model), objective, num_labels, recipe).to(target)
+        # The head is float32, and steps of this size are lost in the rounding of weights kept in half precision
+        classifier = Classifier(copy.deepcopy(model).float(), objective, num_labels, recipe).to(target)
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         total = steps_an_epoch * recipe.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, total, recipe))

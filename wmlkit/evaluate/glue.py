@@ -220,6 +220,9 @@ def _plan(
         "max_valid": options.max_valid,
         "scored_epoch": "best on the validation file, which is also the file that is scored",
     }
+    stored = sorted({str(model.dtype).removeprefix("torch.") for model in peers} - {"float32"})
+    if stored:  # only then: results of float32 models that were stored before this was told stay the same ones
+        settings["dtype"] = f"float32 copy of {' and '.join(stored)}"
     reasons = [{"task": task, "reason": reason} for task, reason in skipped.items()]
     return _Plan(rules, objective, present, reasons, settings, paths.files_sha256(folder, sorted(_files(present))))
 

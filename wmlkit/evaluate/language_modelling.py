@@ -2,7 +2,9 @@
 
 Causal models get the perplexity, masked models the pseudo-perplexity (each token masked in turn, Salazar et al.
 2020); the two are different quantities and only models of one objective compare. Per-token numbers depend on how
-long a tokenizer's tokens are; bits per byte do not, because the same bytes are predicted.
+long a tokenizer's tokens are; bits per byte do not, because the same bytes are predicted. That holds for tokenizers
+that keep the text: what lower-cases, normalises (NFKC) or writes <unk> predicts less than the bytes it is divided by,
+and its bits per byte are too low to compare. Unknown tokens are counted (`unknown`), the other two are not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .. import paths
 from ..data import nursery
 from ..data.batches import segments
-from ..data.encode import decoded_documents, encode_documents
+from ..data.encode import decoded_documents, encode_documents, open_tokens
 from ..data.prepare import open_prepared
 from ..data.tokenizer import load_tokenizer
 from ..device import best_device
@@ -60,7 +62,8 @@ def evaluate_text(
     tokens never. The drawn text does not depend on the tokenizer, nor on by_line.
 
     Returns {"objective", "settings", "members": [{"member", "nats_per_token", "perplexity", "bits_per_byte",
-    "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens.
+    "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens. Where the
+    tokenizer knows some of the text only as its unknown token, also "unknown": the share of such tokens.
     Raises UserError for a domain without text or a loss that is not finite.
     """
     single = isinstance(models, PreTrainedModel)
@@ -68,7 +71,7 @@ def evaluate_text(
     ensembles = ensemble_rows(member_weights, len(peers), single)
     objective = objective or objective_of(peers[0])
     window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
-    losses, counts = [], []
+    losses, counts, unknown = [], [], 0
     for domain, documents in texts.items():
         units = draw_units(documents, words_per_domain, seed)
         if not units:
@@ -90,6 +93,7 @@ def evaluate_text(
         losses.append(-totals.sum(axis=1))
         tokens = sum(len(item.scored) for item in encoded)
         counts.append((tokens, sum(len(line.encode()) for unit in units for line in unit)))
+        unknown += sum(item.ids[i] == tokenizer.unk_token_id for item in encoded for i in item.scored)
     names = ["model"] if single else member_names(len(peers))
     members = []
     for row, name in enumerate(names):
@@ -109,7 +113,8 @@ def evaluate_text(
         "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
         "dtype": str(peers[0].dtype).removeprefix("torch."),
     }
-    return {"objective": objective, "settings": settings, "members": members}
+    document: dict[str, Any] = {"objective": objective, "settings": settings, "members": members}
+    return document | _unknown(unknown, sum(tokens for tokens, _ in counts))
 
 
 def evaluate_run_text(
@@ -145,6 +150,7 @@ def evaluate_run_text(
         device=device or best_device(),
     )
     document["data_hash"] = data_hash
+    document |= _unknown(*unknown_tokens(prepared_folder, tokenizer))
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
         drawn = {domain: draw_units(documents, words_per_domain, 0) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
@@ -218,6 +224,21 @@ def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[
         if row["split"] == split:
             texts.setdefault(row["domain"], []).extend(islice(documents, row["documents"]))
     return texts
+
+
+def unknown_tokens(prepared_folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """Unknown tokens of the dev text of a prepared corpus, and all its tokens.
+
+    `prepared_texts` has such a token as its name, which a model then reads letter by letter: only here it is seen.
+    """
+    tokens, _ = open_tokens(prepared_folder / "dev.tokens")
+    lost = tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, None)
+    return (int(np.count_nonzero(tokens == tokenizer.unk_token_id)) if lost else 0), len(tokens)
+
+
+def _unknown(count: int, tokens: int) -> dict[str, float]:
+    """What a document says of unknown tokens: nothing where there are none."""
+    return {"unknown": count / tokens} if count else {}
 
 
 def draw_units(documents: Documents, words: int | None, seed: int) -> list[list[str]]:

@@ -22,8 +22,10 @@ from .spans import Objective
 TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
 
 
-def load_outside(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Objective]:
+def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Objective]:
     """The model of a Hugging Face folder, its tokenizer, and the objective that its architecture is made for.
+
+    reads_text: for running text, which needs tokens for its start and end; else the tokenizer is as declared.
 
     Raises UserError for an architecture that is neither a masked nor a causal language model.
     """
@@ -35,7 +37,8 @@ def load_outside(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
             f"{folder} holds the architecture {architecture!r}; expected a masked or causal language model "
             "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
         )
-    return load_model(folder, objective), load_tokenizer(folder, needs_mask=objective == "mlm"), objective
+    tokenizer = load_tokenizer(folder, needs_mask=objective == "mlm", reads_text=reads_text)
+    return load_model(folder, objective), tokenizer, objective
 
 
 @dataclass(frozen=True)

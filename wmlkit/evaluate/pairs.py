@@ -143,9 +143,13 @@ def requests_of(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tu
 
 
 def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
-    """Write both parts of an evaluation into the run folder, the document last; returns its path."""
+    """Write both parts of an evaluation into the run folder, the document last; returns its path.
+
+    An earlier document goes first: killed in between, it would stand beside items of another evaluation.
+    """
     path = paths.evaluation(run_folder, document["suite"], document["protocol"])
     lines = [json.dumps(item, ensure_ascii=False, allow_nan=False) for item in items]
+    path.unlink(missing_ok=True)
     paths.write_text(path.with_suffix(".items.jsonl"), "\n".join(lines) + "\n")
     return paths.write_json(path, document)
 

@@ -157,8 +157,7 @@ def _tokenize(
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
-    # The unknown token is left out: it stands for text.
-    return {
+    special = {
         tokenizer.pad_token_id,
         tokenizer.cls_token_id,
         tokenizer.sep_token_id,
@@ -166,6 +165,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
         tokenizer.eos_token_id,
         tokenizer.mask_token_id,
     }
+    return special - {tokenizer.unk_token_id}  # which stands for text, also where it does for padding
 
 
 def _without_first(item: Encoded) -> Encoded:

@@ -236,8 +236,10 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
     A row stays if every word of its contexts and targets, lower-cased, is in `vocabulary` (None: all stay). Each is
     followed by its swapped copy, second context and second target first, as the 2024 pipeline writes it
     (ewok/dl_and_filter.py). Words are those of `treebank_words`: punctuation and clitics on their own.
+    What an earlier call left in `folder` is replaced, all of it. Raises UserError where no row stays, and for a folder
+    that holds anything else.
     """
-    source = Path(source)
+    source, folder = Path(source), Path(folder)
     if not source.is_file():
         raise UserError(f"there is no file {source}; expected EWoK's test split as JSONL; {EWOK_HELP}")
     known = None if vocabulary is None else {word.strip().lower() for word in vocabulary}
@@ -258,9 +260,31 @@ def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str]
             raise UserError(f"{origin} has {domain!r} as Domain; expected a plain name, as it names a file; mend it")
         lines = by_domain.setdefault(domain, [])
         lines.extend(json.dumps(each, ensure_ascii=False) for each in (row, swapped))
-    for domain, lines in by_domain.items():
-        paths.write_text(Path(folder) / f"{domain}.jsonl", "\n".join(lines) + "\n")
+    if not by_domain:
+        raise UserError(
+            f"no row of {source.name} is left; expected some whose words are all in the vocabulary; give the words of "
+            "ewok/vocab.txt one by one, or no vocabulary"
+        )
+    others = [file.name for file in sorted(folder.iterdir()) if not _is_domain(file)] if folder.is_dir() else []
+    if others:
+        raise UserError(
+            f"{folder} holds {others[0]}, which is no domain of EWoK and would be deleted; expected a new folder or "
+            "one that write_ewok wrote; give another"
+        )
+
+    def write(temporary: Path) -> None:
+        for domain, lines in by_domain.items():
+            paths.write_text(temporary / f"{domain}.jsonl", "\n".join(lines) + "\n")
+
+    paths.write_folder(folder, write)
     return {domain: len(lines) for domain, lines in sorted(by_domain.items())}
 
 
 _FILE_NAME = re.compile(r"\w[\w .&-]*")
+
+
+def _is_domain(file: Path) -> bool:
+    """Whether `write_ewok` can have written a file."""
+    if file.suffix != ".jsonl" or not file.is_file():
+        return False
+    return next((row.get("Domain") for _, row in read_rows(file)), None) == file.stem

@@ -150,7 +150,7 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
             device=best_device(),
         )
     else:
-        model, tokenizer, objective = load_outside(target)
+        model, tokenizer, objective = load_outside(target, reads_text=True)
         document = evaluate_text(
             model,
             tokenizer,
@@ -168,7 +168,8 @@ def result_lines(document: dict[str, Any]) -> list[str]:
     members = document["members"]
     if "suite" not in document:  # lm
         lines = [_text_line(member) for member in members]
-        return lines + ([_text_line(document["floor"])] if document.get("floor") else [])
+        lines += [_text_line(document["floor"])] if document.get("floor") else []
+        return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])
     if document["suite"] != "glue":
         return [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
     lines = []
@@ -187,4 +188,11 @@ def _text_line(row: dict[str, Any]) -> str:
     return (
         f"{row['member']}: {row['bits_per_byte']:.3f} bits a byte, {row['nats_per_token']:.3f} nats a token, "
         f"perplexity {row['perplexity']:.1f}"
+    )
+
+
+def _unknown_line(share: float) -> str:
+    return (
+        f"{100 * share:.2g} % of the tokens are the tokenizer's unknown token, which stands for text of any length: "
+        "these bits a byte are too low and not comparable with those of other tokenizers"
     )

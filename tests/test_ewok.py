@@ -1,0 +1,43 @@
+"""EWoK's files: a folder holds what the last call wrote, and nothing of anybody else is deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wmlkit.errors import UserError
+from wmlkit.evaluate.protocols import PROTOCOLS
+from wmlkit.evaluate.suites import read_suite, write_ewok
+
+EWOK = {
+    "Context1": "Anna is Ben's boss.",
+    "Context2": "Anna is Ben's pupil.",
+    "Target1": "Anna leads Ben.",
+    "Target2": "Ben leads Anna.",
+    "Domain": "social-relations",
+}
+
+
+def write_rows(path: Path, *rows: dict[str, str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_ewok_written_again_leaves_no_domain_of_the_call_before(tmp_path: Path) -> None:
+    other = EWOK | {"Domain": "physical-dynamics", "Context1": "Anna kicks the zymurgist."}
+    write_rows(tmp_path / "test.jsonl", EWOK, other)
+    out = tmp_path / "out"
+    assert len(write_ewok(tmp_path / "test.jsonl", out)) == 2
+    vocabulary = ["anna", "is", "ben", "'s", "boss", "pupil", "leads", "."]
+    assert write_ewok(tmp_path / "test.jsonl", out, vocabulary) == {"social-relations": 2}
+    assert {pair.paradigm for pair in read_suite(out, PROTOCOLS["babylm2025"])} == {"social-relations"}
+    with pytest.raises(UserError, match=r"no row of test.jsonl is left; .* the words of ewok/vocab.txt"):
+        write_ewok(tmp_path / "test.jsonl", tmp_path / "none", ["anna"])
+    assert not (tmp_path / "none").exists()
+    for name in ("notes.txt", "mine.jsonl"):
+        write_rows(tmp_path / name[:4] / name, EWOK)
+        with pytest.raises(UserError, match=f"holds {name}, which is no domain of EWoK and would be deleted"):
+            write_ewok(tmp_path / "test.jsonl", tmp_path / name[:4])
+        assert (tmp_path / name[:4] / name).is_file()

@@ -1,0 +1,146 @@
+"""Tokenizers from outside: sentences are scored with what they declare, and text that they lose is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small import make_tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from wmlkit import paths
+from wmlkit.config import load_preset
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.errors import UserError
+from wmlkit.evaluate.language_modelling import evaluate_run_text, evaluate_text
+from wmlkit.evaluate.outside import load_outside
+from wmlkit.evaluate.spans import encode_spans
+from wmlkit.evaluate.target import evaluate_target, result_lines
+from wmlkit.models import build_model
+from wmlkit.settings import DataConfig, ModelConfig
+from wmlkit.shapes import Student
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def bert_tokenizer(**declared: str) -> PreTrainedTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "none", "the", "cat", "cats", "sleep", "##s", "."]
+    engine = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    engine.normalizer = normalizers.BertNormalizer()
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    special = {f"{name}_token": token for name, token in names.items()} | declared
+    return PreTrainedTokenizerFast(tokenizer_object=engine, **special)
+
+
+def word_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    words = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", "the", "cat", "sleeps"])}
+    engine = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=engine, unk_token="<unk>", **special)
+
+
+def save_bert(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **SMALL)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_gpt2(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    shape = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=40)
+    GPT2LMHeadModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("declared", "tokens"),
+    [({}, "[CLS] none the cat sleep ##s . [SEP]"), ({"eos_token": "[SEP]"}, "[CLS] [SEP] the cat sleep ##s . [SEP]")],
+)
+def test_2024_writes_none_before_a_sentence_where_no_end_of_text_is_declared(
+    declared: dict[str, str], tokens: str, tmp_path: Path
+) -> None:
+    _, tokenizer, objective = load_outside(save_bert(tmp_path, bert_tokenizer(**declared)))
+    (item,) = encode_spans(tokenizer, ["The cat sleeps."], [""], objective, "eos", ["x"])
+    assert tokenizer.convert_ids_to_tokens(list(item.ids)) == tokens.split()
+    assert item.scored == (2, 3, 4, 5, 6)
+
+
+def test_running_text_has_the_ends_that_bert_has_for_sentences(tmp_path: Path) -> None:
+    _, tokenizer, _ = load_outside(save_bert(tmp_path / "model", bert_tokenizer()), reads_text=True)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
+    (tmp_path / "talk.dev").write_text("The cat sleeps.\n")
+    document = evaluate_target(tmp_path / "model", "lm", load_preset("smoke"), tmp_path, corpus=tmp_path)
+    assert document["members"][0]["tokens"] == 5
+
+
+def test_a_causal_model_needs_no_token_but_its_words_to_score_sentences(tmp_path: Path) -> None:
+    folder = save_gpt2(tmp_path / "model", word_tokenizer(eos_token="</s>"))
+    (tmp_path / "toy").mkdir()
+    pair = {"sentence_good": "the cat sleeps", "sentence_bad": "the sleeps cat"}
+    (tmp_path / "toy" / "order.jsonl").write_text(json.dumps(pair))
+    for protocol in ("babylm2024-fixed", "babylm2025"):
+        config = load_preset("smoke", {"evaluate.pairs": str(tmp_path), "evaluate.protocol": protocol})
+        assert evaluate_target(folder, "toy", config, tmp_path)["members"][0]["n"] == 1
+    _, tokenizer, _ = load_outside(folder)
+    (item,) = encode_spans(tokenizer, ["the cat sleeps"], [""], "clm", "eos", ["x"])
+    assert tokenizer.decode(list(item.ids)) == "</s> the cat sleeps"  # the prefix of 2024: no start, so the end
+    with pytest.raises(UserError, match="has no bos token; .* name the token in its tokenizer_config.json"):
+        load_outside(folder, reads_text=True)
+
+
+@pytest.mark.parametrize("pad", ["</s>", "<unk>"])
+def test_unknown_words_are_scored_whatever_the_padding_is(pad: str) -> None:
+    tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>", pad_token=pad)
+    (item,) = encode_spans(tokenizer, ["the zebra sleeps"], [""], "clm", "none", ["x"])
+    assert tokenizer.decode([item.ids[i] for i in item.scored]) == "<unk> sleeps"
+
+
+def student(tokenizer: PreTrainedTokenizerFast, objective: str) -> PreTrainedModel:
+    family = {"mlm": "roberta", "clm": "gpt2"}[objective]
+    config = ModelConfig(family=family, objective=objective)  # type: ignore[arg-type]
+    return build_model(Student(1, 2, 8, 16), config, tokenizer, 32, seed=0)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_text_that_a_tokenizer_loses_is_told(objective: str) -> None:
+    words = make_tokenizer()
+    texts = {"known": [["the cat sees the dog"]], "foreign": [["the zymurgy"]]}
+    document = evaluate_text(student(words, objective), words, texts, words_per_domain=None)
+    assert document["unknown"] == pytest.approx(1 / 7)
+    assert result_lines(document)[-1].startswith("14 % of the tokens are the tokenizer's unknown token")
+    whole = train_tokenizer(["the cat sees the dog"], 270)
+    for kept, given in ((words, {"known": texts["known"]}), (whole, texts)):
+        document = evaluate_text(student(kept, objective), kept, given, words_per_domain=None)
+        assert document.keys() == {"objective", "settings", "members"}  # as it has always been
+        assert len(result_lines(document)) == 1
+
+
+def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None:
+    """The dev text of a corpus is decoded from its tokens, so that what was lost stands there as the word <unk>."""
+    for split in ("train", "dev"):
+        (tmp_path / f"talk.{split}").write_text("the cat sees a zymurgy\n\n" * 40)
+    tokenizer = make_tokenizer()
+    save_tokenizer(tokenizer, tmp_path / "words")
+    data = DataConfig(corpus=str(tmp_path), tokenizer=str(tmp_path / "words"), clean=False)
+    prepared = prepare(data, tmp_path / "out")
+    run = tmp_path / "run"
+    student(tokenizer, "clm").save_pretrained(paths.peer(run, 1))
+    save_tokenizer(tokenizer, paths.peer(run, 1))
+    paths.write_json(run / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run / "done.json", {"peer_weights": [1.0]})
+    document = evaluate_run_text(run, prepared.folder, words_per_domain=20)
+    assert document["unknown"] == pytest.approx(1 / 7)  # of five words, a start and an end
