@@ -167,6 +167,10 @@ def test_glue_over_runs(tmp_path: Path) -> None:
     assert (row["mean"], row["n_seeds"], row["values"]) == (2, 3, "1 2 3")
     assert (row["low"], row["high"]) == pytest.approx(results.interval([1.0, 2.0, 3.0]))
     assert row["interval"] == score_tables.OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
+    for run in read_runs(folder):
+        write_glue(run.folder, {"rte": [2.0] * 3})
+    (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
+    assert (row["n_seeds"], row["interval"]) == (3, score_tables.NO_SPREAD) and np.isnan(row["low"])
 
 
 def test_dev_text_by_domain(tmp_path: Path) -> None:
