@@ -96,6 +96,17 @@ def test_a_run_under_another_protocol_does_not_empty_the_main_table() -> None:
     assert evaluations.of_common_protocols(pd.DataFrame()).empty
 
 
+def test_each_suite_has_a_protocol_in_the_table_of_phenomena(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=BOTH)
+    for run in read_runs(folder):
+        write_evaluation(run.folder, "wml", 2, run.seed, "blimp", "babylm2024-fixed", PARADIGMS)
+    tables.write_tables(folder)
+    for name in ("T5", "T4_thirds"):
+        table = pd.read_csv(folder / "tables" / f"{name}.csv")
+        found = set(zip(table["suite"], table["protocol"], strict=True)) - {("nursery", "babylm2025")}
+        assert found == {("blimp", "babylm2024-fixed")}
+
+
 def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None:
     runs = read_runs(one_seed)
     table = tables.main_result(tables.all_scores(one_seed), None, runs)

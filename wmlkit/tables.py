@@ -322,9 +322,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
 
 
 def _main_protocol(paradigms: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Of several protocols the one that the runs' configuration names, as T4_protocols has the others."""
-    own = paradigms[paradigms["protocol"] == run.config["evaluate"]["protocol"]] if len(paradigms) else paradigms
-    return own if len(own) else paradigms
+    """Of a suite's several protocols the one that the runs' configuration names, as T4_protocols has the others; all
+    of them where a suite was not scored under that."""
+    if paradigms.empty:
+        return paradigms
+    named = paradigms["protocol"] == run.config["evaluate"]["protocol"]
+    return paradigms[named | ~named.groupby([paradigms["setting"], paradigms["suite"]]).transform("any")]
 
 
 def _configured(runs: Sequence[Run]) -> Config:
