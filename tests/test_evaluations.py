@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_evaluation, write_study
+from fake_runs import PARADIGMS, write_evaluation, write_glue, write_study
 
 from wmlkit import evaluations, paths, results, score_tables, tables
 from wmlkit.readable import readable
@@ -20,33 +20,6 @@ BOTH = ("babylm2025", "babylm2024-released")
 def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = (("independent", 2), ("wml", 2))
     return write_study(tmp_path_factory.mktemp("out") / "nursery", study, seeds=(4,), protocols=("babylm2025",))
-
-
-def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> None:
-    rows = [
-        {
-            "paradigm": task, "phenomenon": task, "field": "glue", "accuracy": float(np.mean(scores)), "ties": 0.0,
-            "n": 50, "metric": "f1" if task == "mrpc" else "accuracy", "majority_class": 60.0,
-            "selected_by": "accuracy", "per_seed": scores,
-        }
-        for task, scores in values.items()
-    ]  # fmt: skip
-    members = [
-        {
-            "member": f"peer_{i}",
-            "score": np.mean([r["accuracy"] for r in rows]),
-            "ties": 0.0,
-            "n": 50,
-            "paradigms": rows,
-        }
-        for i in (1, 2)
-    ]
-    document = {
-        "suite": "glue", "protocol": "babylm2025", "data_hash": "x",
-        "settings": {"seeds": [42, 43, 44], "max_train": 10},
-        "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
-    }  # fmt: skip
-    paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
 
 
 def test_protocols_with_a_perfect_scorer(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -56,9 +56,11 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     """
     runs = [run for run in runs if not run.setting]
     measured = _main_setting(main_result[main_result["kind"] == "measured"])
-    scored = measured[measured["suite"] != "dev_ce"]
+    scored = measured[~measured["suite"].isin(["dev_ce", "glue"])]
     if not runs or scored.empty:
         nothing = "Not answered: no finished run has been evaluated yet."
+        if (measured["suite"] == "glue").any():  # a mean of correlations, F1 and accuracies: it has no chance level
+            nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
     chosen = _main_setting(differences)
@@ -76,10 +78,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 if b == "distill" and member == "best_peer" and not headline:
                     headline, told = _headline(a, row, runs), (a, b)
     if not headline:
-        headline = (
-            "Not answered: these runs hold no teacher-guided distillation (arm distill) beside mutual learning with "
-            "the same number of peers."
-        )
+        headline = f"Not answered: {_why_not(runs, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
@@ -155,6 +154,34 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
         "none": f"Not shown on {corpus}: these runs do not show that mutual learning ({a}) and a teacher differ",
     }
     return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
+
+
+def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
+    """Why T4_differences compares no mutual learning with distillation on that evaluation."""
+    taught = {(run.peers, run.seed) for run in runs if run.arm == "distill"}
+    mutual = {(run.peers, run.seed) for run in runs if run.arm in ("wml", "dml")}
+    if not taught:
+        return "these runs hold no teacher-guided distillation (arm distill)"
+    if not mutual:
+        return "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
+    common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
+    if not common:
+        return (
+            f"distillation has {_listed(peers for peers, _ in taught)} peers and mutual learning "
+            f"{_listed(peers for peers, _ in mutual)}, no number in common"
+        )
+    if not taught & mutual:
+        of_each = (_listed(seed for peers, seed in those if peers in common) for those in (taught, mutual))
+        return "distillation has seeds {} and mutual learning {}, none in common".format(*of_each)
+    return (
+        f"no seed of both distillation and mutual learning was evaluated alike on suite {evaluation[0]} under protocol "
+        f"{evaluation[1]}; give `wmlkit evaluate RUN --suite {evaluation[0]} --protocol {evaluation[1]} --force` for "
+        "their runs"
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in sorted(set(numbers)))
 
 
 def _foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
