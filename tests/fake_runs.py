@@ -225,3 +225,11 @@ def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> 
         "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
     }  # fmt: skip
     paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
+
+
+def evaluated(run: Path, suite: str, data_hash: str | None = None, **settings: Any) -> None:
+    """Changes what the evaluation of a suite that is there says of its settings and its data."""
+    path = paths.evaluation(run, suite, "babylm2025")
+    document = paths.read_json(path)
+    changed = {**document, "settings": {**document["settings"], **settings}}
+    paths.write_json(path, changed if data_hash is None else {**changed, "data_hash": data_hash})

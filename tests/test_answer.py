@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_runs import PARADIGMS, write_evaluation, write_glue, write_study
+from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_study
 
 from wmlkit import tables
 from wmlkit.answer import Answer, answer
@@ -58,3 +58,15 @@ def test_fine_tuning_scores_alone_answer_nothing(tmp_path: Path) -> None:
     assert "chance" not in " ".join(found.basis) and "never on the test" not in " ".join(found.basis)
     write_evaluation(read_runs(folder)[0].folder, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
     assert any("suite nursery" in sentence for sentence in given_by(folder).basis)
+
+
+def test_the_answer_says_which_evaluations_it_leaves_out(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
+    assert "Left out" not in " ".join(given_by(folder).basis)
+    evaluated(next(folder.glob("wml-p2-s1-*")), "nursery", ties="first")
+    found = given_by(folder)
+    assert "over 2 seeds" in found.headline
+    assert any(
+        sentence.startswith("Left out of this, because most runs were evaluated otherwise: wml on nursery, seeds 1. ")
+        for sentence in found.basis
+    )

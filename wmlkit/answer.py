@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .alike import OTHERWISE
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation
 from .runs import Run
@@ -89,7 +90,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {_loss_in_short(_main_setting(differences), *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(_main_setting(differences), "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + losses + _of_cost(runs, *told)
+    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -226,6 +227,19 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
+
+
+def _of_others(main_result: pd.DataFrame) -> list[str]:
+    """That some scores are in no mean and comparison, because their runs were evaluated otherwise."""
+    others = main_result[main_result["note"].fillna("").str.contains(OTHERWISE, regex=False)]
+    others = others[others["setting"].str.startswith("evaluation.")]  # the others' runs have settings of their own
+    if others.empty:
+        return []
+    places = dict.fromkeys(f"{row.arm} on {row.suite}, seeds {row.seeds}" for row in others.itertuples())
+    return [
+        f"Left out of this, because most runs were evaluated otherwise: {'; '.join(places)}. T4 says in its column "
+        "setting how, and `wmlkit evaluate RUN --force` evaluates a run again."
+    ]
 
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:

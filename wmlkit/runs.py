@@ -93,6 +93,8 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
     `teacher`, from the same evaluation of the teacher's own run, where there is one."""
     for path in sorted((run.folder / "evaluation").glob("*.json")):
         document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
+        if not isinstance(document["settings"], dict):
+            raise other_format(path, f"object as 'settings' where it has {type(document['settings']).__name__}")
         _check_rows(path, document["members"], ("member", "paradigms"), ("score", "ties", "n"))
         for member in document["members"]:
             _check_rows(path, member["paradigms"], ("paradigm", "phenomenon", "field"), ("accuracy", "ties", "n"))
