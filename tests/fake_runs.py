@@ -197,3 +197,39 @@ def write_evaluation(
     paths.write_json(run / "evaluation" / f"{suite}-{protocol}.json", document)
     text = "".join(json.dumps(item) + "\n" for item in items)
     paths.write_text(run / "evaluation" / f"{suite}-{protocol}.items.jsonl", text)
+
+
+def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> None:
+    """Fine-tuning scores of both peers of a run, by task and seed of fine-tuning."""
+    rows = [
+        {
+            "paradigm": task, "phenomenon": task, "field": "glue", "accuracy": float(np.mean(scores)), "ties": 0.0,
+            "n": 50, "metric": "f1" if task == "mrpc" else "accuracy", "majority_class": 60.0,
+            "selected_by": "accuracy", "per_seed": scores,
+        }
+        for task, scores in values.items()
+    ]  # fmt: skip
+    members = [
+        {
+            "member": f"peer_{i}",
+            "score": np.mean([r["accuracy"] for r in rows]),
+            "ties": 0.0,
+            "n": 50,
+            "paradigms": rows,
+        }
+        for i in (1, 2)
+    ]
+    document = {
+        "suite": "glue", "protocol": "babylm2025", "data_hash": "x",
+        "settings": {"seeds": [42, 43, 44], "max_train": 10},
+        "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
+    }  # fmt: skip
+    paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
+
+
+def evaluated(run: Path, suite: str, data_hash: str | None = None, **settings: Any) -> None:
+    """Changes what the evaluation of a suite that is there says of its settings and its data."""
+    path = paths.evaluation(run, suite, "babylm2025")
+    document = paths.read_json(path)
+    changed = {**document, "settings": {**document["settings"], **settings}}
+    paths.write_json(path, changed if data_hash is None else {**changed, "data_hash": data_hash})

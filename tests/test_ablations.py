@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_evaluation, write_prepared, write_run
+from fake_runs import PARADIGMS, evaluated, write_evaluation, write_prepared, write_run
 from scipy import stats
 
 from wmlkit import paths, results, tables
@@ -66,6 +67,30 @@ def test_changes_and_their_names(config):
     assert ablation_name(changes(other.resolved(), base)) == "detach_targets = false, every = 3"
     assert ablation_name({}) == "base"
     assert ablation_name({"outer.lr": 0.1}) != ablation_name({"train.lr": 0.1}) == "train.lr = 0.1"
+
+
+def test_an_evaluation_of_another_kind_is_compared_with_its_like_alone(tmp_path, folder, config):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    for run in read_runs(copy):
+        if run.seed == 0 and run.arm == "wml":
+            evaluated(run.folder, "nursery", ties="first")
+    before, table = (ablation_table(one, config) for one in (folder, copy))
+    assert list(before.columns) == list(table.columns)
+    shown = table[table["member"] == "best_peer"].set_index(["ablation", "suite"])
+    apart = ' (evaluation.ties="first")'
+    assert shown["seeds"].to_dict() == {
+        ("base", "nursery"): "1 2", ("base", "dev_ce"): "0 1 2", (f"base{apart}", "nursery"): "0",
+        ("alpha = 0.9", "nursery"): "1 2", ("alpha = 0.9", "dev_ce"): "0 1 2", (f"alpha = 0.9{apart}", "nursery"): "0",
+        ("arm = independent", "nursery"): "0 1 2", ("arm = independent", "dev_ce"): "0 1 2",
+    }  # fmt: skip
+    whole = before[before["member"] == "best_peer"].set_index(["ablation", "suite"])["differences"].str.split()
+    first, *others = whole["alpha = 0.9", "nursery"]
+    assert shown.loc[(f"alpha = 0.9{apart}", "nursery"), "differences"] == first
+    assert shown.loc[("alpha = 0.9", "nursery"), "differences"].split() == others
+    assert (
+        shown.loc[("arm = independent", "nursery"), "differences"].split() == whole["arm = independent", "nursery"][1:]
+    )
+    readable("T8", table)
 
 
 @pytest.mark.parametrize(

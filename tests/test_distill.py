@@ -360,6 +360,7 @@ def test_a_given_teacher_teaches_what_the_trained_one_does_and_is_labelled(disti
     done = paths.read_json(folder / "done.json")
     assert done["teacher_outside_budget"] is True and done["teacher"]["name"] == "somebodys-model"
     assert done["teacher"]["run"] is None and done["teacher"]["tokens"] is None
+    assert done["teacher"]["hash"] == teacher.given_hash(config({"mutual.teacher": str(given)}))
     within = train.run(config({"mutual.teacher": str(given), "mutual.teacher_within_budget": True}), out)
     assert paths.read_json(within / "done.json")["teacher_outside_budget"] is False
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_evaluation, write_study
+from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_study
 
 from wmlkit import evaluations, paths, results, score_tables, tables
+from wmlkit.alike import OTHERWISE, told_apart
 from wmlkit.readable import readable
+from wmlkit.runs import evaluations as all_evaluations
 from wmlkit.runs import read_runs
 
+CAUSAL = 'model.objective="clm" model.family="gpt2"'
 BOTH = ("babylm2025", "babylm2024-released")
 
 
@@ -20,33 +24,6 @@ BOTH = ("babylm2025", "babylm2024-released")
 def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = (("independent", 2), ("wml", 2))
     return write_study(tmp_path_factory.mktemp("out") / "nursery", study, seeds=(4,), protocols=("babylm2025",))
-
-
-def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> None:
-    rows = [
-        {
-            "paradigm": task, "phenomenon": task, "field": "glue", "accuracy": float(np.mean(scores)), "ties": 0.0,
-            "n": 50, "metric": "f1" if task == "mrpc" else "accuracy", "majority_class": 60.0,
-            "selected_by": "accuracy", "per_seed": scores,
-        }
-        for task, scores in values.items()
-    ]  # fmt: skip
-    members = [
-        {
-            "member": f"peer_{i}",
-            "score": np.mean([r["accuracy"] for r in rows]),
-            "ties": 0.0,
-            "n": 50,
-            "paradigms": rows,
-        }
-        for i in (1, 2)
-    ]
-    document = {
-        "suite": "glue", "protocol": "babylm2025", "data_hash": "x",
-        "settings": {"seeds": [42, 43, 44], "max_train": 10},
-        "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
-    }  # fmt: skip
-    paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)
 
 
 def test_protocols_with_a_perfect_scorer(tmp_path: Path) -> None:
@@ -94,6 +71,69 @@ def test_a_run_under_another_protocol_does_not_empty_the_main_table() -> None:
     both = [(*row[:3], "2024") for row in common]
     assert len(kept(*common, *both)) == 6 and kept(*common[:1], *both[1:2]) == ["a 2025", "b 2024"]
     assert evaluations.of_common_protocols(pd.DataFrame()).empty
+
+
+def test_another_evaluation_is_in_no_mean_or_difference_of_the_others(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
+    before = tables.write_tables(folder)
+    alike = {path.stem: pd.read_csv(path, keep_default_na=False) for path in before}
+    assert not any(table["setting"].any() for table in alike.values() if "setting" in table)
+    other = next(run.folder for run in read_runs(folder) if run.arm == "wml" and run.seed == 0)
+    evaluated(other, "nursery", data_hash="dead" * 16, ties="first", per_paradigm=10)
+    there = paths.evaluation(other, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    some = [line for line in there.read_text().splitlines() if json.loads(line)["pair_id"] in "0123456789"]
+    paths.write_text(there, "\n".join(some) + "\n")  # so the items of the two arms could not be paired
+    setting = 'evaluation.per_paradigm=10 evaluation.ties="first" evaluation.data_hash="deaddead"'
+    runs, scores = read_runs(folder), tables.all_scores(folder)
+    table = tables.main_result(scores, None, runs).query("suite == 'nursery' and member == 'best_peer'")
+    found = {(row.arm, row.setting): (row.seeds, row.note) for row in table.itertuples()}
+    assert found == {
+        ("wml", ""): ("1 2", ""), ("wml", setting): ("0", OTHERWISE), ("distill", ""): ("0 1 2", ""),
+    }  # fmt: skip
+    differences = tables.differences(scores, runs)
+    of_suites = differences.groupby("suite")["seeds"].unique()
+    assert [*of_suites["nursery"]] == ["1 2"] and [*of_suites["dev_ce"]] == ["0 1 2"]
+    assert differences.query("suite == 'nursery' and member == 'best_peer'")["item_low"].notna().all()
+    for made in (tables.by_phenomenon(results.paradigm_table(folder), runs), evaluations.protocol_table(folder)):
+        assert set(made[made["arm"] == "wml"]["setting"]) == {"", setting}
+    assert set(made[made["arm"] == "distill"]["setting"]) == {""}
+    assert {path.stem for path in tables.write_tables(folder)} == {path.stem for path in before} - {"T3"}
+
+
+def test_what_does_not_make_an_evaluation_another(tmp_path: Path) -> None:
+    """Learned weights, the type of the stored weights, keys that an older document lacks, the setting of the run."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=("babylm2025",))
+    first, second, _ = (run.folder for run in read_runs(folder))
+    evaluated(first, "nursery", ensemble_weights=[0.4, 0.6], dtype="bfloat16")
+    path = paths.evaluation(second, "nursery", "babylm2025")
+    document = paths.read_json(path)
+    paths.write_json(path, {**document, "settings": {"ties": "half"}})
+    causal = {"model.family": "gpt2", "model.objective": "clm"}
+    write_study(folder, (("wml", 2),), (0, 1), ("babylm2025",), overrides=causal)
+    for run in read_runs(folder):
+        evaluated(run.folder, "nursery", objective=run.config["model"]["objective"], reduction=run.setting or "sum")
+    assert set(results.scores_table(folder)["setting"]) == {"", CAUSAL}
+    runs = read_runs(folder)
+    found = [(run, document) for run in runs for document in all_evaluations(run)]
+    assert set(told_apart(found, across_settings=True)) == {""}
+    for run in runs:
+        evaluated(run.folder, "nursery", ties="first" if run.setting else "half")
+    assert set(results.scores_table(folder)["setting"]) == {"", CAUSAL}  # never in one mean
+    found = [(run, document) for run in runs for document in all_evaluations(run)]
+    assert {run.setting: text for (run, _), text in zip(found, told_apart(found, True), strict=True)} == {
+        "": "", CAUSAL: 'evaluation.ties="first"',
+    }  # fmt: skip
+
+
+def test_each_suite_has_a_protocol_in_the_table_of_phenomena(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=BOTH)
+    for run in read_runs(folder):
+        write_evaluation(run.folder, "wml", 2, run.seed, "blimp", "babylm2024-fixed", PARADIGMS)
+    tables.write_tables(folder)
+    for name in ("T5", "T4_thirds"):
+        table = pd.read_csv(folder / "tables" / f"{name}.csv")
+        found = set(zip(table["suite"], table["protocol"], strict=True)) - {("nursery", "babylm2025")}
+        assert found == {("blimp", "babylm2024-fixed")}
 
 
 def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None:
@@ -167,6 +207,35 @@ def test_glue_over_runs(tmp_path: Path) -> None:
     assert (row["mean"], row["n_seeds"], row["values"]) == (2, 3, "1 2 3")
     assert (row["low"], row["high"]) == pytest.approx(results.interval([1.0, 2.0, 3.0]))
     assert row["interval"] == score_tables.OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
+    for run in read_runs(folder):
+        write_glue(run.folder, {"rte": [2.0] * 3})
+    (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
+    assert (row["n_seeds"], row["interval"]) == (3, score_tables.NO_SPREAD) and np.isnan(row["low"])
+
+
+def test_a_trial_of_fine_tuning_is_a_row_by_itself(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=())
+    for run, value in zip(read_runs(folder), (1.0, 2.0, 4.0), strict=True):
+        write_glue(run.folder, {"rte": [value] * 3})
+    evaluated(read_runs(folder)[1].folder, "glue", max_train=5, epochs=1)
+    table = score_tables.glue(evaluations.glue_table(folder)).set_index("seeds")
+    assert dict(table["mean"]) == {"0 2": 2.5, "1": 2.0}
+    assert dict(table["limits"]) == {"0 2": "max_train 10", "1": "max_train 5, epochs 1"}
+    assert table.loc["1", "setting"] == "evaluation.max_train=5 evaluation.epochs=1"
+
+
+def test_other_tasks_of_another_arm_are_not_compared(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=())
+    for run in read_runs(folder):
+        tasks = {"rte": [50.0 + run.seed], "wsc": [60.0]} if run.arm == "wml" else {"rte": [55.0 + run.seed]}
+        write_glue(run.folder, tasks)
+    assert "glue" in set(tables.differences(tables.all_scores(folder))["suite"])  # where nothing tells them apart
+    for run in read_runs(folder):
+        evaluated(run.folder, "glue", tasks=["rte", "wsc"] if run.arm == "wml" else ["rte"])
+    scores = tables.all_scores(folder)
+    assert "glue" not in set(tables.differences(scores)["suite"])
+    rows = tables.main_result(scores).query("suite == 'glue' and member == 'best_peer'").set_index("arm")
+    assert rows["n_seeds"].eq(3).all() and rows.loc["distill", "setting"] != rows.loc["wml", "setting"]
 
 
 def test_dev_text_by_domain(tmp_path: Path) -> None:

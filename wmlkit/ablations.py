@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from . import paths, results
+from .alike import told_apart
 from .config import Config
 from .errors import UserError
 from .identity import SHAPING
-from .runs import Run, read_runs
+from .runs import Run, evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
-_KEYS = ["suite", "protocol", "member"]
+_KEYS = ["suite", "protocol", "member", "evaluated"]
 
 
 def ablation_base(config: Config) -> Config:
@@ -70,10 +71,11 @@ def _in_sections(name: str) -> int:
 def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     """T8 from the finished runs in `folder`, those of ``[ablations]`` of `config`.
 
-    One row an ablation, suite, protocol and member: ablation (what it changes; ``base`` changes nothing), corpus, arm,
-    peers, steps, mean, low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and
-    the same minus the base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds),
-    p (two-sided paired t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
+    One row an ablation, suite, protocol and member: ablation (what it changes; ``base`` changes nothing; in brackets
+    what an evaluation has otherwise than most, which is compared with its like alone), corpus, arm, peers, steps, mean,
+    low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and the same minus the
+    base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds), p (two-sided paired
+    t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
     flops (a teacher's training included, NaN where that is unknown) and the final peer_weights are means over seeds.
     Empty without finished runs.
     """
@@ -85,14 +87,30 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     names = {run.folder.name: ablation_name(changes(run.config, base)) for run in runs}
     scores = results.with_mean_peer(scores)
     scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
+    scores = scores.assign(evaluated=_otherwise(runs, scores))
     rows = results.over_seeds(scores, ["ablation", "corpus", "arm", "peers", *_KEYS])
     rows = rows.merge(_against_base(scores), on=["ablation", *_KEYS], how="left").merge(
         _ends(runs, names), on="ablation"
     )
+    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
+    told = [
+        f"{name} ({text})" if text else name for name, text in zip(rows["ablation"], rows["evaluated"], strict=True)
+    ]
+    rows = rows.assign(ablation=told).drop(columns="evaluated")
     order = [ablation_name(own) for own in ({}, *config.ablations.settings)]
     order += [name for name in rows["ablation"].unique() if name not in order]
-    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
     return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
+
+
+def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
+    """For each row of `scores` what its evaluation has otherwise than most: only those alike are compared."""
+    found = [(run, document) for run in runs for document in evaluations(run)]
+    told = {
+        (run.folder.name, document["suite"], document["protocol"]): text
+        for (run, document), text in zip(found, told_apart(found, across_settings=True), strict=True)
+    }
+    places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
+    return [told.get(place, "") for place in places]
 
 
 def _against_base(scores: pd.DataFrame) -> pd.DataFrame:

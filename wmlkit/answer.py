@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
+from .alike import OTHERWISE
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation
 from .runs import Run
@@ -56,9 +57,11 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     """
     runs = [run for run in runs if not run.setting]
     measured = _main_setting(main_result[main_result["kind"] == "measured"])
-    scored = measured[measured["suite"] != "dev_ce"]
+    scored = measured[~measured["suite"].isin(["dev_ce", "glue"])]
     if not runs or scored.empty:
         nothing = "Not answered: no finished run has been evaluated yet."
+        if (measured["suite"] == "glue").any():  # a mean of correlations, F1 and accuracies: it has no chance level
+            nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
     chosen = _main_setting(differences)
@@ -76,10 +79,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 if b == "distill" and member == "best_peer" and not headline:
                     headline, told = _headline(a, row, runs), (a, b)
     if not headline:
-        headline = (
-            "Not answered: these runs hold no teacher-guided distillation (arm distill) beside mutual learning with "
-            "the same number of peers."
-        )
+        headline = f"Not answered: {_why_not(runs, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
@@ -90,7 +90,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {_loss_in_short(_main_setting(differences), *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(_main_setting(differences), "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + losses + _of_cost(runs, *told)
+    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -157,6 +157,34 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
 
 
+def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
+    """Why T4_differences compares no mutual learning with distillation on that evaluation."""
+    taught = {(run.peers, run.seed) for run in runs if run.arm == "distill"}
+    mutual = {(run.peers, run.seed) for run in runs if run.arm in ("wml", "dml")}
+    if not taught:
+        return "these runs hold no teacher-guided distillation (arm distill)"
+    if not mutual:
+        return "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
+    common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
+    if not common:
+        return (
+            f"distillation has {_listed(peers for peers, _ in taught)} peers and mutual learning "
+            f"{_listed(peers for peers, _ in mutual)}, no number in common"
+        )
+    if not taught & mutual:
+        of_each = (_listed(seed for peers, seed in those if peers in common) for those in (taught, mutual))
+        return "distillation has seeds {} and mutual learning {}, none in common".format(*of_each)
+    return (
+        f"no seed of both distillation and mutual learning was evaluated alike on suite {evaluation[0]} under protocol "
+        f"{evaluation[1]}; give `wmlkit evaluate RUN --suite {evaluation[0]} --protocol {evaluation[1]} --force` for "
+        "their runs"
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in sorted(set(numbers)))
+
+
 def _foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
     """Whether models of other text were asked the nursery's pairs."""
     return evaluation[0] == "nursery" and any(run.corpus != "nursery" for run in runs)
@@ -199,6 +227,19 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
+
+
+def _of_others(main_result: pd.DataFrame) -> list[str]:
+    """That some scores are in no mean and comparison, because their runs were evaluated otherwise."""
+    others = main_result[main_result["note"].fillna("").str.contains(OTHERWISE, regex=False)]
+    others = others[others["setting"].str.startswith("evaluation.")]  # the others' runs have settings of their own
+    if others.empty:
+        return []
+    places = dict.fromkeys(f"{row.arm} on {row.suite}, seeds {row.seeds}" for row in others.itertuples())
+    return [
+        f"Left out of this, because most runs were evaluated otherwise: {'; '.join(places)}. T4 says in its column "
+        "setting how, and `wmlkit evaluate RUN --force` evaluates a run again."
+    ]
 
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from . import paths
-from .runs import curve_points, evaluations, read_object, read_runs
+from .alike import read_evaluations
+from .runs import curve_points, read_object, read_runs
 
 
 def glue_table(folder: Path) -> pd.DataFrame:
@@ -19,25 +20,23 @@ def glue_table(folder: Path) -> pd.DataFrame:
     fine-tuning gave (finetune_seeds, finetune_values); `limits`: fewer rows or epochs than the protocol has, which only
     a trial has. A skipped task is a row with an empty member and a `reason`."""
     rows = []
-    for run in read_runs(folder):
-        for document in (one for one in evaluations(run) if one["suite"] == "glue"):
-            shared = {**run.shared, "protocol": document["protocol"]}
-            settings = document["settings"]
-            seeds = " ".join(str(seed) for seed in settings["seeds"])
-            changed = [
-                f"{name} {settings[name]}" for name in ("max_train", "max_valid", "epochs") if settings.get(name)
-            ]
-            for member in document["members"]:
-                for row in member["paradigms"]:
-                    rows.append(
-                        {
-                            **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
-                            **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
-                            "finetune_seeds": seeds, "reason": "", "limits": ", ".join(changed),
-                            "finetune_values": " ".join(f"{value:.4g}" for value in row["per_seed"]),
-                        }
-                    )  # fmt: skip
-            rows += [{**shared, "member": "", **one} for one in document["skipped"]]
+    for shared, document in read_evaluations(folder):
+        if document["suite"] != "glue":
+            continue
+        settings = document["settings"]
+        seeds = " ".join(str(seed) for seed in settings["seeds"])
+        changed = [f"{name} {settings[name]}" for name in ("max_train", "max_valid", "epochs") if settings.get(name)]
+        for member in document["members"]:
+            for row in member["paradigms"]:
+                rows.append(
+                    {
+                        **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
+                        **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
+                        "finetune_seeds": seeds, "reason": "", "limits": ", ".join(changed),
+                        "finetune_values": " ".join(f"{value:.4g}" for value in row["per_seed"]),
+                    }
+                )  # fmt: skip
+        rows += [{**shared, "member": "", **one} for one in document["skipped"]]
     return pd.DataFrame(rows)
 
 
@@ -48,17 +47,15 @@ def protocol_table(folder: Path) -> pd.DataFrame:
     on each pair followed by a copy in which the other sentence is right, as EWoK is written.
     """
     rows = []
-    for run in read_runs(folder):
-        for document in evaluations(run):
-            if "perfect_scorer" not in document:  # glue, and evaluations of older versions
-                continue
-            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
-            for member in document["members"]:
-                known = {"member": member["member"], "score": member["official_score"]}
-                rows.append({**shared, **known, "ties": member["ties"], "n": member["n"]})
-            perfect, n = document["perfect_scorer"], document["members"][0]["n"]
-            for member, key, times in (("perfect_scorer", "score", 1), ("perfect_swapped", "with_swapped_copies", 2)):
-                rows.append({**shared, "member": member, "score": perfect[key], "ties": np.nan, "n": times * n})
+    for shared, document in read_evaluations(folder):
+        if "perfect_scorer" not in document:  # glue, and evaluations of older versions
+            continue
+        for member in document["members"]:
+            known = {"member": member["member"], "score": member["official_score"]}
+            rows.append({**shared, **known, "ties": member["ties"], "n": member["n"]})
+        perfect, n = document["perfect_scorer"], document["members"][0]["n"]
+        for member, key, times in (("perfect_scorer", "score", 1), ("perfect_swapped", "with_swapped_copies", 2)):
+            rows.append({**shared, "member": member, "score": perfect[key], "ties": np.nan, "n": times * n})
     return pd.DataFrame(rows)
 
 

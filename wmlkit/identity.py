@@ -10,6 +10,8 @@ from typing import Any
 from .config import Config
 
 SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
+# Where a run's text lies and what is said of it for people: no part of what a run is, the text's content is
+PLACES = ("data.corpus", "data.tokenizer", "data.legality")
 
 
 def digest(document: Any) -> str:
@@ -42,7 +44,7 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     where the corpus, the teacher and a saved search lie: their content counts.
     """
     document = {section: values for section, values in config.resolved().items() if section in SHAPING}
-    document["data"] = {k: v for k, v in document["data"].items() if k not in ("corpus", "tokenizer", "legality")}
+    document["data"] = {k: v for k, v in document["data"].items() if f"data.{k}" not in PLACES}
     if document["search"]["saved"] is not None:
         document["search"] = {"saved": students_hash}
     # a run that skips and averages nothing is what it was before one could

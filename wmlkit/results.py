@@ -2,6 +2,7 @@
 
 All tables share the columns ``run`` (folder name), ``setting`` (how the run's configuration differs from the
 folder's main one; empty for the main one), ``arm``, ``peers`` and ``seed``. A run counts once it has ``done.json``.
+In tables of scores ``setting`` also says where an evaluation differs from most (`alike.read_evaluations`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import pandas as pd
 from scipy import stats
 
 from . import paths
+from .alike import read_evaluations
 from .errors import UserError
 from .evaluate.protocols import credit
-from .runs import Run, distinct, evaluations, metric_lines, read_lines, read_object, read_runs
+from .runs import Run, distinct, metric_lines, read_lines, read_object, read_runs
 
 # lists of P values
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
@@ -114,11 +116,9 @@ def scores_table(folder: Path) -> pd.DataFrame:
     `teacher`, whom the peers of the run learned from.
     """
     rows = []
-    for run in read_runs(folder):
-        for document in evaluations(run):
-            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
-            for member in document["members"]:
-                rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
+    for shared, document in read_evaluations(folder):
+        for member in document["members"]:
+            rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows)
 
 
@@ -126,12 +126,10 @@ def paradigm_table(folder: Path) -> pd.DataFrame:
     """One row a member and a paradigm: suite, protocol, member, paradigm, phenomenon, field, accuracy, ties, n."""
     columns = ("paradigm", "phenomenon", "field", "accuracy", "ties", "n")
     rows = []
-    for run in read_runs(folder):
-        for document in evaluations(run):
-            shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
-            for member in document["members"]:
-                for row in member["paradigms"]:
-                    rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
+    for shared, document in read_evaluations(folder):
+        for member in document["members"]:
+            for row in member["paradigms"]:
+                rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
     return pd.DataFrame(rows)
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import paths
-from .config import Config, load_preset, preset_names
 from .errors import UserError
-from .identity import SHAPING, idle_teacher_keys
+from .identity import SHAPING
+from .run_settings import settings_apart
 
 FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
-_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_size", "mutual.teacher_within_budget", "mutual.frozen_teacher")
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
     "flops", "peak_memory",
@@ -82,10 +79,7 @@ def read_runs(folder: Path) -> list[Run]:
     """
     finished = [path for path in _run_folders(folder) if (path / "done.json").is_file()]
     read = [_read_run(path) for path in finished if not path.name.startswith("teacher-")]
-    if not read:
-        return []
-    main = _main_settings(read)
-    named = [replace(run, setting=_difference(_settings(run), main)) for run in read]
+    named = [replace(run, setting=setting) for run, setting in zip(read, settings_apart(read), strict=True)]
     return sorted(named, key=lambda run: (ARMS.index(run.arm), run.peers, run.setting, run.seed))
 
 
@@ -99,6 +93,8 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
     `teacher`, from the same evaluation of the teacher's own run, where there is one."""
     for path in sorted((run.folder / "evaluation").glob("*.json")):
         document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
+        if not isinstance(document["settings"], dict):
+            raise other_format(path, f"object as 'settings' where it has {type(document['settings']).__name__}")
         _check_rows(path, document["members"], ("member", "paradigms"), ("score", "ties", "n"))
         for member in document["members"]:
             _check_rows(path, member["paradigms"], ("paradigm", "phenomenon", "field"), ("accuracy", "ties", "n"))
@@ -263,55 +259,6 @@ def _fits(done: Mapping[str, Any], peers: Any) -> bool:
     if not sizes or not all(_is_number(value) for value in (*values, *(value for one in lists for value in one))):
         return False
     return bool(1 <= done["best_peer"] <= peers)
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """``{"train.lr": ..., ...}``: what shapes a run besides arm, peers and seed; the data's content included.
-
-    A run that is older than a setting has its default: what was new was off (`identity.run_hash`).
-    """
-    flat = _flat(Config(preset="").resolved()) | _flat(run.config)
-    idle = [f"mutual.{name}" for name in idle_teacher_keys(run.config["mutual"])]
-    for key in ("mutual.arm", "mutual.num_peers", "train.seed", *idle):
-        flat.pop(key, None)
-    return {**flat, "data.hash": str(run.data["hash"])[:8]}
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
-
-
-def _main_settings(runs: Sequence[Run]) -> dict[str, Any]:
-    """Those of the preset as shipped where a run used it, else those that most runs share.
-
-    Not all runs have settings of a teacher: those are looked up one by one, among the runs that do.
-    """
-    settings = [_settings(run) for run in runs]
-    plain = [{key: value for key, value in own.items() if key not in _TEACHER_KEYS} for own in settings]
-    preset, shipped = runs[0].config.get("preset"), {}
-    if preset in preset_names():
-        shipped = _flat(load_preset(str(preset)).resolved())
-    as_shipped = (own for own in plain if all(own[key] == shipped.get(key) for key in own if key != "data.hash"))
-    main = next(as_shipped, None) if shipped else None
-    main = dict(main or _most_common(plain))
-    for key in _TEACHER_KEYS:
-        values = [own[key] for own in settings if key in own]
-        if values:
-            main[key] = shipped[key] if shipped and shipped[key] in values else _most_common(values)
-    return main
-
-
-def _most_common(values: Sequence[Any]) -> Any:
-    counts = Counter(json.dumps(value, sort_keys=True) for value in values)
-    most = max(counts.values())
-    return json.loads(min(text for text, count in counts.items() if count == most))
-
-
-def _difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
-    """``"mutual.alpha=0.9 train.steps=200"``: what differs from `main`."""
-    missing = object()
-    changed = [key for key in settings if settings[key] != main.get(key, missing)]
-    return " ".join(f"{key}={json.dumps(settings[key])}" for key in changed)
 
 
 def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:

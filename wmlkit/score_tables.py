@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def with_item_intervals(
     bounds, told = [], []
     for row in table.to_dict("records"):
         bounds.append((np.nan, np.nan))
-        told.append(OVER_SEEDS if pd.notna(row["low"]) else NO_SPREAD if row["n_seeds"] > 1 else NONE)
+        told.append(_over_seeds(row))
         group = alone.get(tuple(row[name] for name in by))
         if row["n_seeds"] > 1 or group is None or group["run"].iloc[0] not in named:
             continue
@@ -55,6 +56,13 @@ def with_item_intervals(
         told[-1] = f"items of seed {row['seeds']} resampled; nothing about other seeds"
     extra = pd.DataFrame(bounds, columns=["item_low", "item_high"], index=table.index, dtype=float)
     return pd.concat([table, extra, pd.Series(told, name="interval", index=table.index, dtype=object)], axis=1)
+
+
+def _over_seeds(row: Mapping[str, Any]) -> str:
+    """What the interval of a row of `results.over_seeds` is, or why there is none."""
+    if pd.notna(row["low"]):
+        return OVER_SEEDS
+    return NO_SPREAD if row["n_seeds"] > 1 else NONE
 
 
 def protocols(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +134,7 @@ def glue(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[table["member"].isin(MEMBERS)]
     for _, group in shown.groupby(by, sort=False, dropna=False):
         described = results.over_seeds(group, by).iloc[0].to_dict()
-        described["interval"] = OVER_SEEDS if pd.notna(described["low"]) else NONE
+        described["interval"] = _over_seeds(described)
         values = [float(value) for value in group["finetune_values"].iloc[0].split()]
         if described["n_seeds"] == 1 and len(values) > 1:
             described["low"], described["high"] = results.interval(values)

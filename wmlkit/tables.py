@@ -203,19 +203,23 @@ def differences(
     intervals = {}
     for row in table.sort_values(["suite", "protocol"], kind="stable").itertuples():
         if (row.suite, row.protocol) != evaluation:  # forget the last one's items: a suite has tens of thousands a run
-            evaluation, loaded = (row.suite, row.protocol), _items(runs, row.suite, row.protocol)
+            evaluation, loaded = (row.suite, row.protocol), _items(runs, scores, row.suite, row.protocol)
         a, b = (loaded.get((row.setting, row.peers, arm), {}) for arm in (row.a, row.b))
         intervals[row.Index] = results.item_bootstrap(results.paired_items(a, b, row.member), rng, resamples)
     bounds = pd.DataFrame([intervals[index] for index in table.index], columns=["item_low", "item_high"], dtype=float)
     return pd.concat([table.reset_index(drop=True), bounds], axis=1)
 
 
-def _items(runs: Sequence[Run], suite: str, protocol: str) -> dict[tuple[Any, ...], dict[int, pd.DataFrame]]:
+def _items(
+    runs: Sequence[Run], scores: pd.DataFrame, suite: str, protocol: str
+) -> dict[tuple[Any, ...], dict[int, pd.DataFrame]]:
+    of_one = scores[(scores["suite"] == suite) & (scores["protocol"] == protocol)]
+    settings = dict(zip(of_one["run"], of_one["setting"], strict=True))  # which also tell evaluations apart
     found: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}
     for run in runs:
-        items = results.items_table(run, suite, protocol)
+        items = results.items_table(run, suite, protocol) if run.folder.name in settings else None
         if items is not None:
-            found.setdefault((run.setting, run.peers, run.arm), {})[run.seed] = items
+            found.setdefault((settings[run.folder.name], run.peers, run.arm), {})[run.seed] = items
     return found
 
 
@@ -324,9 +328,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
 
 
 def _main_protocol(paradigms: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Of several protocols the one that the runs' configuration names, as T4_protocols has the others."""
-    own = paradigms[paradigms["protocol"] == run.config["evaluate"]["protocol"]] if len(paradigms) else paradigms
-    return own if len(own) else paradigms
+    """Of a suite's several protocols the one that the runs' configuration names, as T4_protocols has the others; all
+    of them where a suite was not scored under that."""
+    if paradigms.empty:
+        return paradigms
+    named = paradigms["protocol"] == run.config["evaluate"]["protocol"]
+    return paradigms[named | ~named.groupby([paradigms["setting"], paradigms["suite"]]).transform("any")]
 
 
 def _configured(runs: Sequence[Run]) -> Config:

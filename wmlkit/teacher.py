@@ -106,7 +106,8 @@ def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: De
     name = str(config.mutual.teacher)
     folder = given_folder(name)
     unknown = dict.fromkeys(("dev_ce", "tokens", "words", "flops", "seconds"))
-    record = {"name": folder.name if Path(name).is_dir() else name, "run": None, **unknown}
+    # the hash: by it runs are known to have had the same teacher, wherever that lay
+    record = {"name": folder.name if Path(name).is_dir() else name, "run": None, "hash": given_hash(config), **unknown}
     return _opened(folder, f"the teacher {name!r}", record, config, tokenizer, device)
 
 

@@ -1,0 +1,72 @@
+"""The answer where there is none, or where it does not rest on all runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_study
+
+from wmlkit import tables
+from wmlkit.answer import Answer, answer
+from wmlkit.runs import read_runs
+
+
+def given_by(folder: Path) -> Answer:
+    runs, scores = read_runs(folder), tables.all_scores(folder)
+    return answer(runs, tables.main_result(scores), tables.differences(scores))
+
+
+@pytest.mark.parametrize(
+    ("study", "says"),
+    [
+        ({("wml", 2): (0, 1)}, "these runs hold no teacher-guided distillation (arm distill)."),
+        ({("distill", 2): (0, 1)}, "these runs hold no mutual learning (arms wml and dml) to compare with"),
+        (
+            {("wml", 2): (0,), ("dml", 3): (0,), ("distill", 4): (0,)},
+            "distillation has 4 peers and mutual learning 2, 3, no number in common.",
+        ),
+        (
+            {("wml", 2): (0, 1), ("distill", 2): (2,), ("distill", 4): (1,)},
+            "distillation has seeds 2 and mutual learning 0, 1, none in common.",
+        ),
+        (
+            {("wml", 2): (0, 1), ("distill", 2): (0, 1)},
+            "no seed of both distillation and mutual learning was evaluated alike on suite nursery under protocol",
+        ),
+    ],
+)
+def test_what_keeps_the_question_open_is_named(
+    tmp_path: Path, study: dict[tuple[str, int], tuple[int, ...]], says: str
+) -> None:
+    folder = tmp_path / "nursery"
+    for shape, seeds in study.items():
+        write_study(folder, (shape,), seeds, protocols=("babylm2025",))
+    if says.startswith("no seed"):
+        for path in folder.glob("distill-*/evaluation/*"):
+            path.unlink()
+    assert given_by(folder).headline.startswith(f"Not answered: {says}")
+
+
+def test_fine_tuning_scores_alone_answer_nothing(tmp_path: Path) -> None:
+    """A mean of correlations, F1 and accuracies has no chance level, and its epochs were chosen on what it scores."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=())
+    for run in read_runs(folder):
+        write_glue(run.folder, {"cola": [1.0 + run.seed] * 3})
+    found = given_by(folder)
+    assert found.headline.startswith("Not answered: these runs have scores of (Super)GLUE alone (T6)")
+    assert "chance" not in " ".join(found.basis) and "never on the test" not in " ".join(found.basis)
+    write_evaluation(read_runs(folder)[0].folder, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
+    assert any("suite nursery" in sentence for sentence in given_by(folder).basis)
+
+
+def test_the_answer_says_which_evaluations_it_leaves_out(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
+    assert "Left out" not in " ".join(given_by(folder).basis)
+    evaluated(next(folder.glob("wml-p2-s1-*")), "nursery", ties="first")
+    found = given_by(folder)
+    assert "over 2 seeds" in found.headline
+    assert any(
+        sentence.startswith("Left out of this, because most runs were evaluated otherwise: wml on nursery, seeds 1. ")
+        for sentence in found.basis
+    )

@@ -1,0 +1,67 @@
+"""Runs are of one setting where what they were made from is the same, wherever it lay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fake_runs import write_run
+
+from wmlkit import paths
+from wmlkit.config import load_preset
+from wmlkit.identity import SHAPING
+from wmlkit.runs import read_runs
+
+
+def test_text_that_lay_elsewhere_is_the_same_text(tmp_path: Path) -> None:
+    """As in a run's identity, where its content counts and its place does not."""
+    folder = tmp_path / "mine"
+    for seed, mount in enumerate(("/home", "/home", "/scratch")):
+        places = {"data.corpus": f"{mount}/text", "data.tokenizer": f"{mount}/tokens", "data.legality": f"of {mount}"}
+        write_run(folder, "wml", 2, seed, places)
+    assert {run.setting for run in read_runs(folder)} == {""}
+
+
+def test_the_main_runs_are_those_on_the_preset_s_own_text(tmp_path: Path) -> None:
+    folder, resolved = tmp_path / "nursery", load_preset("nursery").resolved()
+    shipped = {f"{section}.{name}": value for section in SHAPING for name, value in resolved[section].items()}
+    shipped["mutual.num_peers"] = 2
+    for seed in (0, 1):
+        path = (
+            write_run(folder, "wml", 2, seed, {**shipped, "train.seed": seed, "data.corpus": "/home/text"})
+            / "config.json"
+        )
+        paths.write_json(path, {**paths.read_json(path), "data": {"folder": "x", "hash": "f" * 64, "name": "text"}})
+    write_run(folder, "wml", 2, 2, {**shipped, "train.seed": 2})
+    assert [run.setting for run in read_runs(folder)] == ["", 'data.hash="ffffffff"', 'data.hash="ffffffff"']
+
+
+def test_a_saved_search_is_its_shapes(tmp_path: Path) -> None:
+    for seed, file in enumerate(("/home/shapes.json", "/scratch/shapes.json")):
+        write_run(tmp_path, "wml", 3, seed, {"search.saved": file})
+        write_run(tmp_path, "dml", 2, seed, {"search.saved": file})  # the first two of the same shapes
+    assert {run.setting for run in read_runs(tmp_path)} == {""}
+    path = next(tmp_path.glob("wml-p3-s1-*")) / "config.json"
+    document = paths.read_json(path)
+    document["students"][2]["num_heads"] = 4
+    paths.write_json(path, document)
+    settings = {(run.arm, run.seed): run.setting for run in read_runs(tmp_path)}
+    assert settings.pop(("wml", 1)).startswith("search.saved=") and set(settings.values()) == {""}
+
+
+def test_a_given_teacher_is_its_hash(tmp_path: Path) -> None:
+    def noted(seed: int, place: str, teacher_hash: str | None) -> None:
+        path = write_run(tmp_path, "distill", 2, seed, {"mutual.teacher": place}) / "done.json"
+        record = {"name": "m", "run": None, **dict.fromkeys(("dev_ce", "tokens", "words", "flops", "seconds"))}
+        record |= {"hash": teacher_hash} if teacher_hash else {}
+        paths.write_json(path, {**paths.read_json(path), "teacher": record})
+
+    def settings() -> list[str]:
+        return [run.setting for run in read_runs(tmp_path)]  # by seed, where all are the same
+
+    noted(0, "/home/m", "a" * 64)
+    noted(1, "/scratch/m", "a" * 64)
+    noted(2, "/home/m", None)  # of an older version: what lay there is known from the first
+    assert settings() == ["", "", ""]
+    noted(3, "/elsewhere/m", None)
+    noted(4, "/other/m", "b" * 64)
+    assert sorted(settings()) == ["", "", "", 'mutual.teacher="/elsewhere/m"', 'mutual.teacher="bbbbbbbb"']

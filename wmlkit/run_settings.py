@@ -1,0 +1,126 @@
+"""How the finished runs of a folder differ in what shapes them, arm, peers and seed apart."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, load_preset, preset_names
+from .identity import PLACES, SHAPING, digest, idle_teacher_keys
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_size", "mutual.teacher_within_budget", "mutual.frozen_teacher")
+_SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
+
+
+def settings_apart(runs: Sequence[Run]) -> list[str]:
+    """For each run what it has otherwise than the main ones, ``"mutual.alpha=0.9 train.steps=200"``; "" for those.
+
+    The main settings are those of the preset as shipped where a run used it, else those that most runs share. What
+    was read from files counts by content, as in a run's identity (`identity.shaping`), not by where the files lay.
+    """
+    if not runs:
+        return []
+    settings = _settings(runs)
+    main = _main_settings(runs, settings)
+    return [difference(own, main) for own in settings]
+
+
+def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
+    """``"mutual.alpha=0.9 train.steps=200"``: what differs from `main`."""
+    missing = object()
+    changed = [key for key in settings if settings[key] != main.get(key, missing)]
+    return " ".join(f"{key}={json.dumps(settings[key])}" for key in changed)
+
+
+def most_common(values: Sequence[Any]) -> Any:
+    """The JSON value that comes most often; of several such the first as text."""
+    counts = Counter(json.dumps(value, sort_keys=True) for value in values)
+    most = max(counts.values())
+    return json.loads(min(text for text, count in counts.items() if count == most))
+
+
+def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """``{"train.lr": ..., ...}`` a run: what shapes it besides arm, peers and seed; the data's content included."""
+    saved, teachers, settings = _saved_searches(runs), _given_teachers(runs), []
+    for run in runs:
+        flat, name = _resolved(run), run.folder.name
+        idle = [f"mutual.{key}" for key in idle_teacher_keys(run.config["mutual"])]
+        for key in ("mutual.arm", "mutual.num_peers", "train.seed", *PLACES, *idle):
+            flat.pop(key, None)
+        if name in saved:
+            flat["search.saved"] = saved[name]
+        if name in teachers and "mutual.teacher" in flat:
+            flat["mutual.teacher"] = teachers[name]
+        settings.append({**flat, "data.hash": str(run.data["hash"])[:8]})
+    return settings
+
+
+def _saved_searches(runs: Sequence[Run]) -> dict[str, str]:
+    """Of runs that took their shapes from a file, by name: a hash of those shapes.
+
+    A run has one shape a peer, the file's first ones; with fewer peers it counts as of a file that goes on as the
+    longest list does which begins with its own.
+    """
+    taken = {
+        run.folder.name: [[student.get(key) for key in _SHAPE] for student in run.students]
+        for run in runs
+        if run.config["search"].get("saved") is not None
+    }
+    longest = sorted(taken.values(), key=len, reverse=True)
+    return {name: digest(next(one for one in longest if one[: len(own)] == own))[:8] for name, own in taken.items()}
+
+
+def _given_teachers(runs: Sequence[Run]) -> dict[str, str]:
+    """Of runs with a given teacher, by name: the hash of that model, where ``done.json`` notes it.
+
+    An older run notes none. Then what another run found at the same place counts, else the place itself: models of one
+    name need not be the same model.
+    """
+    named = {run.folder.name: run.config["mutual"].get("teacher") for run in runs}
+    given = {name: str(place) for name, place in named.items() if place is not None}
+    noted = {run.folder.name: (run.done.get("teacher") or {}).get("hash") for run in runs}
+    at: dict[str, set[str]] = {}
+    for name, place in given.items():
+        at.setdefault(place, set()).update([str(noted[name])[:8]] if noted[name] else [])
+    return {
+        name: str(noted[name])[:8] if noted[name] else next(iter(at[place])) if len(at[place]) == 1 else place
+        for name, place in given.items()
+    }
+
+
+def _resolved(run: Run) -> dict[str, Any]:
+    """All settings. A run that is older than one has its default: what was new was off (`identity.run_hash`)."""
+    return _flat(Config(preset="").resolved()) | _flat(run.config)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
+
+
+def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of the preset as shipped where a run used it, else those that most runs share.
+
+    Not all runs have settings of a teacher: those are looked up one by one, among the runs that do.
+    """
+    plain = [{key: value for key, value in own.items() if key not in _TEACHER_KEYS} for own in settings]
+    preset, shipped = runs[0].config.get("preset"), {}
+    if preset in preset_names():
+        shipped = _flat(load_preset(str(preset)).resolved())
+    as_shipped = (
+        own
+        for run, own in zip(runs, plain, strict=True)
+        if all(own[key] == shipped.get(key) for key in own if key != "data.hash")
+        and all(_resolved(run)[key] == shipped.get(key) for key in PLACES)  # its own text, not any that is shaped alike
+    )
+    main = next(as_shipped, None) if shipped else None
+    main = dict(main or most_common(plain))
+    for key in _TEACHER_KEYS:
+        values = [own[key] for own in settings if key in own]
+        if values:
+            main[key] = shipped[key] if shipped and shipped[key] in values else most_common(values)
+    return main
