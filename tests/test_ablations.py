@@ -63,6 +63,7 @@ def test_changes_and_their_names(config):
     base = ablation_base(config)
     other = base.updated({"train.seed": 4, "mutual.detach_targets": False, "outer.every": 3})
     assert changes(base.resolved(), base) == {}
+    assert changes(base.updated({"data.corpus": "/elsewhere", "data.legality": "none"}).resolved(), base) == {}
     assert changes(other.resolved(), base) == {"mutual.detach_targets": False, "outer.every": 3}
     assert ablation_name(changes(other.resolved(), base)) == "detach_targets = false, every = 3"
     assert ablation_name({}) == "base"

@@ -14,7 +14,7 @@ from . import paths, results
 from .alike import told_apart
 from .config import Config
 from .errors import UserError
-from .identity import SHAPING
+from .identity import PLACES, SHAPING
 from .runs import Run, evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
@@ -47,13 +47,14 @@ def noted_plan(folder: Path) -> Config | None:
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
-    """What a run's `resolved` configuration has otherwise than `base`, its seed apart: ``{"mutual.alpha": 0.1}``."""
+    """What a run's `resolved` configuration has otherwise than `base`, ``{"mutual.alpha": 0.1}``; apart from its seed
+    and from where its text lies, which another machine may say otherwise."""
     expected = base.resolved()
     return {
         f"{section}.{name}": value
         for section in SHAPING
         for name, value in resolved[section].items()
-        if value != expected[section][name] and (section, name) != ("train", "seed")
+        if value != expected[section][name] and f"{section}.{name}" not in ("train.seed", *PLACES)
     }
 
 
