@@ -128,9 +128,10 @@ def test_again_trains_nothing(folder):
     assert paths.read_json(folder / "summary.json")["minutes"] == minutes  # those of the call that trained
 
 
-def test_a_preset_without_changes_runs_the_ablations_notebook(folder):
+def test_a_preset_without_changes_runs_the_ablations_notebook(tmp_path):
     """As `released` is: the base alone, and the notebooks behind this one still run."""
-    done = reproduce(folder.parent, "--only", "06", "--set", "ablations.settings=[]")
+    folder = tmp_path / "smoke"
+    done = reproduce(tmp_path, "--only", "06", "--set", "ablations.settings=[]")
     assert done.returncode == 0, done.stderr[-4000:]
     numbers = paths.read_json(folder / "notebooks" / "06_ablations.done.json")["numbers"]
     assert numbers["ablations"] == 0 and numbers["runs"] == len(load_preset("smoke").ablations.seeds)

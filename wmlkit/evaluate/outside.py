@@ -37,8 +37,8 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
             f"{folder} holds the architecture {architecture!r}; expected a masked or causal language model "
             "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
         )
-    tokenizer = load_tokenizer(folder, needs_mask=objective == "mlm", reads_text=reads_text)
-    return load_model(folder, objective), tokenizer, objective
+    model = load_model(folder, objective)  # first: what is wrong with it would look like a fault of the tokenizer
+    return model, load_tokenizer(folder, needs_mask=objective == "mlm", reads_text=reads_text), objective
 
 
 @dataclass(frozen=True)
