@@ -1,4 +1,4 @@
-"""Peers and batches small enough for finite differences."""
+"""Peers and batches small enough for finite differences, and a row of EWoK."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ WORDS = [
     "and",
 ]
 BLOCK = 12
+# A row of EWoK's test split
+EWOK = {
+    "Context1": "Anna is Ben's boss.",
+    "Context2": "Anna is Ben's pupil.",
+    "Target1": "Anna leads Ben.",
+    "Target2": "Ben leads Anna.",
+    "Domain": "social-relations",
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

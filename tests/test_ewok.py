@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from small import EWOK
 
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
 from wmlkit.evaluate.suites import read_suite, write_ewok
-
-EWOK = {
-    "Context1": "Anna is Ben's boss.",
-    "Context2": "Anna is Ben's pupil.",
-    "Target1": "Anna leads Ben.",
-    "Target2": "Ben leads Anna.",
-    "Domain": "social-relations",
-}
 
 
 def write_rows(path: Path, *rows: dict[str, str]) -> None:

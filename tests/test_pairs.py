@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import EWOK
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
@@ -26,13 +27,6 @@ from wmlkit.shapes import Student
 
 NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]
 ORDER = [("She saw him.", "She him saw."), ("He ate bread.", "Ate he bread.")]
-EWOK = {
-    "Context1": "Anna is Ben's boss.",
-    "Context2": "Anna is Ben's pupil.",
-    "Target1": "Anna leads Ben.",
-    "Target2": "Ben leads Anna.",
-    "Domain": "social-relations",
-}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
