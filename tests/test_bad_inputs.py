@@ -184,6 +184,7 @@ CASES = [
     setting("family", "model.objective=clm", "family 'roberta' cannot be trained with objective 'clm'; use gpt2"),
     setting("heads", "model.num_heads=7", "model.hidden_size 32 is not a multiple of num_heads 7; change one"),
     setting("all held out", "data.held_out=0.9", "config key 'data.held_out' is 0.9: .* less than 0.5; change it"),
+    setting("dictionary", "data.vocab_size=1000001", "'data.vocab_size' is 1000001: .* less than or equal to 1000000"),
     setting("vocabulary", "data.vocab_size=100", "'data.vocab_size' is 100: .* greater than or equal to 270"),
     setting("shares", "data.block_schedule=[[0.5, 16]]", "shares that sum to 0.5, expected 1; change the shares"),
     setting("empty row", "data.block_schedule=[[0.5, 16], [0.5, 0]]", r"0\]\]; expected pairs .* at least 8; change"),

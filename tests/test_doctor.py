@@ -78,6 +78,13 @@ def test_room_on_disk(tmp_path, monkeypatch, free, status):
     assert doctor.disk(tmp_path).status == "broken"
 
 
+def test_a_file_in_the_place_of_a_folder_is_found(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    for out in (tmp_path / "runs", tmp_path / "runs" / "of" / "mine"):
+        found = doctor.disk(out)
+        assert found.status == "broken" and "is a file" in found.found and "--out" in found.advice
+
+
 def test_numbers_are_checked_against_double_precision(monkeypatch):
     assert doctor.numerics(CPU).status == "ok" and 0 < doctor.numeric_error(CPU) < 1e-5
     exact = doctor._step

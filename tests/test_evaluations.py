@@ -238,6 +238,20 @@ def test_other_tasks_of_another_arm_are_not_compared(tmp_path: Path) -> None:
     assert rows["n_seeds"].eq(3).all() and rows.loc["distill", "setting"] != rows.loc["wml", "setting"]
 
 
+def test_a_curve_of_other_pairs_is_told_apart(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",))
+    assert set(evaluations.curve_table(folder)["setting"]) == {""}
+    other = read_runs(folder)[1]
+    for path in paths.curve(other.folder).glob("*.json"):
+        point = paths.read_json(path)
+        point["evaluations"][0]["settings"] = {"per_paradigm": 5}
+        paths.write_json(path, point)
+    table = evaluations.curve_table(folder)
+    apart = table[table["setting"] != ""]
+    assert set(apart["run"]) == {other.folder.name} and set(apart["setting"]) == {"evaluation.per_paradigm=5"}
+    assert all("learning curve" in note for note in apart["note"]) and set(table["run"]) > {other.folder.name}
+
+
 def test_dev_text_by_domain(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=())
     assert evaluations.text_table(folder).empty and score_tables.dev_text(pd.DataFrame()).empty
@@ -249,7 +263,8 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
             for i, name in enumerate(("peer_1", "peer_2", "ensemble", "uniform_ensemble"))
         ]  # fmt: skip
         floor = {"bits_per_byte": 0.9, "domains": [{"domain": "childes", "bits_per_byte": 0.8}]} if run.seed else None
-        document = {"objective": "mlm", "settings": {}, "members": members, "floor": floor}
+        settings = {"words_per_domain": 2000, "ensemble_weights": [0.5, 0.5]}
+        document = {"objective": "mlm", "settings": settings, "members": members, "floor": floor}
         paths.write_json(paths.language_modelling(run.folder), document)
     table = score_tables.dev_text(evaluations.text_table(folder)).set_index(["member", "domain"])
     assert set(table.index.get_level_values("member")) == {"best_peer", "ensemble", "uniform_ensemble"}
@@ -258,3 +273,10 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
     best = [run.done["best_peer"] + run.seed for run in read_runs(folder)]
     assert table.loc[("best_peer", "all"), "values"] == " ".join(str(value) for value in best)
     assert "T4_text" in [path.stem for path in tables.write_tables(folder)]
+    first = paths.language_modelling(read_runs(folder)[0].folder)
+    document = paths.read_json(first)
+    for words, expected in ((2000, {"": "3 4"}), (10, {"": "3", "evaluation.words_per_domain=2000": "4"})):
+        settings = {"words_per_domain": words, "ensemble_weights": [0.2, 0.8]}  # what was learned is no setting
+        paths.write_json(first, {**document, "settings": settings})
+        table = score_tables.dev_text(evaluations.text_table(folder)).query("member == 'ensemble' and domain == 'all'")
+        assert dict(zip(table["setting"], table["values"], strict=True)) == expected

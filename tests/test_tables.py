@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,14 @@ def test_provenance_keeps_the_other_notes_and_names_a_broken_file(tmp_path: Path
     (tmp_path / "provenance.json").write_text("{")
     with pytest.raises(UserError, match="provenance.json is not JSON"):
         record_provenance(tmp_path, "T1", seeds=[0], **known)
+
+
+def test_two_reports_at_once_lose_no_note(tmp_path: Path) -> None:
+    known = {"command": "c", "commit": "d", "device": "cpu", "created_by": "f", "seeds": [0]}
+    names = [f"T{number}" for number in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda name: record_provenance(tmp_path, name, **known), names))
+    assert set(read_provenance(tmp_path)) == set(names)
 
 
 def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path, tmp_path: Path) -> None:

@@ -18,20 +18,25 @@ _BY_OBJECTIVE = ("reduction", "ordering_fault")  # which a protocol has one of f
 
 
 def read_evaluations(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The evaluation documents of a folder's runs, each behind the columns that all its rows share.
+    """The evaluation documents of a folder's runs, each behind its `shared_columns`."""
+    found = [(run, document) for run in read_runs(folder) for document in evaluations(run)]
+    return list(zip(shared_columns(found), (document for _, document in found), strict=True))
+
+
+def shared_columns(found: Sequence[tuple[Run, Mapping[str, Any]]], note: str = OTHERWISE) -> list[dict[str, Any]]:
+    """For each evaluation document the columns that all its rows share: those of its run, suite and protocol.
 
     An evaluation with other settings or of other items than most (`told_apart`) says so in its `setting`, which all
-    tables group and pair by, and in its `note`: it is a row by itself and in no mean or difference of the others.
+    tables group and pair by, and has `note` too: it is a row by itself and in no mean or difference of the others.
     """
     # Not an error: one suite that was in part scored anew would leave the folder without any table, answer and report
-    found = [(run, document) for run in read_runs(folder) for document in evaluations(run)]
     rows = []
     for (run, document), otherwise in zip(found, told_apart(found), strict=True):
         shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"]}
         if otherwise:
             shared["setting"] = f"{run.setting} {otherwise}".strip()
-            shared["note"] = ", ".join(filter(None, (run.note, OTHERWISE)))
-        rows.append((shared, document))
+            shared["note"] = ", ".join(filter(None, (run.note, note)))
+        rows.append(shared)
     return rows
 
 

@@ -158,6 +158,9 @@ def disk(out: Path) -> Finding:
     place = next(folder for folder in (out, *out.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 2**30
     found = f"{free:.1f} GiB free at {out}"
+    if not place.is_dir():
+        advice = "it or a folder above it has the name of a file: give another folder with --out, or set WMLKIT_OUT"
+        return Finding("disk", "broken", f"{place} is a file, so runs cannot go to {out}", advice)
     if not os.access(place, os.W_OK):
         advice = "give another folder with --out, or set WMLKIT_OUT"
         return Finding("disk", "broken", f"{place} cannot be written to", advice)

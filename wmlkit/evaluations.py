@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import paths
-from .alike import read_evaluations
+from .alike import read_evaluations, shared_columns
 from .runs import curve_points, read_object, read_runs
 
 
@@ -72,14 +72,18 @@ def of_common_protocols(scores: pd.DataFrame) -> pd.DataFrame:
 
 def text_table(folder: Path) -> pd.DataFrame:
     """Loss on dev text, one row a member and a domain (`all`: pooled): bits_per_byte, nats_per_token, perplexity,
-    tokens, bytes, objective, and `floor`, the bits a byte of a predictor that knows the grammar (nursery only)."""
+    tokens, bytes, objective, and `floor`, the bits a byte of a predictor that knows the grammar (nursery only).
+
+    Text that was drawn or read otherwise than for most runs is told apart as in all tables of evaluations.
+    """
     names = ("bits_per_byte", "nats_per_token", "perplexity", "tokens", "bytes")
+    measured = [run for run in read_runs(folder) if paths.language_modelling(run.folder).is_file()]
+    found = []
+    for run in measured:
+        document = read_object(paths.language_modelling(run.folder), ("objective", "settings", "members"))
+        found.append((run, {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document}))
     rows = []
-    for run in read_runs(folder):
-        path = paths.language_modelling(run.folder)
-        if not path.is_file():
-            continue
-        document = read_object(path, ("objective", "settings", "members"))
+    for shared, (run, document) in zip(shared_columns(found), found, strict=True):
         floor = document.get("floor") or {"bits_per_byte": np.nan, "domains": []}
         floors = {"all": floor["bits_per_byte"], **{one["domain"]: one["bits_per_byte"] for one in floor["domains"]}}
         members = {one["member"]: one for one in document["members"]}
@@ -88,7 +92,7 @@ def text_table(folder: Path) -> pd.DataFrame:
             for row in ({**member, "domain": "all"}, *member["domains"]):
                 place = {"member": name, "domain": row["domain"], "objective": document["objective"]}
                 values = {key: row[key] for key in names}
-                rows.append({**run.shared, **place, **values, "floor": floors.get(row["domain"], np.nan)})
+                rows.append({**shared, **place, **values, "floor": floors.get(row["domain"], np.nan)})
     return pd.DataFrame(rows)
 
 
@@ -96,15 +100,18 @@ def curve_table(folder: Path) -> pd.DataFrame:
     """One row a member's score at a point of the learning curve, in the form of `scores_table`.
 
     More columns: step, tokens, words seen, and target_words, for which the point was due; NA for the end of training.
+    A curve of other pairs than most is told apart as in all tables of evaluations.
     """
+    points = [
+        (run, point, one) for run in read_runs(folder) for point in curve_points(run) for one in point["evaluations"]
+    ]
+    scored_otherwise = "its learning curve was scored otherwise than most; only training again scores it again"
+    shared = shared_columns([(run, one) for run, _, one in points], scored_otherwise)
     rows = []
-    for run in read_runs(folder):
-        for point in curve_points(run):
-            place = {name: point[name] for name in ("target_words", "words", "tokens", "step")}
-            for document in point["evaluations"]:
-                shared = {**run.shared, "suite": document["suite"], "protocol": document["protocol"], **place}
-                for member in document["members"]:
-                    rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
+    for columns, (_, point, document) in zip(shared, points, strict=True):
+        place = {name: point[name] for name in ("target_words", "words", "tokens", "step")}
+        for member in document["members"]:
+            rows.append({**columns, **place, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows).astype({"target_words": "Int64"}) if rows else pd.DataFrame()
 
 

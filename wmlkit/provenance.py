@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from . import environment, paths
 from .errors import UserError
 from .runs import Run, distinct
@@ -30,12 +32,14 @@ def record_provenance(
     `commit` is that of the code that made it and `created_by` the function or notebook; `runs_commit` and `device` are
     those of the runs that the numbers come from. Raises UserError where the existing file is not JSON.
     """
-    noted = read_provenance(folder)
-    noted[name] = {
+    note = {
         "command": command, "commit": commit, "seeds": sorted(set(seeds)), "device": device, "created_by": created_by,
         **({} if runs_commit is None else {"runs_commit": runs_commit}),
     }  # fmt: skip
-    return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".provenance.lock"):  # two reports at once would each write what it read before the other
+        noted = read_provenance(folder) | {name: note}
+        return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))
 
 
 def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:

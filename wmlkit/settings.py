@@ -39,7 +39,7 @@ class DataConfig(Section):
     seed: Seed = 0  # of the nursery and of the choice of the held-out slice
     clean: bool = True
     tokenizer: str = "train"  # "train", or a folder / Hugging Face id of an existing tokenizer
-    vocab_size: int = Field(1024, ge=270)  # 256 bytes + special tokens + merges
+    vocab_size: int = Field(1024, ge=270, le=1_000_000)  # 256 bytes + special tokens + merges; far above any in use
     lowercase: bool = False
     nfkc: bool = False
     # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
