@@ -12,6 +12,7 @@ from fake_runs import write_run, write_study
 
 from wmlkit import captions, environment, paths, tables
 from wmlkit.answer import Answer, answer
+from wmlkit.diversity import diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.report import _markdown, write_report
 from wmlkit.runs import read_runs
@@ -289,6 +290,18 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     assert "dev loss" not in " ".join([one.headline, *one.basis])
     alone = given(folder, {"wml": HIGH, "independent": LOW}, losses={"wml": higher, "independent": higher}).basis
     assert "near 100 %" not in " ".join(alone) and "dev loss" not in " ".join(alone)  # no spread: no interval
+
+
+def test_what_peers_are_worth_together(folder: Path) -> None:
+    scores = {"wml": HIGH, "independent": LOW, "distill": LOW}
+    told = [one for one in given(folder, scores).basis if "T4_diversity" in one]
+    table = diversity(diversity_table(read_runs(folder))).query("quantity == 'diversity'").set_index("arm")
+    assert len(told) == 1 and "2 peers, nats a scored token, in brackets against independent): independent " in told[0]
+    row = table.loc["wml"]
+    assert f" {table.loc['independent', 'mean']:.3f}; " in told[0]
+    assert f"wml {row['mean']:.3f} ({row['difference']:+.3f}, 95 % interval {row['difference_low']:+.3f}" in told[0]
+    assert "T4_diversity" not in " ".join(given(folder, scores, seeds=1).basis)  # no interval
+    assert "T4_diversity" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)  # no control
 
 
 def test_the_teacher_s_bill(tmp_path: Path) -> None:

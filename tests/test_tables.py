@@ -188,7 +188,7 @@ def test_cost_by_hand(folder: Path) -> None:
 def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), seeds=(0, 1), protocols=("babylm2025",))
     written = tables.write_tables(folder, command="wmlkit report")
-    assert [path.stem for path in written] == ["T1", "T2", "T3", "T4", "T4_differences", "T5", "T7"]
+    assert [path.stem for path in written] == ["T1", "T2", "T3", "T4", "T4_differences", "T4_diversity", "T5", "T7"]
     noted = read_provenance(folder / "tables")
     assert set(noted) == {path.stem for path in written}
     assert noted["T4"] == {

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .alike import OTHERWISE
+from .diversity import CONTROL, diversity, diversity_table
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation
 from .runs import Run
@@ -90,7 +91,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {_loss_in_short(_main_setting(differences), *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(_main_setting(differences), "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + losses + _of_cost(runs, *told)
+    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_diversity(runs)
+    basis += losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -284,6 +286,27 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
     seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
     return f"In dev loss (nats a scored token), {a} minus {b}, {row['peers']} peers, {seeds}: {'; '.join(told)}."
+
+
+def _of_diversity(runs: Sequence[Run]) -> list[str]:
+    """What the peers of each arm are worth together; nothing without a difference, with its interval, from peers that
+    learned alone."""
+    table = diversity(diversity_table(runs))
+    table = table[table["quantity"] == "diversity"] if len(table) else table
+    shown = table[table["difference_low"].notna()] if len(table) else table
+    if shown.empty:
+        return []
+    peers = shown["peers"].max()
+    alone = table[(table["peers"] == peers) & (table["arm"] == CONTROL)].iloc[0]
+    told = [f"{CONTROL} {alone['mean']:.3f}"]
+    for row in shown[shown["peers"] == peers].to_dict("records"):
+        interval = f"95 % interval {row['difference_low']:+.3f} to {row['difference_high']:+.3f}"
+        change = f"{row['difference']:+.3f}, {interval}, adjusted p {p_value(row['p_adjusted'])}"
+        told.append(f"{row['arm']} {row['mean']:.3f} ({change})")
+    return [
+        "On dev text an ensemble's loss is below the weighted mean of its peers' by as much as they differ "
+        f"(T4_diversity; {peers} peers, nats a scored token, in brackets against {CONTROL}): {'; '.join(told)}."
+    ]
 
 
 def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:

@@ -25,6 +25,10 @@ TABLES = {
     "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
     "item_low and item_high average each item over the seeds and resample within each paradigm: they say how much the "
     "choice of items matters for these runs, nothing about other seeds.",
+    "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses (members), that of "
+    "the ensemble, and the difference, which is how much the peers differ (diversity, the mean of KL from the ensemble "
+    "to each). Nats per scored token; 95 % t-intervals over seeds; difference: against independent with as many peers, "
+    "paired by seed, p_adjusted over the arms of a quantity (Benjamini-Hochberg).",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
@@ -90,6 +94,9 @@ FIGURES = {
     "and what was found (crosses). Right: parameters against the time of a training step by the cost model of "
     "wmlkit.search_cost; the line joins the Pareto front, the shapes of which no other is both larger and faster.",
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
+    "F05_diversity": "How much the peers differ while they train (nats per scored token of dev text), by arm, with the "
+    "largest number of peers. Mean over seeds; the band spans the seeds. So much the ensemble's loss lies below the "
+    "weighted mean of its peers' losses.",
     "F06_ablations": "What each change of T8 does to the mean over the peers of a run, minus the base's. Left: "
     "accuracy, better to the right. Right: dev loss, better to the left. Diamonds: mean over seeds, filled where the "
     "interval leaves out 0; bars: 95 % t-interval over seeds; grey dots: the seeds.",

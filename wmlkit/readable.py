@@ -35,6 +35,8 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     table = table.drop(columns=_single(table))
     if name == "T4_differences":
         return [("", _differences(table))]
+    if name == "T4_diversity":
+        return [("", _diversity(table))]
     if name == "T4_text":
         return [("", _plain(table, _BITS))]
     if name == "T8":
@@ -148,6 +150,24 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
             }
         )  # fmt: skip
     return _plain(pd.DataFrame(records))
+
+
+def _diversity(table: pd.DataFrame) -> pd.DataFrame:
+    """Arms x quantities, and the diversity against the control's."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    keys = [key for key in ("setting", "corpus", "arm", "peers") if key in table]
+    ordered = table.fillna({"setting": "", "note": ""}).sort_values(["arm", "peers"], key=_order, kind="stable")
+    for record in ordered.to_dict("records"):
+        row = rows.setdefault(tuple(record[key] for key in keys), {key: record[key] for key in (*keys, "n_seeds")})
+        row[record["quantity"]] = _with_interval(record, 3)
+        if record["quantity"] == "diversity":
+            change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
+            row["diversity minus independent's [95 %]"] = _with_interval(
+                {**record, **change, "values": record["differences"]}, 3, "+"
+            )
+            row |= {"p": p_value(record["p"]), "p, adjusted": p_value(record["p_adjusted"])}
+    frame = pd.DataFrame(rows.values())
+    return _plain(frame.rename(columns={"members": "weighted mean of the peers", "ensemble": "ensemble"}))
 
 
 def _of_protocols(table: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ from . import evaluations, paths, results
 from .ablations import ablation_table, noted_plan
 from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
+from .diversity import diversity, diversity_table
 from .errors import UserError
 from .provenance import of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
@@ -304,6 +305,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T3": lambda: trained_students(largest),
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
+        "T4_diversity": lambda: diversity(diversity_table(runs)),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
         "T4_thirds": lambda: thirds(_main_protocol(results.paradigm_table(folder), main)),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),

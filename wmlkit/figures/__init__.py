@@ -1,5 +1,6 @@
 """Every figure: one function a picture, which draws a table into axes and returns them."""
 
+from .diversity import plot_diversity
 from .plots import (
     plot_accuracy_by_words,
     plot_hypergradients,
@@ -15,6 +16,7 @@ from .plots import (
 
 __all__ = [
     "plot_accuracy_by_words",
+    "plot_diversity",
     "plot_hypergradients",
     "plot_losses",
     "plot_pareto",
