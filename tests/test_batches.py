@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small import BLOCK, make_rows, make_tokenizer, make_tokens
+from small import BLOCK, make_batch, make_rows, make_tokenizer, make_tokens
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit.config import load_preset
-from wmlkit.data.batches import Rows, mask_tokens, pack, segments
+from wmlkit.data.batches import Rows, joined, mask_tokens, pack, segments
 from wmlkit.data.encode import open_documents, open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import Stage, open_texts, stages
@@ -201,3 +203,21 @@ def test_too_little_text_is_refused():
         Rows(
             np.array([], dtype=np.uint16), np.array([], dtype=np.uint64), make_tokenizer(), BLOCK, "documents", 0, "dev"
         )
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+def test_joined_batches_are_their_rows_in_order(family):
+    batches = [make_batch(family, seed, size) for seed, size in ((0, 4), (1, 2))]
+    alone = replace(batches[1], documents=None)  # a batch of whole rows, beside one of several documents a row
+    whole = joined([batches[0], alone])
+    assert whole.input_ids.shape[0] == 6 and torch.equal(whole.input_ids[4:], batches[1].input_ids)
+    for name in ("scored", "real"):
+        own = [getattr(batch, name) for batch in batches]
+        assert torch.equal(getattr(whole, name), torch.cat([own[0], own[1] + batches[0].input_ids.numel()]))
+    assert torch.equal(whole.targets[whole.scored], torch.cat([b.targets[b.scored] for b in batches]))
+    assert whole.tokens == sum(batch.tokens for batch in batches) and whole.causal == batches[0].causal
+    assert torch.equal(whole.attention_mask[:4], batches[0].attention_mask)
+    everything = torch.ones(whole.input_ids.shape[1], whole.input_ids.shape[1], dtype=torch.bool)
+    assert torch.equal(whole.attention_mask[4, 0], everything.tril() if whole.causal else everything)
+    assert joined(batches[:1]) is batches[0]
+    assert joined([alone, alone]).documents is None

@@ -17,12 +17,14 @@ def test_parts_end_in_time_and_what_is_known_is_kept(tmp_path):
     every = [
         Part("speaks", (python("print('{\"a\": 1}')"), python("print('words')")), 0.1),
         Part("fails", (python("import sys; print('before'); sys.exit('why')"),), 0.1),
+        Part("finds something", (python("print('{\"a\": 2}'); raise SystemExit(2)"),), 0.1),
         Part("outlasts", (python("import time; time.sleep(60)"),), 0.1),
         Part("too late", (python("print('never')"),), 60.0),
     ]
     found = ask(every, tmp_path, 3 / 60)
     assert json.loads((tmp_path / "card.json").read_text()) == found
-    speaks, fails, outlasts, late = found["parts"]
+    speaks, fails, finds, outlasts, late = found["parts"]
+    assert finds["status"] == "failed with 2" and finds["printed"][0]["document"] == {"a": 2}
     assert speaks["printed"] == [{"a": 1}, "words\n"] and speaks["status"] == "done"
     assert fails["status"] == "failed with 1" and "before" in fails["printed"][0] and "why" in fails["printed"][0]
     assert outlasts["status"] == "stopped" and outlasts["seconds"] < 10

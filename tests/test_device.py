@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,12 +89,12 @@ def test_a_card_gets_larger_calls(monkeypatch):
     monkeypatch.setattr(scoring, "_add_scores", lambda *arguments: budgets.append(arguments[-1]))
     monkeypatch.setattr(scoring, "logits_at", lambda model: None)
     encoded = [Encoded((0, 5, 2), (1,), (-1, 0, -1))]
-    for kind, given in (("cpu", None), ("cuda", None), ("cuda", 64)):
+    for kind, given in (("cpu", None), ("mps", None), ("cuda", None), ("cuda", 64), ("meta", None)):
         peer = SimpleNamespace(
             device=torch.device(kind), to=lambda _: None, training=False, eval=lambda: None, train=lambda _: None
         )
         score_encoded([peer], 4, encoded, objective="mlm", weights=np.zeros((0, 1)), token_budget=given)
-    assert budgets == [scoring.TOKENS_CPU, scoring.TOKENS_GPU, 64]
+    assert budgets == [8_192, 32_768, 131_072, 64, 8_192]
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("mps", {}), ("cuda", {"non_blocking": True})])
@@ -130,3 +131,47 @@ def test_only_what_lies_on_the_processor_is_pinned_and_whole(monkeypatch):
     assert calls == [True, {"non_blocking": True}]
     device.moved(torch.empty(2, device="meta"), torch.device("cuda"))  # any device but the processor
     assert calls[2:] == [{}]
+
+
+def test_a_card_is_named_in_results(monkeypatch):
+    """Runs on two kinds of card are not one row of a table of costs."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda of: "a card" if of == CARD else "another")
+    there = device.Device(SimpleNamespace(), CARD, "bf16", "")
+    assert there.name == "cuda, a card" and replace(there, device=torch.device("cpu")).name == "cpu"
+
+
+def test_bf16_that_a_card_only_imitates_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert device.setup().precision == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert device.setup().precision == "bf16"
+
+
+@pytest.mark.parametrize(("card", "mode"), [(True, 0), (False, 1)])
+def test_deterministic_algorithms_are_asked_of_processors_alone(card, mode, monkeypatch):
+    real = torch.accelerator.is_available
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: card)
+    monkeypatch.setattr(device, "Accelerator", lambda **_: SimpleNamespace(device=torch.device("cpu")))
+    device.setup()
+    assert torch.get_deterministic_debug_mode() == mode
+    monkeypatch.setattr(torch.accelerator, "is_available", real)
+    device.setup()
+
+
+def test_no_call_has_more_rows_than_attention_takes(monkeypatch):
+    from wmlkit.evaluate import scoring
+
+    monkeypatch.setattr(scoring, "MOST_ROWS", 3)
+    sizes = []
+    (peer,) = make_peers("gpt2", ((1, 8),))
+    real = scoring.logits_at
+
+    def counted(model):
+        reader = real(model)
+        return replace(reader, states=lambda ids, *more: sizes.append(len(ids)) or reader.states(ids, *more))
+
+    monkeypatch.setattr(scoring, "logits_at", counted)
+    encoded = [Encoded((0, 5, 6), (1, 2), (-1, 0, 0))] * 7
+    score_encoded([peer.model], None, encoded, objective="clm", weights=np.zeros((0, 1)), token_budget=10**6)
+    assert sizes == [3, 3, 1]

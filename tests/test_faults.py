@@ -248,7 +248,53 @@ def test_one_of_several_processes_that_has_no_memory_asks_for_smaller_parts():
         assert name in config().resolved()[section], key
 
 
+@pytest.mark.parametrize("part", ["evaluation_row", "curve"])
+def test_a_measurement_that_had_no_room_for_a_moment_is_made_again(part, undisturbed, monkeypatch, tmp_path):
+    """Two runs on one card: the other one's peak is no reason to lose the steps since the last checkpoint."""
+    tries = []
+
+    def once_without_room(sound):
+        def measured(*arguments):
+            tries.append(1)
+            if len(tries) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return sound(*arguments)
+
+        return measured
+
+    if part == "curve":
+        made = train.curve_recorder
+        monkeypatch.setattr(train, "curve_recorder", lambda *given: once_without_room(made(*given)))
+        folder = train.run(config(evaluate__curve=(300,)), tmp_path)
+        assert len(list((folder / "curve").glob("*.json"))) == 2
+    else:
+        monkeypatch.setattr(train, "evaluation_row", once_without_room(train.evaluation_row))
+        folder = train.run(config(), tmp_path)
+    assert len(tries) > 1
+    done = [paths.read_json(one / "done.json") for one in (undisturbed, folder)]
+    assert done[0]["dev_ce"] == done[1]["dev_ce"] and done[0]["peer_weights"] == done[1]["peer_weights"]
+
+
+def test_a_measurement_is_made_twice_at_most_and_of_several_processes_once():
+    """The others of a group wait at another place. Any other error is that of the first time."""
+
+    def tried(error: Exception, processes: int) -> int:
+        tries = []
+
+        def measure():
+            tries.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            faults.once_more(measure, SimpleNamespace(device=torch.device("cpu"), processes=processes))
+        return len(tries)
+
+    assert [tried(torch.OutOfMemoryError(), 1), tried(torch.OutOfMemoryError(), 2), tried(ValueError(), 1)] == [2, 1, 1]
+
+
 def test_other_errors_are_no_lack_of_memory():
+    cublas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert faults.is_out_of_memory(RuntimeError(cublas))
     assert faults.is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
     assert not faults.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not faults.is_out_of_memory(ValueError("out of memory"))

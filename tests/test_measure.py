@@ -11,9 +11,10 @@ from compare import rows
 from wmlkit import paths, steps, train
 from wmlkit.config import load_preset
 from wmlkit.data.texts import MEASURED_TOKENS, open_texts
+from wmlkit.device import CLEAR_REFS, forget_peak_memory, peak_memory
 from wmlkit.errors import UserError
 from wmlkit.losses import MutualOptions
-from wmlkit.measure import measure
+from wmlkit.measure import AT_ONCE, measure
 
 TINY = {"data.words": 4000, "data.dev_words": 3000, "train.steps": 4, "train.precision": "fp32"}
 
@@ -76,6 +77,38 @@ def test_the_end_is_measured_on_all_rows_and_the_way_on_some(out):
     shorter = train.run(settings.updated({"train.final_eval_rows": 1}), out)
     assert shorter != folder and paths.read_json(shorter / "done.json")["dev_ce"] != done["dev_ce"]
     assert rows(shorter)[-1]["dev_ce"] == rows(folder)[-1]["dev_ce"] != done["dev_ce"]  # on the way, one batch each
+
+
+def test_what_a_card_is_given_at_once_is_measured_the_same(out, monkeypatch):
+    """Several batches in one forward pass, the last group shorter; the batches' own masks."""
+    settings, texts, (students, tokenizer), device = opened(out)
+    state = train.build_state(settings, students, tokenizer, device)
+    assert texts.dev.batches() > 2
+    one_by_one = measure(state, texts.dev, settings, device, None)
+    for at_once in (2, 100):
+        monkeypatch.setitem(AT_ONCE, "cpu", at_once)
+        each, ensemble = measure(state, texts.dev, settings, device, None)
+        assert each == pytest.approx(one_by_one[0], rel=1e-6) and ensemble == pytest.approx(one_by_one[1], rel=1e-6)
+
+
+def test_the_highest_memory_is_that_of_the_run(out, monkeypatch):
+    """Not of what the process did before, such as a larger run or the training of a teacher."""
+    forgotten = []
+    monkeypatch.setattr(train, "forget_peak_memory", lambda device: forgotten.append(device))
+    settings = opened(out, mutual__arm="distill", train__seed=9)[0]
+    train.run(settings, out)
+    assert forgotten == 2 * [torch.device("cpu")]  # its teacher's run and its own
+
+
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="only Linux clears its record of the highest memory")
+def test_memory_of_an_earlier_moment_is_forgotten():
+    cpu = torch.device("cpu")
+    block = torch.ones(100 * 2**20 // 4)  # 100 MiB, a mapping of its own that is given back at once
+    with_it = peak_memory(cpu)
+    del block
+    assert peak_memory(cpu) > with_it - 1  # pages are counted in lots
+    forget_peak_memory(cpu)
+    assert peak_memory(cpu) < with_it - 90
 
 
 def test_the_outer_problem_counts_as_reading(out):

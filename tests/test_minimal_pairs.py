@@ -206,7 +206,7 @@ def test_scores_depend_on_nothing_but_the_sentence(
         score_sentences(model, tokenizer, SENTENCES, token_budget=1), reference, atol=1e-5, rtol=0
     )
     for logits_at_once in (1, 2500):  # the head at one place a call, and at a handful
-        monkeypatch.setattr(scoring, "LOGITS_CPU", logits_at_once)
+        monkeypatch.setitem(scoring.LOGITS, "cpu", logits_at_once)
         np.testing.assert_allclose(score_sentences(model, tokenizer, SENTENCES), reference, atol=1e-5, rtol=0)
     monkeypatch.undo()
     monkeypatch.setattr(scoring, "COPY_CELLS", 1)  # one text at a time

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
 import subprocess
 import sys
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from wmlkit.data.encode import open_tokens
 from wmlkit.environment import model_card
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
-from wmlkit.models import max_length
+from wmlkit.models import layers, max_length
 from wmlkit.optim import build_optimizers
 from wmlkit.search import Found
 from wmlkit.state import State
@@ -487,29 +489,56 @@ def test_all_arms_of_a_seed_see_the_same_batches(out, monkeypatch):
     assert len(orders) == 9 and len(set(shared)) == 3 and not set(shared) & set(other)
 
 
-def test_compiled_peers_train_the_same_and_keep_their_names(monkeypatch):
-    """The setting reaches the step; that the compiler itself is right is torch's business (and takes minutes)."""
-    calls = []
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **given: calls.append(given) or real(f, backend="eager", **given))
-    plain, compiled = (make_peers_of("roberta", flag) for flag in (False, True))
-    assert calls == [{"dynamic": True}]
-    assert list(plain.state_dict()) == list(compiled.state_dict())
-    batch = make_batch("roberta", seed=1)
+@pytest.mark.parametrize(("family", "run"), [("roberta", 2), ("modernbert", 2), ("gpt2", 3), ("llama", 3)])
+def test_compiled_peers_train_the_same_and_keep_their_names(family, run, monkeypatch):
+    """Layer by layer, of masked models all but the last, which is read at a few positions; in `head` and nowhere else.
+    That the compiler itself is right is torch's business (and takes minutes)."""
+    asked, ran = [], []
+
+    def compiled_by_name(function, **given):
+        asked.append(given)
+        return lambda *arguments, **named: ran.append(1) or function(*arguments, **named)
+
+    monkeypatch.setattr(torch, "compile", compiled_by_name)
+    plain, compiled = (AtPositions(make_peers(family, ((3, 8),))[0].model, flag) for flag in (False, True))
+    assert asked == 3 * [{"dynamic": True}] and list(plain.state_dict()) == list(compiled.state_dict())
+    batch = make_batch(family, seed=1)
     for peer in (plain, compiled):
         peer.head(batch, batch.scored).logits().square().sum().backward()
+    assert len(ran) == run
     for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+    compiled(batch, batch.scored)
+    assert len(ran) == run and not any("forward" in vars(layer) for layer in layers(compiled.model))
 
 
-def make_peers_of(family: str, compiled: bool) -> AtPositions:
-    return AtPositions(make_peers(family)[0].model, compiled)
+def test_the_compiler_takes_a_layer(monkeypatch):
+    """Traced for real, run without the minutes of making code."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **given: real(f, backend="eager", **given))
+    plain, compiled = (AtPositions(make_peers("modernbert", ((3, 8),))[0].model, flag) for flag in (False, True))
+    batch = make_batch("modernbert", seed=1)
+    torch.testing.assert_close(compiled.head(batch, batch.scored).hidden, plain.head(batch, batch.scored).hidden)
+
+
+def test_a_finished_run_leaves_no_peer_behind():
+    """Gone with the last name for it, not when Python next looks for cycles: a card would keep it so long."""
+    peer = make_peers("roberta")[0]
+    gone = weakref.ref(peer)
+    gc.disable()
+    try:
+        del peer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
-def test_a_step_does_not_wait_for_the_card(out):
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "gpt2", "llama"])
+def test_a_step_does_not_wait_for_the_card(out, family):
     """Between two logged rows nothing asks the device for a value; an outer step does, once."""
-    settings = config(mutual__arm="dml")
+    objective = "mlm" if family in ("roberta", "modernbert") else "clm"
+    settings = config(mutual__arm="dml", model__family=family, model__objective=objective)
     prepared = train.prepare(settings.data, out)
     tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
     device = train.setup("auto", 1)

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import vjp
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import losses
+from .forward_mode import differentiable
 from .losses import WHOLE, MutualOptions, Share
 from .updates import Parameters, Update
 
@@ -216,7 +216,7 @@ def directional_weight_losses(
     for part in _parts(inner):
         logits, tangents = [], []
         for forward, peer, direction in zip(part.forward, parameters, directions, strict=True):
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            with torch.no_grad(), differentiable(value.device), forward_ad.dual_level():
                 z = forward_ad.unpack_dual(forward({k: forward_ad.make_dual(v, direction[k]) for k, v in peer.items()}))
             logits.append(z.primal)
             tangents.append(z.tangent)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 CHUNK = 1 << 17  # logits of a peer in one go: all peers' stay in a CPU's cache
 HEAD_CHUNK, HEAD_ROWS = 1 << 19, 64  # logits of a peer that `OfHeads` makes at one time, and positions at least
-CHUNKS_ON_GPU = 1 << 7  # times as many of both; by arithmetic, as no card has been measured
+CHUNKS = {"cpu": 1, "mps": 1 << 3, "cuda": 1 << 7}  # times as many of both; by arithmetic, as no card has been measured
 
 
 class Head(NamedTuple):
@@ -185,7 +185,7 @@ def chunks(count: int, vocabulary: int, limit: int, device: torch.device, least:
 
 def scale(device: torch.device) -> int:
     """How many times larger a chunk is there."""
-    return 1 if device.type == "cpu" else CHUNKS_ON_GPU
+    return CHUNKS.get(device.type, 1)
 
 
 class OfLogits(torch.autograd.Function):

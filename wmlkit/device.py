@@ -6,14 +6,17 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+CLEAR_REFS = Path("/proc/self/clear_refs")  # of Linux: a 5 written there clears the record of the highest memory
 
 Result = TypeVar("Result")
 
@@ -27,6 +30,12 @@ class Device:
     precision: str  # "fp32" or "bf16": of the forward pass; weights and softmax stay in float32
     reason: str
     together: bool = True  # False: this process works for itself, whatever others there are
+
+    @property
+    def name(self) -> str:
+        """What results are told apart by: "cpu", "mps", or "cuda" with the card."""
+        on_cuda = self.device.type == "cuda"
+        return f"cuda, {torch.cuda.get_device_name(self.device)}" if on_cuda else str(self.device)
 
     @property
     def processes(self) -> int:
@@ -81,20 +90,20 @@ class Device:
 def setup(precision: str = "auto", threads: int | None = None, together: bool = True) -> Device:
     """Choose device and precision: CUDA, else Apple's MPS, else CPU.
 
-    bf16 only on CUDA cards that have it: on MPS and CPU it is slow or wrong in places, so `auto` is fp32
-    there. On a machine without a CUDA card deterministic algorithms are asked for, so the same seed gives the same
-    bytes on a CPU; on a card attention has none, and those of the rest cost launches. Processes that ``accelerate
-    launch`` started find one another here, unless not `together`.
+    bf16 only on CUDA cards that compute in it: on MPS and CPU it is slow or wrong in places, so `auto` is fp32
+    there. On a machine without a card deterministic algorithms are asked for, so the same seed gives the same
+    bytes on a CPU; CUDA has none for attention and MPS none for indexing, and those of the rest cost time. Processes
+    that ``accelerate launch`` started find one another here, unless not `together`.
     """
     if threads:
         torch.set_num_threads(threads)
     # use_deterministic_algorithms does the same and tells the compiler, which takes it a second to import
-    torch.set_deterministic_debug_mode("default" if torch.cuda.is_available() else "warn")
+    torch.set_deterministic_debug_mode("default" if torch.accelerator.is_available() else "warn")
     # cuDNN's attention gives NaN with a mask at some lengths (pytorch issue 196678) and plans anew for each length
     torch.backends.cuda.enable_cudnn_sdp(False)
     # on by default with the line above: a pass over every new tensor, to catch reads of what was never written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     chosen = ("bf16" if bf16 else "fp32") if precision == "auto" else precision
     # told of a machine without a card, several processes on it find one another
     alone_with_cpu = not torch.accelerator.is_available()
@@ -132,12 +141,30 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, so that it is not that of an earlier run of this process. Only of the card and, on
+    Linux, of the process, whose record holds what the allocator kept from before; elsewhere nothing."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR_REFS.exists():
+        with suppress(OSError):  # a container may forbid it
+            CLEAR_REFS.write_text("5")
+
+
 def peak_memory(device: torch.device) -> float:
-    """Peak memory in MiB: of the card on CUDA, else of this process."""
+    """Peak memory in MiB since `forget_peak_memory`: of the card on CUDA, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if CLEAR_REFS.exists():
+        return process_memory("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB elsewhere
+
+
+def process_memory(name: str) -> float:
+    """Of this process on Linux, MiB: resident now ("VmRSS"), or at most ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 def side_by_side(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:

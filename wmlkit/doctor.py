@@ -132,8 +132,7 @@ def kernel() -> Finding:
 
 def chosen_device(device: Device) -> Finding:
     """Device and precision, with the reason."""
-    name = torch.cuda.get_device_name(device.device) if device.device.type == "cuda" else str(device.device)
-    found = f"{name}, {device.precision}: {device.reason}"
+    found = f"{device.name}, {device.precision}: {device.reason}"
     if device.device.type == "mps":
         advice = "fine for notebooks; make tables that you publish on a CPU or a CUDA card, and say on which"
         return Finding("device", "note", found, advice)

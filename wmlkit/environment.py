@@ -108,7 +108,7 @@ def document(device: Device, config: Config | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "commit": commit(),
         "command": command(config),
-        "device": str(device.device),
+        "device": device.name,
         "device_reason": device.reason,
         "processes": device.processes,
         "precision": device.precision,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import UserError
 
+if TYPE_CHECKING:
+    from .device import Device
+
+Result = TypeVar("Result")
+
 TERMS = ("ce", "kl", "gradient")  # in the order in which a fault spreads: a loss that is not finite has no gradient
-_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's words on a CPU; on MPS and by cuBLAS
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # torch's words on a CPU; on MPS; by cuBLAS
 
 
 def gradient_norms(peers: Iterable[Iterable[Tensor]]) -> Tensor:
@@ -51,3 +58,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch said that there is no memory left, on a card or in the machine."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+
+
+def free_memory(device: torch.device) -> None:
+    """Let go of what Python and torch's allocator hold for nobody."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def once_more(measure: Callable[[], Result], device: Device) -> Result:
+    """`measure()`, and again where memory ran out the first time: what another run on the card held for a moment may be
+    free then. For what changes nothing, so that it may be done twice."""
+    try:
+        return measure()
+    except (RuntimeError, MemoryError) as error:
+        if device.processes > 1 or not is_out_of_memory(error):  # the others wait at another place
+            raise
+    free_memory(device.device)  # outside of the handler: the error holds what was made
+    return measure()

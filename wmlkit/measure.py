@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import bilevel, losses
 from .config import Config
+from .data.batches import joined
 from .data.texts import Measured, Texts
 from .device import Device
 from .forward import AtPositions
 from .state import State
+
+AT_ONCE = {"cuda": 8}  # batches that a card is given in one, by arithmetic: one is mostly launches there
 
 
 @torch.inference_mode()
@@ -32,21 +36,25 @@ def measure(
     """
     peers = state.reported if peers is None else peers
     modes = [peer.model.training for peer in peers]
-    total = torch.zeros(len(peers) + 1, dtype=torch.float64)
-    count = 0
+    found: list[Tensor] = []  # kept on the device: to ask for them one by one would make it wait
+    counts: list[int] = []
     for peer in peers:
         peer.eval()
-    # Processes take turns; the sums are in double precision where there is one, so they hardly feel the order.
-    for number in range(device.index, text.batches(rows), device.processes):
-        batch = text.source(number, config.train.mask_ratio).to(device.device)
+    weights = state.ensemble_weights.float().to(device.device)
+    numbers = range(device.index, text.batches(rows), device.processes)  # processes take turns
+    at_once = AT_ONCE.get(device.device.type, 1)
+    for some in (numbers[first : first + at_once] for first in range(0, len(numbers), at_once)):
+        batch = joined([text.source(number, config.train.mask_ratio) for number in some]).to(device.device)
         targets = batch.targets[batch.scored]
         with device.autocast():
             logits = [peer(batch, batch.scored).float() for peer in peers]
-        weights = state.ensemble_weights.float().to(device.device)
         ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
-        losses_now = torch.cat([losses.cross_entropies(logits, targets), ensemble[None]])
-        total += len(targets) * losses_now.cpu().double()
-        count += len(targets)
+        found.append(torch.cat([losses.cross_entropies(logits, targets), ensemble[None]]))
+        counts.append(len(targets))
+    # In double precision where there is one, so the sum hardly feels the order.
+    total, count = torch.zeros(len(peers) + 1, dtype=torch.float64), sum(counts)
+    for own, losses_then in zip(counts, torch.stack(found).cpu().double() if found else (), strict=True):
+        total += own * losses_then
     for peer, mode in zip(peers, modes, strict=True):
         peer.model.train(mode)
     if device.processes > 1:

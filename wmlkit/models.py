@@ -161,6 +161,13 @@ def trunk(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a student's trunk, in their order."""
+    of_model: Any = trunk(model)
+    of_model = of_model.encoder if model.config.model_type == "roberta" else of_model
+    return of_model.h if model.config.model_type == "gpt2" else getattr(of_model, "layer", None) or of_model.layers
+
+
 def hidden_states(
     model: PreTrainedModel,
     input_ids: Tensor,

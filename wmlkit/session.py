@@ -46,7 +46,7 @@ class Session:
             "command": shlex.join(environment.without_places(word) for word in words),
             "commit": environment.commit() or environment.NO_CHECKOUT,
             "seeds": list(seeds),
-            "device": str(setup().device),
+            "device": setup().name,
             "created_by": f"notebooks/{self.notebook}.ipynb",
         }
 

@@ -6,7 +6,6 @@ the teacher's, else one another's) and in whether `outer_step` is taken (`wml`).
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -231,9 +230,7 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
         )
     state.parts *= 2
     _drop_gradients(state)
-    gc.collect()
-    if device.device.type != "cpu":
-        torch.accelerator.empty_cache()
+    faults.free_memory(device.device)
 
 
 def train_step(state: State, texts: Texts, config: Config, device: Device) -> tuple[losses.MutualLoss, float]:

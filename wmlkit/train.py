@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from .config import Config
 from .data.prepare import Prepared, prepare
 from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
-from .device import Device, peak_memory, setup
+from .device import Device, forget_peak_memory, peak_memory, setup
 from .errors import Stopped, UserError, disk_is_full, signal_name
 from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
@@ -115,6 +116,7 @@ def run(
             paths.write_json(folder / "environment.json", environment.document(device, config))
         device.wait()
         try:
+            forget_peak_memory(device.device)  # of this process's earlier runs, that of a teacher among them
             set_seed(config.train.seed)  # dropout, and whatever a library draws; batches and masks have their own
             with open_tracker(config, folder) as mirror, stop_signals() as stop_asked:
                 _train(state, texts, config, device, folder, mirror, progress, curve, stop_asked)
@@ -186,14 +188,16 @@ def _train(
                 row = metrics_row(state, loss, weights, lr, config, device)
                 row["tokens_per_second"] = (state.tokens - before[1]) / (state.seconds - before[0])
                 if measured:
-                    row |= evaluation_row(state, texts, config, device, train.eval_rows)
+                    row |= faults.once_more(
+                        partial(evaluation_row, state, texts, config, device, train.eval_rows), device
+                    )
                 metrics.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 metrics.flush()
                 mirror(row)
                 if progress and device.is_main:
                     progress(row)
             if curve:  # before the checkpoint: what a checkpoint covers has been scored
-                began += curve(state, words, last)
+                began += faults.once_more(partial(curve, state, words, last), device)
             # Several processes must agree on the step, which they do where they meet anyway.
             stopped = stop_asked() if device.processes == 1 else 0
             if device.processes > 1 and state.step % train.log_every == 0:
@@ -299,7 +303,8 @@ def _finish(
     teacher: Teacher | None,
 ) -> None:
     """Export the peers and write done.json, last."""
-    final = evaluation_row(state, texts, config, device, config.train.final_eval_rows)
+    measured = partial(evaluation_row, state, texts, config, device, config.train.final_eval_rows)
+    final = faults.once_more(measured, device)
     if not device.is_main:
         return
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])

@@ -12,15 +12,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data import nursery
 from ..data.corpora import Source, find_source, folder_source, read_lines
 from ..data.prepare import prepare
 from ..data.statistics import read_statistics
 from ..data.tokenizer import save_tokenizer, train_tokenizer
+from ..device import peak_memory
 from ..errors import UserError
 from ..settings import DataConfig
-from .measure import highest_memory
 
+CPU = torch.device("cpu")
 FACTORS = (1, 4, 10)
 BLOCK_LINES = 200  # of a folder's text: a size takes one block out of ten, four, or all of them
 Measured = dict[str, float]
@@ -108,13 +111,13 @@ def _prepare(corpus: Path, tokenizer: Path, out: Path) -> Measured:
     """Prepare once in this process: words, seconds, processor seconds, memory before and at its highest (MiB)."""
     # Once with little text before the clock starts: modules that are imported when first needed.
     prepare(DataConfig(corpus="nursery", words=2000, dev_words=1000, tokenizer=str(tokenizer)), out / "warm")
-    before = highest_memory()
+    before = peak_memory(CPU)
     cpu, start = _cpu_seconds(), time.perf_counter()
     prepared = prepare(DataConfig(corpus=str(corpus), tokenizer=str(tokenizer)), out)
     seconds = time.perf_counter() - start
     words = sum(record["before"]["words"] for record in read_statistics(prepared.folder)["domains"])
     used = _cpu_seconds() - cpu
-    return {"words": words, "seconds": seconds, "cpu": used, "start_mib": before, "peak_mib": highest_memory()}
+    return {"words": words, "seconds": seconds, "cpu": used, "start_mib": before, "peak_mib": peak_memory(CPU)}
 
 
 def _cpu_seconds() -> float:

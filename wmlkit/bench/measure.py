@@ -16,18 +16,16 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from .. import environment
-from ..device import peak_memory
+from ..device import CLEAR_REFS, forget_peak_memory, peak_memory, process_memory
 from ..errors import UserError
 
 Run = Callable[[], Any]
-CLEAR_REFS = Path("/proc/self/clear_refs")
 MALLOC_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 
 
@@ -71,8 +69,8 @@ def interleaved(
 
 
 def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def matrix_product(device: torch.device, precision: str) -> tuple[Run, float]:
@@ -114,30 +112,15 @@ def peak_above(run: Run, device: torch.device) -> float:
     first; elsewhere that record is of the whole process, and the result a lower bound.
     """
     gc.collect()
+    if device.type != "cuda" and CLEAR_REFS.exists():
+        ctypes.CDLL(None).malloc_trim(0)
+    forget_peak_memory(device)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) / 2**20
-        run()
-        return peak_memory(device) - before
-    if not CLEAR_REFS.exists():
-        before = peak_memory(device)
-        run()
-        return peak_memory(device) - before
-    ctypes.CDLL(None).malloc_trim(0)
-    CLEAR_REFS.write_text("5")
-    before = _status_mib("VmRSS")
+    else:
+        before = process_memory("VmRSS") if CLEAR_REFS.exists() else peak_memory(device)
     run()
-    return _status_mib("VmHWM") - before
-
-
-def highest_memory() -> float:
-    """Highest memory of this process, MiB. Linux: from its own record, as getrusage starts with what its parent had."""
-    return _status_mib("VmHWM") if CLEAR_REFS.exists() else peak_memory(torch.device("cpu"))
-
-
-def _status_mib(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+    return peak_memory(device) - before
 
 
 def rows(times: Mapping[str, Mapping[str, float]], memory: Mapping[str, float]) -> list[dict[str, Any]]:

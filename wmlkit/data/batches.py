@@ -87,6 +87,30 @@ class Batch:
         )
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches of equally long rows as one batch, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    before = np.cumsum([0, *(batch.input_ids.numel() for batch in batches[:-1])]).tolist()
+    documents = None
+    if any(batch.documents is not None for batch in batches):
+        each = [
+            torch.zeros_like(b.input_ids, dtype=torch.int32) if b.documents is None else b.documents for b in batches
+        ]
+        documents = torch.cat(each)
+    return replace(
+        batches[0],
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        documents=documents,
+        position_ids=torch.cat([batch.position_ids for batch in batches]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        scored=torch.cat([batch.scored + start for batch, start in zip(batches, before, strict=True)]),
+        real=torch.cat([batch.real + start for batch, start in zip(batches, before, strict=True)]),
+        tokens=sum(batch.tokens for batch in batches),
+        words=sum(batch.words for batch in batches),
+    )
+
+
 def segments(
     tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int, by_line: bool = False
 ) -> NDArray[np.int64]:

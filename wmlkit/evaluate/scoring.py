@@ -22,12 +22,12 @@ from .outside import Reader, logits_at
 from .spans import Encoded, Objective
 
 # Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is
-# new memory (32 MiB in glibc); a GPU wants fewer and larger calls.
-LOGITS_CPU = 4_000_000
-LOGITS_GPU = 64_000_000
-# Tokens a forward pass where nobody says how many; for GPUs by arithmetic, as none has been measured.
-TOKENS_CPU = 8_192
-TOKENS_GPU = 131_072
+# new memory (32 MiB in glibc); a card wants fewer and larger calls.
+LOGITS = {"cpu": 4_000_000, "mps": 16_000_000, "cuda": 64_000_000}
+# Tokens a forward pass where nobody says how many; but for CPUs by arithmetic, as none has been measured. On MPS
+# attention is written out: 32,768 tokens in rows of 512, with 8 heads, are 0.5 GB of it.
+TOKENS = {"cpu": 8_192, "mps": 32_768, "cuda": 131_072}
+MOST_ROWS = 65_535  # of a call: CUDA's attention takes no more (pytorch issue 142228)
 COPY_CELLS = 4_000_000  # tokens in the masked copies that are held at once
 
 
@@ -55,7 +55,7 @@ def score_encoded(
         model.to(device or peers[0].device)  # type: ignore[arg-type]
     with evaluation_mode(peers):
         readers = [logits_at(model) for model in peers]
-    token_budget = token_budget or (TOKENS_CPU if peers[0].device.type == "cpu" else TOKENS_GPU)
+    token_budget = token_budget or TOKENS.get(peers[0].device.type, TOKENS["cpu"])
     totals = np.zeros((len(peers) + len(weights), len(encoded)))
     by_length: dict[int, list[int]] = {}
     for index, item in enumerate(encoded):
@@ -143,8 +143,8 @@ def _add_scores(
 ) -> None:
     """Add the log-probabilities of all jobs to `totals`, (members, texts)."""
     device = peers[0].device
-    batch_rows = max(1, token_budget // jobs.inputs.shape[1])
-    logits_at_once = LOGITS_CPU if device.type == "cpu" else LOGITS_GPU
+    batch_rows = min(MOST_ROWS, max(1, token_budget // jobs.inputs.shape[1]))
+    logits_at_once = LOGITS.get(device.type, LOGITS["cpu"])
     if not all(reader.apart for reader in readers):  # logits of whole rows are in memory at once
         batch_rows = max(1, min(batch_rows, logits_at_once // (jobs.inputs.shape[1] * peers[0].config.vocab_size)))
     head_places = max(1, logits_at_once // peers[0].config.vocab_size)
