@@ -72,6 +72,44 @@ def test_export_then_evaluate_the_single_model(trained, tmp_path):
     assert [m["member"] for m in json.loads(done.stdout)["members"]] == ["model"]
 
 
+def test_an_exported_model_reads_text_as_its_run_does(trained, tmp_path):
+    """Line by line, as `smoke` trains: the same number for the same weights and text."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.dev").write_text("The cat sleeps.\nThe dogs near the river sleep.\n")
+    wmlkit("export", trained, "--peer", 1, "--to", tmp_path / "model")
+    found = []
+    for model in (trained, tmp_path / "model"):
+        done = wmlkit("evaluate", model, "--suite", "lm", "--corpus", tmp_path / "text", "--out", trained.parents[1])
+        assert done.stdout.splitlines()[-1] == "read line by line", done.stderr
+        found.append(done.stdout.splitlines()[0].partition(": ")[2])
+    assert found[0] == found[1]
+    (tmp_path / "model" / "wmlkit.json").write_text("[]")
+    broken = wmlkit("evaluate", tmp_path / "model", "--suite", "lm", "--corpus", tmp_path / "text")
+    assert broken.returncode == 2 and "does not say how the model's training read text" in broken.stderr
+    (tmp_path / "model" / "wmlkit.json").unlink()
+    other = wmlkit("evaluate", tmp_path / "model", "--suite", "lm", "--corpus", tmp_path / "text")
+    assert other.stdout.splitlines()[-1] == "read with the lines of a document side by side"
+
+
+def test_an_unfinished_run_with_other_settings_is_named(trained, tmp_path):
+    """A checkpoint more often is another run: whoever asks for it in the middle begins anew, and is told."""
+    settings = [*TINY, "--set", "evaluate.curve=[]"]
+    folder = Path(wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings).stdout.strip())
+    (folder / "done.json").unlink()
+    more = wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings, "--set", "train.checkpoint_every=5")
+    sentence = f"{folder.name} is not finished and has train.checkpoint_every="
+    assert more.returncode == 0 and sentence in more.stderr
+    again = wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings)
+    assert again.returncode == 0 and "is not finished" not in again.stderr
+
+
+def test_a_folder_that_the_system_cannot_make(tmp_path):
+    if not Path("/proc/self").exists():
+        pytest.skip("only Linux has a folder in which nothing can be made")
+    done = wmlkit("search", "--preset", "smoke", "--out", "/proc/x", *TINY)
+    assert done.returncode == 2 and "the folder /proc/x/data cannot be made" in done.stderr
+
+
 def test_search_json(tmp_path):
     done = wmlkit("search", "--preset", "smoke", "--out", tmp_path, "--json", *TINY)
     found = json.loads(done.stdout)

@@ -212,7 +212,7 @@ def test_the_token_budget_holds_for_given_text_too(
     monkeypatch.setattr(target, "evaluate_text", lambda *arguments, **options: given.update(options) or {})
     config = load_preset("smoke", {"evaluate.token_budget": 128})
     evaluate_target(tmp_path, "lm", config, tmp_path, corpus=tmp_path)
-    assert given["token_budget"] == 128 and given.get("by_line", False) == is_run
+    assert given["token_budget"] == 128 and given["by_line"] == is_run
 
 
 def test_the_token_budget_holds_for_a_run_s_own_dev_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

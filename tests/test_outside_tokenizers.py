@@ -126,7 +126,7 @@ def test_text_that_a_tokenizer_loses_is_told(objective: str) -> None:
     for kept, given in ((words, {"known": texts["known"]}), (whole, texts)):
         document = evaluate_text(student(kept, objective), kept, given, words_per_domain=None)
         assert document.keys() == {"objective", "settings", "members"}  # as it has always been
-        assert len(result_lines(document)) == 1
+        assert len(result_lines(document)) == 2
 
 
 def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit.data.tokenizer import (
     SPECIAL_TOKENS,
+    continuing,
     load_tokenizer,
     plain_backend,
     save_tokenizer,
@@ -166,3 +168,25 @@ def test_code_beside_a_tokenizer_is_not_run(tokenizer: PreTrainedTokenizerFast, 
     with contextlib.suppress(UserError):
         load_tokenizer(folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_causal_model_s_tokenizer_leaves_a_text_open(
+    own: bool, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The same ids less the end; a pair with one end between; the original is as it was. Also of one from elsewhere."""
+    if own:
+        tokenizer = make_tokenizer()
+    closed = tokenizer(SENTENCE, return_offsets_mapping=True)
+    opened = load_tokenizer(save_tokenizer(continuing(tokenizer), tmp_path))
+    found = opened(SENTENCE, return_offsets_mapping=True)
+    inside = tokenizer(SENTENCE, add_special_tokens=False).input_ids
+    assert found.input_ids == [tokenizer.bos_token_id, *inside]
+    assert opened(SENTENCE, "a").input_ids == [
+        tokenizer.bos_token_id, *inside, tokenizer.eos_token_id, *tokenizer("a", add_special_tokens=False).input_ids,
+    ]  # fmt: skip
+    if not own:
+        assert found.offset_mapping == closed.offset_mapping[:-1]
+    assert tokenizer(SENTENCE).input_ids == closed.input_ids
+    assert tokenizer_hash(opened) != tokenizer_hash(tokenizer)
+    assert tokenizer_hash(opened, template=False) == tokenizer_hash(tokenizer, template=False)

@@ -353,6 +353,14 @@ def test_export_peer(finished, tmp_path):
     folder = checkpoint.export_peer(finished, "best", tmp_path / "model")
     best = paths.read_json(finished / "done.json")["best_peer"]
     assert (folder / "model.safetensors").read_bytes() == weights(finished)[f"peer_{best}"]
+    packing = {"packing": config().data.packing}
+    assert paths.read_json(paths.trained_on(folder)) == packing
+    own = paths.trained_on(paths.peer(finished, best))
+    assert paths.read_json(own) == packing
+    own.unlink()  # as of an older version
+    again = checkpoint.export_peer(finished, "best", tmp_path / "again")
+    paths.write_json(own, packing)
+    assert paths.read_json(paths.trained_on(again)) == packing
     with pytest.raises(UserError, match="exists already"):
         checkpoint.export_peer(finished, "1", tmp_path / "model")
     with pytest.raises(UserError, match="expected best or a number from 1 to 2"):
@@ -452,6 +460,12 @@ def test_every_arm_trains_and_exports_every_family(arm, num_peers, family, out):
             logits = model(**tokenizer("The cat sleeps.", return_tensors="pt")).logits
         assert type(model).__name__.lower().startswith(family) and torch.isfinite(logits).all()
         assert sum(p.numel() for p in model.parameters()) == done["parameters"][i]
+        if FAMILIES[family] == "clm":  # goes on from a prompt, which its tokenizer leaves open, and keeps what it read
+            prompt = tokenizer("The cat", return_tensors="pt")
+            assert prompt["input_ids"][0, 0] == tokenizer.bos_token_id
+            assert prompt["input_ids"][0, -1] != tokenizer.eos_token_id
+            assert model.config.use_cache and model.generation_config.use_cache is not False
+            assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

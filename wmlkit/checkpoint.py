@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .data.tokenizer import load_tokenizer, save_tokenizer
+from .data.tokenizer import continuing, load_tokenizer, save_tokenizer
 from .errors import UserError
-from .models import load_model, max_length
-from .runs import other_format, read_object, run_facts
+from .models import load_model, max_length, objective_of_class
+from .runs import other_format, read_object, run_document, run_facts
 
 VERSION = 1
 CHECKSUMS = "checksums.json"  # SHA-256 of the other files
@@ -174,15 +174,24 @@ def _check_whole(path: Path) -> None:
                 raise ValueError(f"{name} has SHA-256 {found} and was written with {expected}")
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> Path:
-    """A folder that ``AutoModelFor...from_pretrained`` and ``AutoTokenizer.from_pretrained`` load without wmlkit."""
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str, packing: str = ""
+) -> Path:
+    """A folder that ``AutoModelFor...from_pretrained`` and ``AutoTokenizer.from_pretrained`` load without wmlkit.
+
+    packing: `data.packing` of what the model was trained on, by which `wmlkit evaluate` reads running text. The
+    tokenizer of a causal model leaves a text open, so that the model can go on with it.
+    """
+    beside = continuing(tokenizer) if objective_of_class(type(model).__name__) == "clm" else tokenizer
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
         for weights in temporary.glob("*.safetensors"):  # else for their owner's eyes only
             shutil.copymode(temporary / "config.json", weights)
-        save_tokenizer(tokenizer, temporary, max_length(model))
+        save_tokenizer(beside, temporary, max_length(model))
         paths.write_text(temporary / "README.md", card)
+        if packing:
+            paths.write_json(paths.trained_on(temporary), {"packing": packing})
 
     return paths.write_folder(folder, write)
 
@@ -200,4 +209,10 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     source = paths.peer(run_folder, best if peer == "best" else int(peer))
     load_model(source, objective)  # what transformers cannot load is not handed on
     load_tokenizer(source)
-    return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))
+    packing = run_document(run_folder, ("config",))["config"]["data"]["packing"]
+
+    def copy(temporary: Path) -> None:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        paths.write_json(paths.trained_on(temporary), {"packing": packing})  # an older run's peers do not have it
+
+    return paths.write_folder(to, copy)

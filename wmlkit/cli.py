@@ -6,6 +6,7 @@ Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no t
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -104,13 +105,17 @@ def train(
     """Train one run, go on with it, or return it if it is done; prints its folder."""
     from accelerate import PartialState
 
+    from .runs import unfinished_beside
     from .study import progress_line
-    from .train import run
+    from .train import run, run_folder
 
     given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
     # All at once: what --set asks for may be right only for these peers.
     config = load_preset(preset, dict(map(parse_assignment, set_ or [])) | options)
+    if "WORLD_SIZE" not in os.environ:  # of several processes each would prepare the text at once
+        for sentence in unfinished_beside(run_folder(config, paths.output(out)), config.resolved()):
+            say(sentence)
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
     if PartialState().is_main_process:
         print(folder)

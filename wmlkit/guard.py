@@ -47,7 +47,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder`, which need not exist, for this process. The kernel lets go of it when the process ends, killed or
     not. Raises UserError with the holder's process number and host where another process holds it for `PATIENCE`
     seconds more."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder.parent)
     lock = FileLock(folder.with_name(f".{folder.name}.run.lock"))
     holder = folder.with_name(f".{folder.name}.run.json")
     try:

@@ -133,7 +133,6 @@ def _gpt2(
             resid_pdrop=model.dropout,
             embd_pdrop=model.dropout,
             attn_pdrop=model.dropout,
-            use_cache=False,
         )
     )
 
@@ -151,7 +150,6 @@ def _llama(
             intermediate_size=student.intermediate_size,
             max_position_embeddings=block_size,
             attention_dropout=model.dropout,
-            use_cache=False,
         )
     )
 
@@ -180,11 +178,16 @@ def hidden_states(
     position_ids: (B, T), counted from 0 for every family (`first_position` is added here); left out for a model that
     takes none.
     """
-    positions = {}
+    given: dict[str, Any] = no_cache(trunk(model))
     if position_ids is not None and "position_ids" in inspect.signature(trunk(model).forward).parameters:
-        positions = {"position_ids": position_ids + first_position(model)}
-    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, **positions)
+        given["position_ids"] = position_ids + first_position(model)
+    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, **given)
     return output.last_hidden_state
+
+
+def no_cache(module: nn.Module) -> dict[str, Any]:
+    """What to give a model's forward pass so that it keeps no keys and values: they are for generating text."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
 
 
 def first_position(model: PreTrainedModel) -> int:

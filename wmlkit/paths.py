@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+
 _LEFTOVER = re.compile(r"\.(.+)\.\d+\.(tmp|old)(\.ipynb)?")  # of `write_atomic`, `write_folder`, `remove`, notebooks
 
 PACKAGE = Path(__file__).resolve().parent  # .../wmlkit
@@ -96,6 +98,11 @@ def peer(run_folder: Path, index: int) -> Path:
     return run_folder / "peers" / f"peer_{index}"
 
 
+def trained_on(model_folder: Path) -> Path:
+    """Beside an exported model: how the text of its training was read."""
+    return model_folder / "wmlkit.json"
+
+
 def evaluation(run_folder: Path, suite: str, protocol: str) -> Path:
     """Result of one suite under one protocol; the scores of its items stand beside it in ``.items.jsonl``."""
     return run_folder / "evaluation" / f"{suite}-{protocol}.json"
@@ -134,9 +141,18 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it where they are not there. Raises UserError where the system cannot, as below
+    /proc or where nothing is mounted; other reasons are told by the system's own errors."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise UserError(f"the folder {folder} cannot be made; expected a place for new files; give another") from None
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -150,7 +166,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary folder beside `folder`, then rename it, replacing what was there."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     try:
         write(temporary)
         remove(folder)

@@ -36,7 +36,7 @@ def record_provenance(
         "command": command, "commit": commit, "seeds": sorted(set(seeds)), "device": device, "created_by": created_by,
         **({} if runs_commit is None else {"runs_commit": runs_commit}),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     with FileLock(folder / ".provenance.lock"):  # two reports at once would each write what it read before the other
         noted = read_provenance(folder) | {name: note}
         return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from . import paths
 from .errors import UserError
 from .identity import SHAPING
-from .run_settings import settings_apart
+from .run_settings import difference, settings_apart
 
 FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
 
@@ -149,6 +149,22 @@ def _best_member(run: Run, document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
     """The logged steps of a run, finished or not, in the order of the file."""
     return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
+
+
+def unfinished_beside(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
+    """For a run in `folder` that has not begun, with the `resolved` settings: the unfinished runs beside it of the same
+    arm, peers and seed, each as a sentence that says what it has otherwise."""
+    if folder.exists() or not folder.parent.is_dir():
+        return []
+    told, same = [], folder.name.rpartition("-")[0]
+    for name in unfinished_runs(folder.parent):
+        if name.rpartition("-")[0] == same and (folder.parent / name / "config.json").is_file():
+            other = run_document(folder.parent / name, ("config",))["config"]
+            own, theirs = ({f"{s}.{k}": v for s in SHAPING for k, v in one[s].items()} for one in (resolved, other))
+            what = difference(theirs, own)
+            if what:
+                told.append(f"{name} is not finished and has {what}: with the same settings it would go on")
+    return told
 
 
 def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:

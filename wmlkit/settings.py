@@ -280,7 +280,7 @@ class AblationsConfig(Section):
 
     base: dict[str, Any] = {}
     settings: tuple[dict[str, Any], ...] = ()
-    seeds: tuple[Seed, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
 
 
 class ReplayConfig(Section):
@@ -297,7 +297,7 @@ class ReplayConfig(Section):
     min_step_size: float = Field(0.0025, ge=0)
     warmup_epochs: int = Field(5, ge=0)  # of both schedules
     decay_epochs: int = Field(50, ge=1)  # epoch at which both reach their minimum
-    seeds: tuple[Seed, ...] = (0,)  # the released training has none
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)  # the released training has none
     per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
     # A Hugging Face folder or id with a logit for each of the students' ids, as RoBERTa-base has 50,265: the teacher of
     # another tokenizer (L9). None: the base model, trained with another tokenizer

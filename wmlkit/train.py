@@ -310,7 +310,7 @@ def _finish(
     best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
     for i, model in enumerate(state.reported_models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
-        checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card)
+        checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card, config.data.packing)
     flops = sum(6.0 * body_parameters(model) * (state.tokens + state.outer_tokens) for model in state.models)
     of_teacher: dict[str, Any] = {}
     if teacher is not None:

@@ -105,7 +105,7 @@ def _workspace(parent: Path) -> Iterator[Path]:
     What a killed process left there is removed too; its name tells the machine and the process.
     """
     created = [folder for folder in (parent, parent.parent) if not folder.exists()]
-    parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(parent)
     prefix = f".prepare-{socket.gethostname()}-"
     for leftover in parent.glob(f"{prefix}*"):
         if not _is_running(leftover.name.removeprefix(prefix).split("-")[0]):

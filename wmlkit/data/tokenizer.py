@@ -7,6 +7,7 @@ normaliser, the pre-tokenizer, the post-processor and the decoder live in ``toke
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -85,6 +86,24 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,  # the default joins "do n't" on decoding: not a round trip
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def continuing(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy for a causal model beside it: ``tokenizer(text)`` gives ``<s> text``, which the model can go on from.
+
+    With ``</s>`` behind it, as corpora are encoded, a prompt is a finished line. Ids stay what they are.
+    """
+    start, end = tokenizer.bos_token, tokenizer.eos_token
+    copied = copy.deepcopy(tokenizer)
+    template = processors.TemplateProcessing(
+        single=f"{start} $A",
+        pair=f"{start} $A {end} $B",
+        special_tokens=[(start, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)],
+    )
+    byte_level = json.loads(copied.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    trimmed = [processors.ByteLevel(trim_offsets=True)] if byte_level.get("type") == "ByteLevel" else []
+    copied.backend_tokenizer.post_processor = processors.Sequence([*trimmed, template])
+    return copied
 
 
 def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -188,14 +207,17 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return backend
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast, template: bool = True) -> str:
     """SHA-256 (hexadecimal) over the serialised engine, in canonical form.
 
     Truncation and padding are left out: a call such as ``tokenizer(text, padding=True)`` changes them in place,
-    and the identity of the vocabulary must not depend on what was encoded before.
+    and the identity of the vocabulary must not depend on what was encoded before. Without `template` so is what is put
+    around a text, which `continuing` changes.
     """
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     document["truncation"] = None
     document["padding"] = None
+    if not template:
+        document["post_processor"] = None
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -76,7 +76,8 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
             if chosen.curve_export:
                 for index, model in enumerate(state.reported_models, 1):
                     card = f"Peer {index} after {state.words:,} words, step {state.step}.\n"
-                    checkpoint.export(model, tokenizer, paths.curve(folder) / name / f"peer_{index}", card)
+                    to = paths.curve(folder) / name / f"peer_{index}"
+                    checkpoint.export(model, tokenizer, to, card, config.data.packing)
             document = {**place, "seconds": seconds / len(passed), "evaluations": documents}
             paths.write_json(paths.curve(folder) / f"{name}.json", document)
         return time.perf_counter() - began

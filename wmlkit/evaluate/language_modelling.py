@@ -177,6 +177,20 @@ def reads_lines(run_folder: Path) -> bool:
     return bool(config.get("data", {}).get("packing") == "lines")
 
 
+def model_reads_lines(model_folder: Path) -> bool:
+    """The same of a model folder: what an export says; False of a model from elsewhere."""
+    path = paths.trained_on(model_folder)
+    if not path.is_file():
+        return False
+    try:
+        return bool(paths.read_json(path)["packing"] == "lines")
+    except (ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{path} does not say how the model's training read text; expected what `wmlkit export` wrote; export the "
+            "model again, or remove that file to have lines read side by side"
+        ) from None
+
+
 def nursery_floor(
     drawn: Mapping[str, Documents], objective: Objective, measured: Mapping[str, Any]
 ) -> dict[str, Any] | None:

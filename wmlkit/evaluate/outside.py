@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..data.corpora import lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
-from ..models import FAMILIES, hidden_states, lm_logits, load_model, objective_of_class
+from ..models import FAMILIES, hidden_states, lm_logits, load_model, no_cache, objective_of_class
 from ..untrusted import read_settings
 from .last_layer import hidden_at_places
 from .spans import Objective
@@ -62,7 +62,7 @@ def logits_at(model: PreTrainedModel) -> Reader:
 
 
 def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    output = model(input_ids=ids)
+    output = model(input_ids=ids, **no_cache(model))
     # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
     return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
 

@@ -12,7 +12,14 @@ from ..device import best_device
 from ..errors import UserError
 from ..runs import known_result, not_finished, other_settings, run_document, run_facts
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
-from .language_modelling import evaluate_run_text, evaluate_text, known_text, prepared_of, reads_lines
+from .language_modelling import (
+    evaluate_run_text,
+    evaluate_text,
+    known_text,
+    model_reads_lines,
+    prepared_of,
+    reads_lines,
+)
 from .outside import load_outside, read_texts
 from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers
 from .suites import pairs_folder
@@ -157,6 +164,7 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
             texts,
             objective=objective,
             words_per_domain=words,
+            by_line=model_reads_lines(target),
             token_budget=config.evaluate.token_budget,
             device=best_device(),
         )
@@ -169,6 +177,8 @@ def result_lines(document: dict[str, Any]) -> list[str]:
     if "suite" not in document:  # lm
         lines = [_text_line(member) for member in members]
         lines += [_text_line(document["floor"])] if document.get("floor") else []
+        apart = document["settings"].get("by_line")
+        lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}")
         return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])
     if document["suite"] != "glue":
         return [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
