@@ -206,8 +206,8 @@ def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_
     with pytest.raises(UserError, match="01_data ends with loss = nan; expected a finite number; look at the runs"):
         own.finish({"words": 2, "loss": float("nan")})
     assert not (own.folder / "notebooks").exists()
-    document = own.finish({"words": 2})
-    assert document == paths.read_json(own.folder / "notebooks" / "01_data.done.json")
+    own.finish({"words": 2})
+    document = paths.read_json(own.folder / "notebooks" / "01_data.done.json")
     assert list(document["files"]) == ["tables/T1.csv"] and document["numbers"] == {"words": 2.0}
     note = paths.read_json(own.folder / "tables" / "provenance.json")["T1"]
     # a command that can be pasted: the folder's last name, quoted where the shell needs it

@@ -92,6 +92,23 @@ def test_a_good_notebook_runs_with_its_parameters_in_this_python(tmp_path, monke
     assert lines[3].startswith("01_test: done in ") and lines[3].endswith(" s") and len(lines) == 4
 
 
+def test_links_of_the_executed_copy_lead_where_those_of_the_notebook_do(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("here")
+    (tmp_path / "notebooks").mkdir()
+    there = "[a](../docs/a.md) and [it](https://x.org/../b), [none](../docs/b.md)\n\n[again](../docs/a.md)"
+    notebook = make(SAVE)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(there))
+    source = write(tmp_path / "notebooks", notebook)
+    target = tmp_path / "runs" / "nursery" / "notebooks" / "01_test.ipynb"
+    given = {"number": 3, "result": str(tmp_path / "result.json")}
+    copy = nbformat.read(run_notebook(source, target, given), as_version=4)
+    text = next(cell.source for cell in copy.cells if "[a]" in cell.source)
+    assert text == there.replace("../docs/a.md", "../../../docs/a.md")
+    assert (target.parent / "../../../docs/a.md").resolve() == (tmp_path / "docs" / "a.md").resolve()
+    assert source.read_text() == nbformat.writes(notebook)
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_failing_cell_is_named_and_its_copy_kept(tmp_path, given):
     notebook = make("number, result", "1 / 0\n")

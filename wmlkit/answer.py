@@ -261,11 +261,16 @@ def _rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, A
 
 
 def _loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
-    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is not shown."""
-    words = {"better": f"{a} is behind {b}", "worse": f"{a} is ahead of {b}", "none": "no difference is shown"}
+    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint."""
+    words = {
+        "better": f"{a} is behind {b}",
+        "worse": f"{a} is ahead of {b}",
+        "hint": f"a hint alone, by adjusted p of {ADJUSTED} or more",
+        "none": "no difference is shown",
+    }
     shown: dict[str, list[str]] = {verdict: [] for verdict in words}  # "better": above 0, here a higher loss
     for row in _rows_of_loss(differences, a, b):
-        verdict = "none" if _doubt(row) else _verdict(row)
+        verdict = "hint" if _doubt(row) else _verdict(row)
         shown[verdict].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
     told = [f"{words[verdict]} ({', '.join(members)})" for verdict, members in shown.items() if members]
     return f"In dev loss (nats a scored token) {'; '.join(told)}."

@@ -9,8 +9,9 @@ TABLES = {
     "counted without start and end tokens; fertility is tokens a word; used_words went into training, held-out and "
     "dev text; coverage is the share of their words (punctuation apart) that are one token.",
     "T1_removed": "What cleaning removed: how often each reason applied, in all and a thousand lines of the source.",
-    "T2": "Hyper-parameters, each with its source.",
-    "T3": "Searched students: target and found number of parameters, error in percent of the target.",
+    "T2": "Hyper-parameters, each with its source; log N: entry N of docs/log.md.",
+    "T3": "Searched students: target and found number of parameters, error in percent of the target. search_ms is that "
+    "of the whole search.",
     "T3_choices": "Which of the shapes nearest to a target is taken: the nearest (size), the one that makes the set "
     "most diverse (mean distance of two peers in log depth and width), or the one with the lowest loss after a few "
     "steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
@@ -28,7 +29,7 @@ TABLES = {
     "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses (members), that of "
     "the ensemble, and the difference, which is how much the peers differ (diversity, the mean of KL from the ensemble "
     "to each). Nats per scored token; 95 % t-intervals over seeds; difference: against independent with as many peers, "
-    "paired by seed, p_adjusted over the arms of a quantity (Benjamini-Hochberg).",
+    "paired by seed (empty without one), p_adjusted over the arms of a quantity (Benjamini-Hochberg).",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
@@ -45,7 +46,7 @@ TABLES = {
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
     "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
     "words do not. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
-    "tokens_per_second is that of the run alone.",
+    "tokens_per_second is that of the run alone. Seconds depend on what else the machine did: compare FLOP.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
     "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
     "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per "
@@ -84,7 +85,8 @@ FIGURES = {
     "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
     "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
     "marks), and that of the ensemble. Mean over seeds; the band spans the seeds. Dotted: the floor, the loss of a "
-    "predictor that knows the text's grammar (nursery).",
+    "predictor that knows the text's grammar (nursery). On the way dev loss is that of train.eval_rows rows, in tables "
+    "that of all.",
     "F3": "Peer weights and their hypergradients over tokens seen; only differences between peers move the weights. "
     "Mean over seeds; the band spans the seeds.",
     "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which over few seeds may reach beyond "
@@ -114,7 +116,7 @@ def caption(name: str) -> str:
     """That of a table or figure, else that of its number (``F5`` for ``F5_gpu``); empty for one without.
 
     >>> caption("T2")
-    'Hyper-parameters, each with its source.'
+    'Hyper-parameters, each with its source; log N: entry N of docs/log.md.'
     """
     known = TABLES if name.startswith("T") else FIGURES
     number = re.match(r"[TF]\d+", name)

@@ -20,10 +20,12 @@ from typing import Any
 
 import nbformat
 
-from . import kernels
+from . import kernels, paths
 from .errors import Stopped, UserError, signal_name
 from .guard import stop_signals
 from .notebook_checks import parameter_cells, parameter_names, parameter_problems
+
+_LINK = re.compile(r"\]\((\.\.?/[^)\s]+)\)")  # of markdown, to a file beside or above
 
 START_TIMEOUT = 600  # seconds: from a cold network disk torch alone may take minutes; a kernel that died is noticed
 
@@ -67,12 +69,28 @@ def run_notebook(
         with nullcontext(kernel) if kernel else kernels.started(folder) as manager:
             _execute(source, temporary, given, folder, failed, manager, _Lines(say))
         _check_results(source.name, required)
+        _point_links(temporary, source.parent, target.parent)
         os.replace(temporary, target)
     finally:  # whatever went wrong, even an interruption: what was executed can be read
         if temporary.exists():
             os.replace(temporary, failed)
     say(f"{source.stem}: done in {time.perf_counter() - started:.1f} s")
     return target
+
+
+def _point_links(copy: Path, of: Path, to: Path) -> None:
+    """Let relative links of the executed `copy`, written for the folder `of`, lead to the same files from `to`."""
+
+    def pointed(found: re.Match[str]) -> str:
+        there = (of / found[1]).resolve()
+        return f"]({Path(os.path.relpath(there, to.resolve())).as_posix()})" if there.exists() else found[0]
+
+    document = paths.read_json(copy, finite=False)
+    for cell in document["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            cell["source"] = _LINK.sub(pointed, text).splitlines(keepends=True)
+    paths.write_json(copy, document)
 
 
 def _silent(line: str) -> None:

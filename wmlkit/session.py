@@ -65,7 +65,7 @@ class Session:
         record_provenance(folder, name, **self.provenance(seeds))
         _show_caption(name)
 
-    def finish(self, numbers: Mapping[str, float]) -> dict[str, Any]:
+    def finish(self, numbers: Mapping[str, float]) -> None:
         """Write ``notebooks/<name>.done.json``: the saved files with their checksums, and the main numbers.
 
         Raises UserError for a number that is not finite: a notebook without a result has failed.
@@ -82,7 +82,6 @@ class Session:
             "numbers": {name: float(value) for name, value in numbers.items()},
         }
         paths.write_json(self.folder / "notebooks" / f"{self.notebook}.done.json", document)
-        return document
 
 
 def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Session:

@@ -102,9 +102,9 @@ def _floor(runs: Sequence[Run]) -> float | None:
 
 def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None = None) -> Figure:
     """F2: losses on training text beside those on dev text, of `results.metrics_table` of one arm."""
-    figure, axes = panels(1, 2, height=2.7, sharey=True)
+    figure, axes = panels(1, 2, height=2.7)  # each with its own axis: dev loss is first measured when most is learned
     plot_losses(metrics, "train", entropy_floor, ax=axes[0])
-    plot_losses(metrics, "dev", entropy_floor, ax=axes[1]).set_ylabel("")
+    plot_losses(metrics, "dev", entropy_floor, ax=axes[1]).set_ylabel("dev loss (nats / scored token)")
     return figure
 
 

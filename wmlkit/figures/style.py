@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -95,8 +96,10 @@ def finish(ax: Axes, legend: int = 0) -> Axes:
 
 
 def sequence(count: int) -> list[str]:
-    """Colours from dark to light for things in order (peer 1, 2, ...); lightness alone tells them apart."""
-    return list(sns.color_palette("crest_r", count).as_hex()) if count > 1 else [COLOURS[0]]
+    """Colours from dark to light for things in order (peer 1, 2, ...); lightness alone tells them apart, hue helps."""
+    if count == 1:
+        return COLOURS[:1]
+    return [to_hex(mpl.colormaps["viridis"](0.82 * i / (count - 1))) for i in range(count)]
 
 
 def tokens_axis(ax: Axes) -> None:
