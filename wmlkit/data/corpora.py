@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def find_source(corpus: str, out: Path) -> Source:
     is_name = not {"/", "\\"} & set(corpus) and corpus not in ("", ".", "..")
     if is_name and fetched.is_dir():
         return _describe(corpus, fetched, _files_of_folder(fetched))
-    path = Path(corpus).expanduser()
+    path = Path(os.path.expanduser(corpus))  # Path's own fails for a ~user that is not there
     if corpus and path.is_dir():
         return _describe(path.resolve().name, path, _files_of_folder(path))
     if path.is_file() and path.suffix.lower() == ".zip":
