@@ -83,7 +83,7 @@ def test_what_is_no_suite_of_pairs_is_refused_before_anything_is_trained(suite, 
 
 def test_settings_of_a_trained_tokenizer_are_refused_beside_an_own_one():
     own = {"data.tokenizer": "somebody/tokenizer"}
-    both = r"data.lowercase and data.nfkc shape .* set data.lowercase=false and data.nfkc=false, or data.tokenizer=train"
+    both = "data.lowercase and data.nfkc shape .* set data.lowercase=false and data.nfkc=false, or data.tokenizer=tr"
     with pytest.raises(UserError, match=both):
         load_preset("paper-10m", own)
     with pytest.raises(UserError, match="data.nfkc shape .* is 'somebody/tokenizer', which .* set data.nfkc=false, or"):
