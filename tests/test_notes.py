@@ -1,0 +1,60 @@
+"""What is noted of an own text: white space that cleaning took, files that were not read, text that is there twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wmlkit import paths
+from wmlkit.data.encode import open_tokens
+from wmlkit.data.prepare import prepare
+from wmlkit.data.tokenizer import load_tokenizer
+from wmlkit.settings import DataConfig
+
+LINES = [f"the child saw number {index}." for index in range(400)]
+CODE = [line for index in range(200) for line in (f"def f{index}(x):", f"    return x  + {index}")]
+
+
+def notes_of(folder: Path, **changes: object) -> list[str]:
+    data = DataConfig(corpus=str(folder), vocab_size=300, **changes)  # type: ignore[arg-type]
+    corpus = prepare(data, folder.parent / "out").folder
+    notes = paths.read_json(corpus / "statistics.json")["notes"]
+    assert notes == paths.read_json(corpus / "corpus.json")["notes"]
+    return [note for note in notes if "no dev text" not in note]
+
+
+def write(folder: Path, **files: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, lines in files.items():
+        (folder / name.replace("__", ".")).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_indentation_that_cleaning_takes_is_noted_and_data_clean_keeps_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write(tmp_path / "mine", a__txt=CODE)
+    (note,) = notes_of(folder)
+    assert note.startswith("white space was collapsed in 200 lines (indentation of code or verse among it); data.clean")
+    assert note in caplog.text
+    kept = prepare(DataConfig(corpus=str(folder), vocab_size=300, clean=False), tmp_path).folder
+    assert paths.read_json(kept / "corpus.json")["notes"][1:] == []
+    tokens, _ = open_tokens(kept / "train.tokens")
+    assert "    return x  + 7" in str(load_tokenizer(kept / "tokenizer").decode(tokens.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([*LINES, *["two  spaces"] * 12], []),  # 12 of 412 lines: slips
+        ([*LINES, *["two  spaces"] * 13], ["white space was collapsed in 13 lines; data.clean=false keeps it"]),
+        ([*LINES, *["trailing  ", "a\ttab", "a\u00a0space that holds"] * 20], []),  # nothing is lost
+    ],
+)
+def test_only_white_space_that_has_a_meaning_is_noted(tmp_path: Path, lines: list[str], expected: list[str]) -> None:
+    assert notes_of(write(tmp_path / "mine", a__txt=lines)) == expected
+
+
+def test_white_space_of_a_known_format_is_no_loss(tmp_path: Path) -> None:
+    assert notes_of(write(tmp_path / "mine", childes__train=[f"  *MOT:\t {line}" for line in LINES])) == []
