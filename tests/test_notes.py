@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wmlkit import paths
+from wmlkit.data.corpora import find_source
 from wmlkit.data.encode import open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer
@@ -25,7 +26,7 @@ def notes_of(folder: Path, **changes: object) -> list[str]:
 
 
 def write(folder: Path, **files: list[str]) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         (folder / name.replace("__", ".")).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -58,3 +59,18 @@ def test_only_white_space_that_has_a_meaning_is_noted(tmp_path: Path, lines: lis
 
 def test_white_space_of_a_known_format_is_no_loss(tmp_path: Path) -> None:
     assert notes_of(write(tmp_path / "mine", childes__train=[f"  *MOT:\t {line}" for line in LINES])) == []
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", a__txt=LINES, README__md=["about"], LICENSE=["free"], readme_de__rst=["dazu"])
+    assert notes_of(folder) == []
+    write(folder, more__md=LINES, b__txt__gz=["x"], __hidden=["x"])
+    (note,) = notes_of(write(folder, a__txt=LINES[1:]))
+    assert note.startswith("not read, as their names end in none of .train, .txt, .dev: b.txt.gz, more.md; unpack or")
+    write(folder, c__pdf=["x"], d__pdf=["x"], a__txt=LINES[2:])
+    assert ": b.txt.gz, c.pdf, d.pdf and 1 more; " in notes_of(folder)[0]
+
+
+def test_a_fetched_corpus_has_files_of_the_package_beside_its_text(tmp_path: Path) -> None:
+    write(paths.fetched(tmp_path, "some-corpus"), a__train=LINES, fetch__json=["{}"])
+    assert find_source("some-corpus", tmp_path).skipped == ()

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cleaning import INDENTATION, WHITE_SPACE
+from .corpora import SUFFIXES, Source, few
 from .splits import Part
 
 # Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
 COLLAPSED = 0.03
+
+
+def not_read(source: Source) -> list[str]:
+    """A note that names files of an own corpus that are not read."""
+    if not source.skipped:
+        return []
+    return [
+        f"not read, as their names end in none of {', '.join(SUFFIXES)}: {few(source.skipped)}; unpack or rename what"
+        " is text of the corpus"
+    ]
 
 
 def white_space(parts: Sequence[Part]) -> list[str]:

@@ -32,7 +32,7 @@ from ..settings import DataConfig
 from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
 from .encode import count_tokens, write_documents
-from .notes import white_space
+from .notes import not_read, white_space
 from .statistics import DomainCounts, domain_statistics, example_lines
 from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 
@@ -187,7 +187,7 @@ def _fill(
         if source.of(domain, split)
     ]
     chosen, told = splits.assign(parts, settings)
-    notes = told + white_space(parts)
+    notes = told + not_read(source) + white_space(parts)
     for note in notes:
         log.warning("%s: %s", source.name, note)
     if tokenizer is None:
