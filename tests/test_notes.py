@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wmlkit import paths
+from wmlkit.data import notes
 from wmlkit.data.corpora import find_source
 from wmlkit.data.encode import open_tokens
 from wmlkit.data.prepare import prepare
@@ -20,9 +21,9 @@ CODE = [line for index in range(200) for line in (f"def f{index}(x):", f"    ret
 def notes_of(folder: Path, **changes: object) -> list[str]:
     data = DataConfig(corpus=str(folder), vocab_size=300, **changes)  # type: ignore[arg-type]
     corpus = prepare(data, folder.parent / "out").folder
-    notes = paths.read_json(corpus / "statistics.json")["notes"]
-    assert notes == paths.read_json(corpus / "corpus.json")["notes"]
-    return [note for note in notes if "no dev text" not in note]
+    found = paths.read_json(corpus / "statistics.json")["notes"]
+    assert found == paths.read_json(corpus / "corpus.json")["notes"]
+    return [note for note in found if "no dev text" not in note]
 
 
 def write(folder: Path, **files: list[str]) -> Path:
@@ -74,3 +75,23 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_a_fetched_corpus_has_files_of_the_package_beside_its_text(tmp_path: Path) -> None:
     write(paths.fetched(tmp_path, "some-corpus"), a__train=LINES, fetch__json=["{}"])
     assert find_source("some-corpus", tmp_path).skipped == ()
+
+
+def test_text_that_is_there_twice_is_noted_with_its_share(tmp_path: Path) -> None:
+    apart = [line for pair in zip(LINES, [""] * len(LINES), strict=True) for line in pair]  # a line a document
+    folder = write(tmp_path / "mine", a__txt=apart)
+    assert notes_of(folder) == []
+    write(folder, b__txt=apart)  # the file once more: of a drawn document the copy is nearly always training text
+    told = [note for note in notes_of(folder) if "documents occur in the training text too" in note]
+    assert [note.partition(" of the ")[2].partition(" ")[0] for note in told] == ["dev", "held-out"]
+    write(folder, b__txt=["new"], a__dev=[*apart[:4], *(f"\nnew {index}" for index in range(18))])
+    (note,) = notes_of(folder)
+    assert note.startswith("10% of the dev documents occur in the training text too, so its loss says little of new")
+
+
+def test_nothing_is_noted_of_the_nursery_s_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notes, "REPEATED", -1)
+    prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path)
+    assert "training text too" not in caplog.text

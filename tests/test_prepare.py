@@ -159,7 +159,7 @@ def test_long_documents_make_large_slices_and_that_is_said(tmp_path: Path) -> No
     """Ten documents of one line: a twentieth for the held-out and for the dev text is one document each, a tenth."""
     folder = tmp_path / "books"
     folder.mkdir()
-    (folder / "books.train").write_text("\n\n".join("word " * 500 for _ in range(10)), encoding="utf-8")
+    (folder / "books.train").write_text("\n\n".join(f"word{index} " * 500 for index in range(10)), encoding="utf-8")
     notes = json.loads((prepare(config(folder, held_out=0.04), tmp_path).folder / "corpus.json").read_text())["notes"]
     told = "text is 10% of the training text, where data.held_out asks for 4%: its documents are long"
     assert [told in note for note in notes] == [False, True, True]
