@@ -167,6 +167,30 @@ def test_long_documents_make_large_slices_and_that_is_said(tmp_path: Path) -> No
     assert len(fits) == 1
 
 
+LINE = " ".join(["word"] * 1200)
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "expected"),
+    [
+        ({"a.txt": "one"}, {}, "only 1 document .* for held_out and dev; .*; give more text$"),
+        ({"a.txt": "one", "b.txt": "two"}, {}, "only 2 documents .* for dev; .*; give more text, or a .dev file$"),
+        ({"a.txt": "one", "a.dev": "two"}, {}, "only 1 document .* for held_out; .*; give more text$"),
+        ({"a.txt": LINE, "a.dev": "two"}, {}, "for held_out; .*; line ends and blank lines in the text make shorter"),
+        ({f"{name}.txt": LINE for name in "abcd"}, {"words": 9}, "only 1 document .*; raise data.words, which is 9 wh"),
+        (dict.fromkeys(("a.train", "b.train"), "one"), {}, "lines, in 2 domains, each of which keeps one to train on"),
+    ],
+)
+def test_too_few_documents_and_what_mends_it(
+    tmp_path: Path, files: dict[str, str], changes: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, text in files.items():
+        (tmp_path / "mine" / name).write_text(text)
+    with pytest.raises(UserError, match=f"(?s)^the training text has {expected}" if "only" in expected else expected):
+        prepare(config(tmp_path / "mine", **changes), tmp_path)
+
+
 def test_text_files_of_a_user(tmp_path: Path) -> None:
     folder = tmp_path / "Texte"
     folder.mkdir()
