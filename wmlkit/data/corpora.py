@@ -79,10 +79,10 @@ def find_source(corpus: str, out: Path) -> Source:
     is_name = not {"/", "\\"} & set(corpus) and corpus not in ("", ".", "..")
     if is_name and fetched.is_dir():
         # What lies there beside the text is the package's own, so nobody waits for it.
-        return replace(_describe(corpus, fetched, _files_of_folder(fetched)), skipped=())
+        return replace(_describe(corpus, fetched, files_of_folder(fetched)), skipped=())
     path = Path(os.path.expanduser(corpus))  # Path's own fails for a ~user that is not there
     if corpus and path.is_dir():
-        return _describe(path.resolve().name, path, _files_of_folder(path))
+        return _describe(path.resolve().name, path, files_of_folder(path))
     if path.is_file() and path.suffix.lower() == ".zip":
         return _describe(path.stem, path, _files_of_zip(path))
     if path.is_file():
@@ -98,10 +98,11 @@ def find_source(corpus: str, out: Path) -> Source:
 
 def folder_source(name: str, folder: Path) -> Source:
     """The source in `folder`, called `name`. Raises UserError as `find_source` does."""
-    return _describe(name, folder, _files_of_folder(folder))
+    return _describe(name, folder, files_of_folder(folder))
 
 
-def _files_of_folder(folder: Path) -> list[str]:
+def files_of_folder(folder: Path) -> list[str]:
+    """The files in and below `folder` by their paths inside it, hidden ones left out."""
     found = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
