@@ -217,6 +217,8 @@ def test_rules_version_is_raised_with_the_rules() -> None:
     """A changed output needs a new RULES_VERSION, or prepared corpora of older rules would be taken for new ones."""
     removed: Counter[str] = Counter()
     output = [list(cleaning.cleaner(domain)([line], removed)) for domain, pairs in CASES.items() for line, _ in pairs]
+    for noted in (cleaning.INDENTATION, cleaning.WHITE_SPACE):  # counted for a note: the text is as it was before them
+        removed.pop(noted, None)
     found = hashlib.sha256(repr((output, sorted(removed.items()))).encode()).hexdigest()[:16]
     assert (cleaning.RULES_VERSION, found) == (1, "2a45813652efe319")  # new cases change it, too
 

@@ -88,8 +88,9 @@ def test_the_working_folder_is_no_fetched_corpus(tmp_path: Path, monkeypatch: py
     for corpus, name in ((".", "texts"), ("..", "mine")):
         source = corpora.find_source(corpus, out)
         assert source.name == name and list(lines_of(source).values()) == [["mine"]]
-    with pytest.raises(UserError, match="there is no corpus ''"):
-        corpora.find_source("", out)
+    for nothing in ("", "~nobody-of-this-name/texts"):
+        with pytest.raises(UserError, match=f"there is no corpus '{nothing}'"):
+            corpora.find_source(nothing, out)
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,20 @@ def test_dev_text_of_a_folder(tmp_path: Path) -> None:
         read_texts(tmp_path)
 
 
+def test_dev_text_lies_in_folders_too_as_a_corpus_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("more/a.txt", "b.txt", ".hidden/c.txt", ".c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("One.\n", encoding="utf-8")
+    assert read_texts(tmp_path) == {"b": [["One."]], "more.a": [["One."]]}
+    assert len(caplog.messages) == 1 and "has no .dev files, so its .txt files are scored" in caplog.text
+    caplog.clear()
+    (tmp_path / "more" / "d.dev").write_text("Two.\n", encoding="utf-8")
+    assert read_texts(tmp_path) == {"d": [["Two."]]} and not caplog.messages
+    (tmp_path / "d.dev").write_text("Three.\n", encoding="utf-8")
+    with pytest.raises(UserError, match="holds two files of 'd', one of them more/d.dev; expected one; rename it"):
+        read_texts(tmp_path)
+
+
 @pytest.mark.parametrize("is_run", [True, False])
 def test_the_token_budget_holds_for_given_text_too(
     is_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -244,6 +244,12 @@ def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     assert pairs_folder(there, "ewok", tmp_path) == tmp_path / "ewok_filtered"
 
 
+def test_a_tilde_before_a_folder_of_pairs_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_rows(tmp_path / "mine" / "a.jsonl", [EWOK])
+    assert pairs_folder(load_preset("nursery", {"evaluate.pairs": "~"}), "mine", tmp_path) == tmp_path / "mine"
+
+
 def test_one_folder_is_not_scored_as_two_suites(tmp_path: Path) -> None:
     write_rows(tmp_path / "pairs.jsonl", [{"sentence_good": "The cat sleeps.", "sentence_bad": "The cat sleep."}])
     given = {"evaluate.pairs": str(tmp_path)}

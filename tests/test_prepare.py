@@ -159,12 +159,36 @@ def test_long_documents_make_large_slices_and_that_is_said(tmp_path: Path) -> No
     """Ten documents of one line: a twentieth for the held-out and for the dev text is one document each, a tenth."""
     folder = tmp_path / "books"
     folder.mkdir()
-    (folder / "books.train").write_text("\n\n".join("word " * 500 for _ in range(10)), encoding="utf-8")
+    (folder / "books.train").write_text("\n\n".join(f"word{index} " * 500 for index in range(10)), encoding="utf-8")
     notes = json.loads((prepare(config(folder, held_out=0.04), tmp_path).folder / "corpus.json").read_text())["notes"]
     told = "text is 10% of the training text, where data.held_out asks for 4%: its documents are long"
     assert [told in note for note in notes] == [False, True, True]
     fits = json.loads((prepare(config(folder, held_out=0.1), tmp_path).folder / "corpus.json").read_text())["notes"]
     assert len(fits) == 1
+
+
+LINE = " ".join(["word"] * 1200)
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "expected"),
+    [
+        ({"a.txt": "one"}, {}, "only 1 document .* for held_out and dev; .*; give more text$"),
+        ({"a.txt": "one", "b.txt": "two"}, {}, "only 2 documents .* for dev; .*; give more text, or a .dev file$"),
+        ({"a.txt": "one", "a.dev": "two"}, {}, "only 1 document .* for held_out; .*; give more text$"),
+        ({"a.txt": LINE, "a.dev": "two"}, {}, "for held_out; .*; line ends and blank lines in the text make shorter"),
+        ({f"{name}.txt": LINE for name in "abcd"}, {"words": 9}, "only 1 document .*; raise data.words, which is 9 wh"),
+        (dict.fromkeys(("a.train", "b.train"), "one"), {}, "lines, in 2 domains, each of which keeps one to train on"),
+    ],
+)
+def test_too_few_documents_and_what_mends_it(
+    tmp_path: Path, files: dict[str, str], changes: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, text in files.items():
+        (tmp_path / "mine" / name).write_text(text)
+    with pytest.raises(UserError, match=f"(?s)^the training text has {expected}" if "only" in expected else expected):
+        prepare(config(tmp_path / "mine", **changes), tmp_path)
 
 
 def test_text_files_of_a_user(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from small import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from wmlkit.data import tokenizer as tokenizer_module
 from wmlkit.data.tokenizer import (
     SPECIAL_TOKENS,
     continuing,
@@ -155,6 +157,22 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(UserError, match="could not be loaded"):
         load_tokenizer(tmp_path)
+
+
+def test_a_tilde_is_the_home_folder_and_a_hub_s_name_stays(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_tokenizer(tokenizer, tmp_path / "own")
+    assert tokenizer_hash(load_tokenizer("~/own")) == tokenizer_hash(tokenizer)
+    with pytest.raises(UserError, match="no tokenizer folder '~nobody-of-this-name/own'"):
+        load_tokenizer("~nobody-of-this-name/own")
+    asked = []
+    library = SimpleNamespace(from_pretrained=lambda name, **_: asked.append(name) or tokenizer)
+    monkeypatch.setattr(tokenizer_module, "AutoTokenizer", library)
+    for name in ("gpt2", "owner/a~b"):
+        load_tokenizer(name)
+    assert asked == ["gpt2", "owner/a~b"]
 
 
 def test_code_beside_a_tokenizer_is_not_run(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

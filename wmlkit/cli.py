@@ -132,7 +132,9 @@ def evaluate(
     ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
-    corpus: Annotated[Path | None, typer.Option(help="lm: folder of .dev files; default: the run's dev text.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="lm: folder of .dev (else .txt) files; default: the run's dev text.")
+    ] = None,
     words: Annotated[int | None, typer.Option(help="lm: words a domain; default: as the run has, else 2000.")] = None,
     tasks: Annotated[str, typer.Option(help="glue: some tasks, for example rte,wsc; default: all.")] = "",
     seeds: Annotated[str, typer.Option(help="glue: seeds, for example 12,13; default: three.")] = "",

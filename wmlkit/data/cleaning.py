@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 # Raise it whenever any output changes: prepared corpora made by older rules are then made again.
 RULES_VERSION = 1
 
+INDENTATION, WHITE_SPACE = "indentation", "white space inside a line"  # reasons that `plain` counts
+
 Removed = Counter[str]
 Cleaner = Callable[..., Iterator[str]]  # (lines, removed=None) -> cleaned lines
 # Cuts a line into pieces; None stands for a document boundary.
@@ -242,11 +244,14 @@ def _stream(
 def _cleaned(
     lines: Iterable[str], removed: Removed, rules: tuple[Rule, ...], split: Splitter | None, drop_wordless: bool
 ) -> Iterator[str]:
-    for line in lines:
-        line = " ".join(line.split())
+    for raw in lines:
+        line = " ".join(raw.split())
         if not line:
             yield ""  # a blank line in the source
             continue
+        # Counted for text in no known format alone: in the formats white space sets off tags and columns.
+        if not rules and len(line) != len(raw.rstrip()):
+            removed[INDENTATION if raw[0].isspace() else WHITE_SPACE] += 1
         for piece in _settled(line, removed, rules, split):
             if piece is None:
                 yield ""

@@ -2,17 +2,20 @@
 
 A source is a list of text files, each with its domain, its split and its checksum; reading one is a stream of
 lines. In a folder or zip, ``<domain>.train`` is training text of that domain, ``<domain>.dev`` its dev text, and
-every ``.txt`` is training text of a domain named after the folder it lies in. Nothing is unpacked to disk.
+every ``.txt`` is training text of a domain named after the folder it lies in. Nothing is unpacked to disk. Files with
+other names are not read; a source names them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -26,6 +29,8 @@ SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
 LONGEST_LINE = 1 << 20  # characters
 # A zip is read as a stream, so a bomb costs time, not disk or memory; text never packs better than about 1:20.
 LARGEST_RATIO = 200
+
+_ABOUT = re.compile(r"(?:readme|licen[cs]e|copying|notice)(?![a-z])", re.IGNORECASE)  # names of files about a corpus
 
 # First bytes of files that are often taken for text, or whose first lines can be.
 KINDS = {
@@ -53,6 +58,7 @@ class Source:
 
     name: str
     files: tuple[TextFile, ...]
+    skipped: tuple[str, ...] = ()  # names of an own corpus' files that are no text by their names and not about it
 
     def domains(self) -> list[str]:
         """Names of the domains, training before dev-only ones, alphabetically."""
@@ -72,10 +78,11 @@ def find_source(corpus: str, out: Path) -> Source:
     fetched = paths.fetched(out, corpus)
     is_name = not {"/", "\\"} & set(corpus) and corpus not in ("", ".", "..")
     if is_name and fetched.is_dir():
-        return _describe(corpus, fetched, _files_of_folder(fetched))
-    path = Path(corpus).expanduser()
+        # What lies there beside the text is the package's own, so nobody waits for it.
+        return replace(_describe(corpus, fetched, files_of_folder(fetched)), skipped=())
+    path = Path(os.path.expanduser(corpus))  # Path's own fails for a ~user that is not there
     if corpus and path.is_dir():
-        return _describe(path.resolve().name, path, _files_of_folder(path))
+        return _describe(path.resolve().name, path, files_of_folder(path))
     if path.is_file() and path.suffix.lower() == ".zip":
         return _describe(path.stem, path, _files_of_zip(path))
     if path.is_file():
@@ -91,10 +98,11 @@ def find_source(corpus: str, out: Path) -> Source:
 
 def folder_source(name: str, folder: Path) -> Source:
     """The source in `folder`, called `name`. Raises UserError as `find_source` does."""
-    return _describe(name, folder, _files_of_folder(folder))
+    return _describe(name, folder, files_of_folder(folder))
 
 
-def _files_of_folder(folder: Path) -> list[str]:
+def files_of_folder(folder: Path) -> list[str]:
+    """The files in and below `folder` by their paths inside it, hidden ones left out."""
     found = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
@@ -127,6 +135,7 @@ def _files_of_zip(path: Path) -> list[str]:
 
 def _describe(name: str, container: Path, names: list[str]) -> Source:
     files: list[TextFile] = []
+    skipped: list[str] = []
     seen: dict[tuple[str, str], str] = {}
     for inner in sorted(names):
         if any("\ud800" <= character <= "\udfff" for character in inner):  # bytes that are no UTF-8: no JSON takes them
@@ -137,6 +146,8 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
         path = PurePosixPath(inner)
         split = SUFFIXES.get(path.suffix.lower())
         if split is None:
+            if not _ABOUT.match(path.name):
+                skipped.append(inner)
             continue
         domain = path.stem
         if path.suffix.lower() == ".txt":
@@ -150,10 +161,24 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
         size, sha256 = _digest(container, inner)
         files.append(TextFile(domain, split, inner, container, size, sha256))
     if not any(file.split == "train" for file in files):
-        raise UserError(f"{container} holds no training text; expected <domain>.train or .txt files; check data.corpus")
+        others = [*skipped, *(file.name for file in files)]
+        raise UserError(
+            f"{container} holds no training text{f', only {few(others)}' if others else ''}; expected <domain>.train or"
+            " .txt files; check data.corpus"
+        )
     if not any(file.split == "train" and file.size for file in files):
         raise UserError(f"all training files in {container} are empty; expected text; check data.corpus")
-    return Source(name, tuple(files))
+    return Source(name, tuple(files), tuple(skipped))
+
+
+def few(names: Sequence[str], shown: int = 3) -> str:
+    """The first names and how many more there are.
+
+    >>> few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def open_binary(container: Path, name: str) -> BinaryIO:

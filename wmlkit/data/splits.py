@@ -19,6 +19,7 @@ from .statistics import DomainCounts
 # short enough that a held-out slice of whole documents comes close to its share even in a small corpus.
 DOCUMENT_LINES = 32
 SPLITS = ("train", "held_out", "dev")
+ENOUGH_WORDS = 1000  # with so many, more of the same text is not what is missing: it has too few documents
 
 
 @dataclass
@@ -108,7 +109,8 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
             masks["train"] = free
         for split in SPLITS:
             chosen[split].append(masks[split])
-    _check_sizes(parts, chosen)
+    limited = settings["words"] if settings["words"] is not None and settings["words"] < totals["train"] else None
+    _check_sizes(parts, chosen, limited, totals["train"])
     return chosen, notes + _coarse(parts, chosen, share, has_dev)
 
 
@@ -134,11 +136,30 @@ def _draw_among(free: np.ndarray, words: np.ndarray, budget: float, key: str) ->
     return mask
 
 
-def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]]) -> None:
+def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: int | None, total: int) -> None:
+    """Raises UserError where a split has no document. limit: data.words, where it is less than the text's `total`."""
     empty = [split for split in SPLITS if not any(mask.any() for mask in chosen[split])]
-    if empty:
-        documents = sum(len(part.counts.document_lines) for part in parts)
-        raise UserError(
-            f"the text has only {documents} documents (of up to {DOCUMENT_LINES} lines), which leaves none for"
-            f" {' and '.join(empty)}; expected one for each of {', '.join(SPLITS)}; give more text or a .dev file"
-        )
+    if not empty:
+        return
+    # Training text alone: a source's own dev text is dev text whatever the other splits lack.
+    used = [
+        (part, np.logical_or.reduce([chosen[split][index] for split in SPLITS]))
+        for index, part in enumerate(parts)
+        if part.split == "train" and part.counts.words
+    ]
+    documents = sum(int(mask.sum()) for _, mask in used)
+    words = sum(int(part.words()[mask].sum()) for part, mask in used)
+    domains = f", in {len(used)} domains, each of which keeps one to train on" if len(used) > 1 else ""
+    if limit is not None and documents < sum(len(mask) for _, mask in used):
+        remedy = f"raise data.words, which is {limit:,} where the text has {total:,} words"
+    elif words >= ENOUGH_WORDS:
+        remedy = "line ends and blank lines in the text make shorter documents"
+    else:
+        remedy = "give more text"
+    if empty == ["dev"]:  # the source has none, or it would be here
+        remedy += ", or a .dev file"
+    raise UserError(
+        f"the training text has only {documents} {'document' if documents == 1 else 'documents'} (of up to "
+        f"{DOCUMENT_LINES} lines{domains}), which leaves none for {' and '.join(empty)}; expected one for each of "
+        f"{', '.join(SPLITS)}; {remedy}"
+    )

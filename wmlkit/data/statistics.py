@@ -7,7 +7,9 @@ fertility (tokens a word) compares texts whose lines differ in length.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,6 +50,7 @@ class DomainCounts:
     growth: list[tuple[int, int]] = field(default_factory=list)  # (words, distinct words), punctuation apart
     document_lines: list[int] = field(default_factory=list)
     document_words: list[int] = field(default_factory=list)
+    document_hashes: array[int] = field(default_factory=lambda: array("Q"))  # of the texts, 64 bits each
     seen: set[str] = field(default_factory=set)
 
     def raw(self, lines: Iterable[str]) -> Iterator[str]:
@@ -72,6 +75,8 @@ class DomainCounts:
         self.lines += len(document)
         self.document_lines.append(len(document))
         self.document_words.append(self.words - before)
+        text = hashlib.blake2b("\n".join(document).encode(), digest_size=8).digest()
+        self.document_hashes.append(int.from_bytes(text, "little"))
 
     def _grow(self, words: list[str]) -> None:
         end = self.read + len(words)

@@ -149,9 +149,13 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: boo
     ``bos``/``eos``; a missing ``pad`` (GPT-2) becomes ``eos``, which the attention mask tells apart.
     Without `reads_text` they stay as declared, present or not: rules for scoring sentences ask what was declared.
 
+    A leading ``~`` is the home folder, as in data.corpus; no Hugging Face id begins with it.
+
     Raises UserError when there is nothing to load, when it is not a fast tokenizer or has no vocabulary, or when it has
     no mask token, with `needs_mask`, or no token for the start or the end of a text, with `reads_text`.
     """
+    if isinstance(source, str):
+        source = os.path.expanduser(source)
     is_folder = Path(source).is_dir()
     if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"there is no tokenizer folder {str(source)!r}; give an existing folder or a Hugging Face id")

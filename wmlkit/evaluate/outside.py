@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..data.corpora import lines_of
+from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import FAMILIES, hidden_states, lm_logits, load_model, no_cache, objective_of_class
 from ..untrusted import read_settings
 from .last_layer import hidden_at_places
 from .spans import Objective
+
+log = logging.getLogger(__name__)
 
 TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
 
@@ -79,23 +82,37 @@ def _comes_apart(model: PreTrainedModel) -> bool:
 
 
 def read_texts(folder: Path) -> TextFolder:
-    """``<domain>.dev`` files of a folder (``.txt`` where there are none) as documents of lines, nothing cleaned.
+    """``<domain>.dev`` files in and below a folder (``.txt`` where there are none, which is said) as documents of
+    lines, nothing cleaned.
 
-    A blank line ends a document.
+    A blank line ends a document. A ``.txt`` file is a domain of its own, named by its path; hidden files are left out.
     """
-    files = sorted(folder.glob("*.dev")) or sorted(folder.glob("*.txt"))
+    names = sorted(files_of_folder(folder)) if folder.is_dir() else []
+    files = [name for name in names if PurePath(name).suffix.lower() == ".dev"]
+    if not files:
+        files = [name for name in names if PurePath(name).suffix.lower() == ".txt"]
+        if files:
+            log.warning(
+                "%s has no .dev files, so its .txt files are scored: a model that was trained on them knows them; give "
+                "text that it has not seen, as <domain>.dev",
+                folder,
+            )
     if not files:
         found = "has no .dev and no .txt file" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {found}; expected <domain>.dev files of text; give their folder with --corpus")
     texts: TextFolder = {}
-    for file in files:
+    for name in files:
+        path = PurePath(name)
+        domain = path.stem if path.suffix.lower() == ".dev" else ".".join(path.with_suffix("").parts)
+        if domain in texts:
+            raise UserError(f"{folder} holds two files of {domain!r}, one of them {name}; expected one; rename it")
         documents: list[list[str]] = [[]]
-        for line in lines_of(folder, file.name):
+        for line in lines_of(folder, name):
             if line.strip():
                 documents[-1].append(line.strip())
             elif documents[-1]:
                 documents.append([])
-        texts[file.stem] = [document for document in documents if document]
-        if not texts[file.stem]:
-            raise UserError(f"{file} holds no text; expected at least one line; fill or remove it")
+        texts[domain] = [document for document in documents if document]
+        if not texts[domain]:
+            raise UserError(f"{folder / name} holds no text; expected at least one line; fill or remove it")
     return texts

@@ -1,0 +1,53 @@
+"""What a user should know of an own text once it is read: sentences for the notes of a prepared corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .cleaning import INDENTATION, WHITE_SPACE
+from .corpora import SUFFIXES, Source, few
+from .splits import Part
+
+# Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
+COLLAPSED = 0.03
+REPEATED = 0.05  # of a split's documents; a few short ones are alike in any text
+
+
+def not_read(source: Source) -> list[str]:
+    """A note that names files of an own corpus that are not read."""
+    if not source.skipped:
+        return []
+    return [
+        f"not read, as their names end in none of {', '.join(SUFFIXES)}: {few(source.skipped)}; unpack or rename what"
+        " is text of the corpus"
+    ]
+
+
+def white_space(parts: Sequence[Part]) -> list[str]:
+    """A note where the cleaning of a text in no known format took white space that may have had a meaning."""
+    indented, inside = (sum(part.counts.removed[reason] for part in parts) for reason in (INDENTATION, WHITE_SPACE))
+    if indented + inside <= COLLAPSED * sum(part.counts.raw_lines for part in parts):
+        return []
+    among = " (indentation of code or verse among it)" if indented else ""
+    return [f"white space was collapsed in {indented + inside:,} lines{among}; data.clean=false keeps it"]
+
+
+def repeated(parts: Sequence[Part], chosen: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
+    """A note for the dev and the held-out text where many of its documents are training text too, word for word.
+
+    chosen: for every split one mask a part, as `splits.assign` gives them.
+    """
+    hashes = [np.frombuffer(part.counts.document_hashes, dtype=np.uint64) for part in parts]
+    of = {
+        split: np.concatenate([own[mask] for own, mask in zip(hashes, masks, strict=True)])
+        for split, masks in chosen.items()
+    }
+    shares = {split: float(np.isin(of[split], of["train"]).mean()) for split in ("dev", "held_out")}
+    return [
+        f"{share:.0%} of the {split.replace('_', '-')} documents occur in the training text too, so its loss says "
+        "little of new text; remove duplicates"
+        for split, share in shares.items()
+        if share > REPEATED
+    ]
