@@ -99,6 +99,8 @@ def test_an_unfinished_run_with_other_settings_is_named(trained, tmp_path):
     more = wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings, "--set", "train.checkpoint_every=5")
     sentence = f"{folder.name} is not finished and has train.checkpoint_every="
     assert more.returncode == 0 and sentence in more.stderr
+    broken = folder.with_name(folder.name.rpartition("-")[0] + "-00000000")
+    paths.write_json(broken / "config.json", {"format": 3})  # of a version to come: no reason to stop
     again = wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings)
     assert again.returncode == 0 and "is not finished" not in again.stderr
 

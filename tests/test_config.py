@@ -7,8 +7,6 @@ import pytest
 from wmlkit.config import load_preset, parse_assignment, preset_names
 from wmlkit.errors import UserError
 from wmlkit.identity import run_hash
-from wmlkit.replay.released import Case, Defects
-from wmlkit.replay.replays import replay_config
 from wmlkit.study_plan import plan
 
 
@@ -79,16 +77,3 @@ def test_shares_of_the_masked_positions_may_fill_them():
 def test_what_is_no_suite_of_pairs_is_refused_before_anything_is_trained(suite, instead):
     with pytest.raises(UserError, match=f"names '{suite}'; expected suites of minimal pairs; .*{instead}"):
         load_preset("smoke", {"evaluate.suites": ["nursery", suite]})
-
-
-def test_settings_of_a_trained_tokenizer_are_refused_beside_an_own_one():
-    own = {"data.tokenizer": "somebody/tokenizer"}
-    both = "data.lowercase and data.nfkc shape .* set data.lowercase=false and data.nfkc=false, or data.tokenizer=tr"
-    with pytest.raises(UserError, match=both):
-        load_preset("paper-10m", own)
-    with pytest.raises(UserError, match="data.nfkc shape .* is 'somebody/tokenizer', which .* set data.nfkc=false, or"):
-        load_preset("smoke", own | {"data.nfkc": True})
-    taken = load_preset("paper-10m", own | {"data.lowercase": False, "data.nfkc": False})
-    # The replay's lower case is one of a trained tokenizer as well: beside an own one it has nothing to set.
-    lost = Case(defects=Defects(lost_case=True))
-    assert not replay_config(taken, lost, 0).data.lowercase and replay_config(load_preset("smoke"), lost, 0).data.nfkc

@@ -104,8 +104,9 @@ def test_on_the_way_it_is_that_of_each_measured_step(folder: Path) -> None:
     assert list(drawn) == ["independent", "dml", "wml", "distill"]
     shown = table[(table["arm"] == "wml") & (table["peers"] == 4) & (table["quantity"] == "diversity")]
     assert np.allclose(drawn["wml"], shown.groupby("step")["value"].mean())
-    with pytest.raises(UserError, match="several values of 'peers'"):
-        plot_diversity(table)
+    for wrong, count in ((table, 2), (table[:0], 0)):
+        with pytest.raises(UserError, match=f"the table has {count} values of 'peers'"):
+            plot_diversity(wrong)
 
 
 def test_runs_of_another_setting_stand_apart(tmp_path: Path) -> None:

@@ -280,3 +280,8 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
         paths.write_json(first, {**document, "settings": settings})
         table = score_tables.dev_text(evaluations.text_table(folder)).query("member == 'ensemble' and domain == 'all'")
         assert dict(zip(table["setting"], table["values"], strict=True)) == expected
+    # An older version read lines side by side and did not say so
+    for number, run in enumerate(read_runs(folder)):
+        by_line = {"by_line": True} if number else {}
+        paths.write_json(paths.language_modelling(run.folder), {**document, "settings": {**settings, **by_line}})
+    assert len(set(evaluations.text_table(folder)["setting"])) == 2

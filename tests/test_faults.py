@@ -12,9 +12,10 @@ import pytest
 import torch
 from compare import rows, weights
 
-from wmlkit import bilevel, checkpoint, faults, paths, steps, study, train
+from wmlkit import bilevel, checkpoint, faults, measure, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
+from wmlkit.evaluate import minimal_pairs
 from wmlkit.forward import AtPositions
 
 NAN, INF = float("nan"), float("inf")
@@ -254,23 +255,29 @@ def test_a_measurement_that_had_no_room_for_a_moment_is_made_again(part, undistu
     tries = []
 
     def once_without_room(sound):
-        def measured(*arguments):
+        def measured(*arguments, **options):
             tries.append(1)
             if len(tries) == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return sound(*arguments)
+            return sound(*arguments, **options)
 
         return measured
 
-    if part == "curve":
-        made = train.curve_recorder
-        monkeypatch.setattr(train, "curve_recorder", lambda *given: once_without_room(made(*given)))
+    modes = []
+    stepped = train.train_step
+    monkeypatch.setattr(
+        train, "train_step", lambda state, *more: modes.append(state.models[0].training) or stepped(state, *more)
+    )
+    if part == "curve":  # in the middle of it, where the peers are in evaluation mode
+        monkeypatch.setattr(minimal_pairs, "score_encoded", once_without_room(minimal_pairs.score_encoded))
         folder = train.run(config(evaluate__curve=(300,)), tmp_path)
         assert len(list((folder / "curve").glob("*.json"))) == 2
     else:
-        monkeypatch.setattr(train, "evaluation_row", once_without_room(train.evaluation_row))
+        losses_of = SimpleNamespace(**vars(measure.losses))
+        losses_of.cross_entropies = once_without_room(losses_of.cross_entropies)
+        monkeypatch.setattr(measure, "losses", losses_of)
         folder = train.run(config(), tmp_path)
-    assert len(tries) > 1
+    assert len(tries) > 1 and all(modes)
     done = [paths.read_json(one / "done.json") for one in (undisturbed, folder)]
     assert done[0]["dev_ce"] == done[1]["dev_ce"] and done[0]["peer_weights"] == done[1]["peer_weights"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wmlkit import paths
+from wmlkit.config import load_preset
 from wmlkit.data import notes
 from wmlkit.data.corpora import find_source
 from wmlkit.data.encode import open_tokens
@@ -95,3 +96,15 @@ def test_nothing_is_noted_of_the_nursery_s_documents(
     monkeypatch.setattr(notes, "REPEATED", -1)
     prepare(DataConfig(words=6000, dev_words=600, vocab_size=300), tmp_path)
     assert "training text too" not in caplog.text
+
+
+def test_settings_that_change_nothing_beside_a_given_tokenizer_are_noted() -> None:
+    """Not refused: presets have them, and so have configurations of finished runs."""
+    own = {"data.tokenizer": "somebody/tokenizer"}
+    (both,) = notes.idle_settings(load_preset("paper-10m", own).data)
+    assert both.startswith("data.lowercase and data.nfkc change nothing: the given tokenizer is taken as it is")
+    (one,) = notes.idle_settings(load_preset("smoke", own | {"data.nfkc": True}).data)
+    assert one.startswith("data.nfkc change nothing")
+    assert (
+        notes.idle_settings(load_preset("paper-10m").data) == notes.idle_settings(load_preset("smoke", own).data) == []
+    )

@@ -13,8 +13,9 @@ import pytest
 from fake_runs import PARADIGMS, write_evaluation, write_run, write_study
 
 from wmlkit import paths, results
+from wmlkit.config import Config
 from wmlkit.errors import UserError
-from wmlkit.runs import FORMAT, read_runs, unfinished_runs
+from wmlkit.runs import FORMAT, read_runs, unfinished_beside, unfinished_runs
 from wmlkit.summary import write_summary
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
@@ -336,3 +337,21 @@ def test_reading_results_waits_for_no_model():
     """In a fresh interpreter: tables and the page are made without torch and transformers."""
     code = "import sys, wmlkit.report; print(*sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_unfinished_runs_beside_a_new_one_are_told_by_all_their_settings(tmp_path: Path) -> None:
+    """Also by one that an older configuration lacks; those that cannot be read, and other arms, are left out."""
+    folder = tmp_path / "smoke"
+    config = Config(preset="smoke").updated({"train.steps": 50})
+    old = config.resolved()
+    del old["train"]["ema_decay"]
+    paths.write_json(folder / "wml-p4-s0-11111111" / "config.json", {"config": old})
+    paths.write_json(folder / "wml-p4-s0-22222222" / "config.json", {"config": {"data": {}}})
+    paths.write_json(folder / "wml-p4-s0-33333333" / "config.json", {"config": old, "format": 99})
+    paths.write_json(folder / "dml-p4-s0-44444444" / "config.json", {"config": old})
+    new = config.updated({"train.ema_decay": 0.9, "train.steps": 60}).resolved()
+    told = unfinished_beside(folder / "wml-p4-s0-aaaaaaaa", new)
+    what = "train.steps=50 train.ema_decay=0.0"
+    assert told == [f"wml-p4-s0-11111111 is not finished and has {what}: with the same settings it would go on"]
+    assert unfinished_beside(folder / "wml-p4-s0-11111111", new) == []  # it has begun
+    assert unfinished_beside(tmp_path / "none" / "wml-p4-s0-aaaaaaaa", new) == []

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from wmlkit import paths
 from wmlkit.data import tokenizer as tokenizer_module
 from wmlkit.data.tokenizer import (
     SPECIAL_TOKENS,
@@ -21,6 +22,7 @@ from wmlkit.data.tokenizer import (
     load_tokenizer,
     plain_backend,
     save_tokenizer,
+    template_of,
     tokenizer_hash,
     train_tokenizer,
 )
@@ -207,4 +209,11 @@ def test_a_causal_model_s_tokenizer_leaves_a_text_open(
         assert found.offset_mapping == closed.offset_mapping[:-1]
     assert tokenizer(SENTENCE).input_ids == closed.input_ids
     assert tokenizer_hash(opened) != tokenizer_hash(tokenizer)
-    assert tokenizer_hash(opened, template=False) == tokenizer_hash(tokenizer, template=False)
+    # wmlkit itself goes on with the tokenizer of the training, which may have had no template at all
+    paths.write_json(paths.trained_on(tmp_path), {"post_processor": template_of(tokenizer)})
+    again = load_tokenizer(tmp_path)
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer) and again(SENTENCE).input_ids == closed.input_ids
+    assert AutoTokenizer.from_pretrained(tmp_path)(SENTENCE).input_ids == found.input_ids
+    paths.trained_on(tmp_path).write_text('{"post_processor": {"type": "of another age"}}')
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tokenizer(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
 import weakref
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from wmlkit import checkpoint, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
+from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
 from wmlkit.environment import model_card
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
@@ -466,6 +468,26 @@ def test_every_arm_trains_and_exports_every_family(arm, num_peers, family, out):
             assert prompt["input_ids"][0, -1] != tokenizer.eos_token_id
             assert model.config.use_cache and model.generation_config.use_cache is not False
             assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_a_causal_peer_of_an_older_run_is_exported_as_one_of_today(out, tmp_path):
+    """With a tokenizer that leaves a prompt open and a cache when it generates; wmlkit reads it as the run's."""
+    made = train.run(few_steps("gpt2", mutual__arm="dml", mutual__num_peers=1), out)
+    folder = shutil.copytree(made, tmp_path / "run")
+    today = checkpoint.export_peer(folder, "1", tmp_path / "today")
+    peer = paths.peer(folder, 1)
+    trained = load_tokenizer(peer)
+    paths.trained_on(peer).unlink()
+    save_tokenizer(trained, peer)
+    for name in ("config.json", "generation_config.json"):
+        paths.write_json(peer / name, paths.read_json(peer / name) | {"use_cache": False})
+    assert AutoTokenizer.from_pretrained(peer)("The cat")["input_ids"][-1] == trained.eos_token_id
+    exported = checkpoint.export_peer(folder, "1", tmp_path / "older")
+    for name in ("tokenizer.json", "wmlkit.json", "model.safetensors"):
+        assert (exported / name).read_bytes() == (today / name).read_bytes()
+    assert AutoTokenizer.from_pretrained(exported)("The cat")["input_ids"][-1] != trained.eos_token_id
+    assert all(paths.read_json(exported / name)["use_cache"] for name in ("config.json", "generation_config.json"))
+    assert tokenizer_hash(load_tokenizer(exported)) == tokenizer_hash(trained)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import paths
-from .data.tokenizer import continuing, load_tokenizer, save_tokenizer
+from .data.tokenizer import continuing, load_tokenizer, save_tokenizer, template_of
 from .errors import UserError
 from .models import load_model, max_length, objective_of_class
 from .runs import other_format, read_object, run_document, run_facts
@@ -182,7 +182,9 @@ def export(
     packing: `data.packing` of what the model was trained on, by which `wmlkit evaluate` reads running text. The
     tokenizer of a causal model leaves a text open, so that the model can go on with it.
     """
-    beside = continuing(tokenizer) if objective_of_class(type(model).__name__) == "clm" else tokenizer
+    causal = objective_of_class(type(model).__name__) == "clm"
+    beside = continuing(tokenizer) if causal else tokenizer
+    known = _trained_on(packing, tokenizer if causal else None)
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
@@ -190,10 +192,16 @@ def export(
             shutil.copymode(temporary / "config.json", weights)
         save_tokenizer(beside, temporary, max_length(model))
         paths.write_text(temporary / "README.md", card)
-        if packing:
-            paths.write_json(paths.trained_on(temporary), {"packing": packing})
+        if known:
+            paths.write_json(paths.trained_on(temporary), known)
 
     return paths.write_folder(folder, write)
+
+
+def _trained_on(packing: str, causal: PreTrainedTokenizerFast | None) -> dict[str, Any]:
+    """What is kept beside a model for wmlkit: how its training read text, and of a causal model the template there."""
+    known: dict[str, Any] = {"packing": packing} if packing else {}
+    return known if causal is None else known | {"post_processor": template_of(causal)}
 
 
 def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
@@ -207,12 +215,17 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
     source = paths.peer(run_folder, best if peer == "best" else int(peer))
-    load_model(source, objective)  # what transformers cannot load is not handed on
-    load_tokenizer(source)
+    model, tokenizer = load_model(source, objective), load_tokenizer(source)  # what cannot be loaded is not handed on
     packing = run_document(run_folder, ("config",))["config"]["data"]["packing"]
 
     def copy(temporary: Path) -> None:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
-        paths.write_json(paths.trained_on(temporary), {"packing": packing})  # an older run's peers do not have it
+        # What an older run's peers do not have
+        paths.write_json(paths.trained_on(temporary), _trained_on(packing, tokenizer if objective == "clm" else None))
+        if objective == "clm":
+            save_tokenizer(continuing(tokenizer), temporary, max_length(model))
+            for settings in (temporary / "config.json", temporary / "generation_config.json"):
+                if settings.is_file() and paths.read_json(settings).get("use_cache") is False:
+                    paths.write_json(settings, paths.read_json(settings) | {"use_cache": True})
 
     return paths.write_folder(to, copy)

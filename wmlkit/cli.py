@@ -107,14 +107,14 @@ def train(
 
     from .runs import unfinished_beside
     from .study import progress_line
-    from .train import run, run_folder
+    from .train import run, run_folder, settled
 
     given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
     # All at once: what --set asks for may be right only for these peers.
     config = load_preset(preset, dict(map(parse_assignment, set_ or [])) | options)
     if "WORLD_SIZE" not in os.environ:  # of several processes each would prepare the text at once
-        for sentence in unfinished_beside(run_folder(config, paths.output(out)), config.resolved()):
+        for sentence in unfinished_beside(run_folder(config, paths.output(out)), settled(config).resolved()):
             say(sentence)
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
     if PartialState().is_main_process:

@@ -141,14 +141,17 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin anew, so that it is not that of an earlier run of this process. Only of the card and, on
-    Linux, of the process, whose record holds what the allocator kept from before; elsewhere nothing."""
+def forget_peak_memory(device: torch.device) -> bool:
+    """Let `peak_memory` begin anew, so that it is not that of an earlier run of this process; whether it does. Only of
+    the card and, on Linux, of the process, whose record holds what the allocator kept from before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif CLEAR_REFS.exists():
+        return True
+    if CLEAR_REFS.exists():
         with suppress(OSError):  # a container may forbid it
             CLEAR_REFS.write_text("5")
+            return True
+    return False
 
 
 def peak_memory(device: torch.device) -> float:

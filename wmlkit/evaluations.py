@@ -81,7 +81,9 @@ def text_table(folder: Path) -> pd.DataFrame:
     found = []
     for run in measured:
         document = read_object(paths.language_modelling(run.folder), ("objective", "settings", "members"))
-        found.append((run, {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document}))
+        read = {"by_line": False} | document["settings"]  # older versions had lines side by side, and did not say so
+        document = {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document, "settings": read}
+        found.append((run, document))
     rows = []
     for shared, (run, document) in zip(shared_columns(found), found, strict=True):
         floor = document.get("floor") or {"bits_per_byte": np.nan, "domains": []}

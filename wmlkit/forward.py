@@ -22,7 +22,8 @@ class AtPositions(nn.Module):
     """A model read at given flat positions only: its last layer's feed-forward part and its head run on those alone."""
 
     def __init__(self, model: PreTrainedModel, compiled: bool = False) -> None:
-        """compiled: within `head` each layer runs through torch.compile; the model stays as it is otherwise."""
+        """compiled: within `head` the layers run through torch.compile, of masked models all but the last, whose parts
+        `hidden_at` calls one by one; the model stays as it is otherwise."""
         super().__init__()
         self.model = model
         self._compiled: list[tuple[nn.Module, Callable[..., Any]]] = []

@@ -13,6 +13,7 @@ from .config import Config
 from .data.batches import joined
 from .data.texts import Measured, Texts
 from .device import Device
+from .evaluate.scoring import evaluation_mode
 from .forward import AtPositions
 from .state import State
 
@@ -35,28 +36,24 @@ def measure(
     not, that they were in.
     """
     peers = state.reported if peers is None else peers
-    modes = [peer.model.training for peer in peers]
     found: list[Tensor] = []  # kept on the device: to ask for them one by one would make it wait
     counts: list[int] = []
-    for peer in peers:
-        peer.eval()
     weights = state.ensemble_weights.float().to(device.device)
     numbers = range(device.index, text.batches(rows), device.processes)  # processes take turns
     at_once = AT_ONCE.get(device.device.type, 1)
-    for some in (numbers[first : first + at_once] for first in range(0, len(numbers), at_once)):
-        batch = joined([text.source(number, config.train.mask_ratio) for number in some]).to(device.device)
-        targets = batch.targets[batch.scored]
-        with device.autocast():
-            logits = [peer(batch, batch.scored).float() for peer in peers]
-        ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
-        found.append(torch.cat([losses.cross_entropies(logits, targets), ensemble[None]]))
-        counts.append(len(targets))
+    with evaluation_mode([peer.model for peer in peers]):
+        for some in (numbers[first : first + at_once] for first in range(0, len(numbers), at_once)):
+            batch = joined([text.source(number, config.train.mask_ratio) for number in some]).to(device.device)
+            targets = batch.targets[batch.scored]
+            with device.autocast():
+                logits = [peer(batch, batch.scored).float() for peer in peers]
+            ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
+            found.append(torch.cat([losses.cross_entropies(logits, targets), ensemble[None]]))
+            counts.append(len(targets))
     # In double precision where there is one, so the sum hardly feels the order.
     total, count = torch.zeros(len(peers) + 1, dtype=torch.float64), sum(counts)
     for own, losses_then in zip(counts, torch.stack(found).cpu().double() if found else (), strict=True):
         total += own * losses_then
-    for peer, mode in zip(peers, modes, strict=True):
-        peer.model.train(mode)
     if device.processes > 1:
         total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
         count = int(counted)

@@ -133,7 +133,7 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
 
     def write(temporary: Path) -> None:
         for name in ("tables", "figures"):
-            shutil.copytree(folder / name, temporary / name)
+            shutil.copytree(folder / name, temporary / name, ignore=shutil.ignore_patterns(".*"))  # locks
             notes = paths.read_json(temporary / name / "provenance.json")
             for note in notes.values():  # where folders lie on somebody's machine is not for others
                 note["command"] = without_places(note["command"])

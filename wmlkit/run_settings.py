@@ -48,7 +48,7 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """``{"train.lr": ..., ...}`` a run: what shapes it besides arm, peers and seed; the data's content included."""
     saved, teachers, settings = _saved_searches(runs), _given_teachers(runs), []
     for run in runs:
-        flat, name = _resolved(run), run.folder.name
+        flat, name = all_settings(run.config), run.folder.name
         idle = [f"mutual.{key}" for key in idle_teacher_keys(run.config["mutual"])]
         for key in ("mutual.arm", "mutual.num_peers", "train.seed", *PLACES, *idle):
             flat.pop(key, None)
@@ -93,9 +93,10 @@ def _given_teachers(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _resolved(run: Run) -> dict[str, Any]:
-    """All settings. A run that is older than one has its default: what was new was off (`identity.run_hash`)."""
-    return _flat(Config(preset="").resolved()) | _flat(run.config)
+def all_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"train.lr": ..., ...}`` of a run's configuration. A run that is older than a setting has its default: what was
+    new was off (`identity.run_hash`)."""
+    return _flat(Config(preset="").resolved()) | _flat(config)
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +116,8 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
         own
         for run, own in zip(runs, plain, strict=True)
         if all(own[key] == shipped.get(key) for key in own if key != "data.hash")
-        and all(_resolved(run)[key] == shipped.get(key) for key in PLACES)  # its own text, not any that is shaped alike
+        # its own text, not any that is shaped alike
+        and all(all_settings(run.config)[key] == shipped.get(key) for key in PLACES)
     )
     main = next(as_shipped, None) if shipped else None
     main = dict(main or most_common(plain))

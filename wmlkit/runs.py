@@ -12,7 +12,7 @@ from typing import Any, Literal
 from . import paths
 from .errors import UserError
 from .identity import SHAPING
-from .run_settings import difference, settings_apart
+from .run_settings import all_settings, difference, settings_apart
 
 FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
 
@@ -153,17 +153,20 @@ def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
 
 def unfinished_beside(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     """For a run in `folder` that has not begun, with the `resolved` settings: the unfinished runs beside it of the same
-    arm, peers and seed, each as a sentence that says what it has otherwise."""
+    arm, peers and seed, each as a sentence that says what it has otherwise. One that cannot be read is left out."""
     if folder.exists() or not folder.parent.is_dir():
         return []
     told, same = [], folder.name.rpartition("-")[0]
     for name in unfinished_runs(folder.parent):
-        if name.rpartition("-")[0] == same and (folder.parent / name / "config.json").is_file():
+        if name.rpartition("-")[0] != same or not (folder.parent / name / "config.json").is_file():
+            continue
+        try:
             other = run_document(folder.parent / name, ("config",))["config"]
-            own, theirs = ({f"{s}.{k}": v for s in SHAPING for k, v in one[s].items()} for one in (resolved, other))
-            what = difference(theirs, own)
-            if what:
-                told.append(f"{name} is not finished and has {what}: with the same settings it would go on")
+            what = difference(all_settings(other), all_settings(resolved))
+        except (UserError, KeyError, TypeError, AttributeError):
+            continue
+        if what:
+            told.append(f"{name} is not finished and has {what}: with the same settings it would go on")
     return told
 
 

@@ -65,17 +65,6 @@ class DataConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _own_tokenizer_is_taken_as_it_is(self) -> DataConfig:
-        idle = [f"data.{name}" for name in ("lowercase", "nfkc") if getattr(self, name)]
-        if self.tokenizer != "train" and idle:
-            raise ValueError(
-                f"{' and '.join(idle)} shape a tokenizer that is trained, and data.tokenizer is {self.tokenizer!r}, "
-                f"which is taken as it is; expected false; set {' and '.join(f'{name}=false' for name in idle)}, or "
-                "data.tokenizer=train"
-            )
-        return self
-
     @property
     def longest_block(self) -> int:
         """Tokens of the longest row of the schedule: what the models must take."""

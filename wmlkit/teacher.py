@@ -114,8 +114,7 @@ def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: De
 def _opened(
     folder: Path, who: str, record: dict[str, Any], config: Config, tokenizer: PreTrainedTokenizerFast, device: Device
 ) -> Teacher:
-    # Its ids have to be the data's; what its tokenizer puts around a text, and here never does, may differ
-    expected, found = (tokenizer_hash(one, template=False) for one in (tokenizer, load_tokenizer(folder)))
+    expected, found = tokenizer_hash(tokenizer), tokenizer_hash(load_tokenizer(folder))
     if found != expected:
         raise UserError(
             f"{who} has a tokenizer of hash {found}; expected that of the data, {expected}; choose a teacher that was "

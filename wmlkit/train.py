@@ -48,11 +48,11 @@ Progress = Callable[[dict[str, Any]], None]
 
 def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
     """Where this run is, or will be. The corpus' content is part of its identity: `prepared`, or prepared here."""
-    config = _settled(config)
+    config = settled(config)
     return _folder(config, out, _identity(config, prepared or prepare(config.data, out)))
 
 
-def _settled(config: Config) -> Config:
+def settled(config: Config) -> Config:
     """A teacher that is trained for its own sake is the one that `distill` would train."""
     return teacher_config(config) if config.mutual.arm == "teacher" else config
 
@@ -74,7 +74,7 @@ def run(
     of a teacher that has to be trained first, which have `teacher` set. force: train again, but not the teacher.
     Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside).
     """
-    out, config = paths.output(out), _settled(config)
+    out, config = paths.output(out), settled(config)
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
         prepared = prepare(config.data, out)

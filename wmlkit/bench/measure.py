@@ -114,11 +114,12 @@ def peak_above(run: Run, device: torch.device) -> float:
     gc.collect()
     if device.type != "cuda" and CLEAR_REFS.exists():
         ctypes.CDLL(None).malloc_trim(0)
-    forget_peak_memory(device)
-    if device.type == "cuda":
+    if not forget_peak_memory(device):
+        before = peak_memory(device)
+    elif device.type == "cuda":
         before = torch.cuda.memory_allocated(device) / 2**20
     else:
-        before = process_memory("VmRSS") if CLEAR_REFS.exists() else peak_memory(device)
+        before = process_memory("VmRSS")
     run()
     return peak_memory(device) - before
 

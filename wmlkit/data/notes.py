@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..settings import DataConfig
 from .cleaning import INDENTATION, WHITE_SPACE
 from .corpora import SUFFIXES, Source, few
 from .splits import Part
@@ -23,6 +24,14 @@ def not_read(source: Source) -> list[str]:
         f"not read, as their names end in none of {', '.join(SUFFIXES)}: {few(source.skipped)}; unpack or rename what"
         " is text of the corpus"
     ]
+
+
+def idle_settings(data: DataConfig) -> list[str]:
+    """A note where settings of a tokenizer that is trained stand beside one that is given, which is taken as it is."""
+    idle = [f"data.{name}" for name in ("lowercase", "nfkc") if getattr(data, name)]
+    if data.tokenizer == "train" or not idle:
+        return []
+    return [f"{' and '.join(idle)} change nothing: the given tokenizer is taken as it is, and so is the text"]
 
 
 def white_space(parts: Sequence[Part]) -> list[str]:

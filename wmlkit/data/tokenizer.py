@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Set here and nowhere else, before the library is imported: threads for training and batches, and no warning
 # when a notebook starts a shell command afterwards.
@@ -106,6 +107,20 @@ def continuing(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copied
 
 
+def template_of(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """What a tokenizer puts around a text, as JSON types: the part of its engine that `continuing` changes."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())["post_processor"]
+
+
+def _as_trained(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Put back the template that an exported causal model was trained with: wmlkit reads texts and continues none."""
+    beside = paths.trained_on(folder)
+    known = paths.read_json(beside) if beside.is_file() else {}
+    if "post_processor" in known:
+        engine = json.loads(tokenizer.backend_tokenizer.to_str()) | {"post_processor": known["post_processor"]}
+        tokenizer.backend_tokenizer.post_processor = Tokenizer.from_str(json.dumps(engine)).post_processor
+
+
 def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
     """`lines` in lists of about `CHARACTERS_A_BATCH` characters."""
     batch: list[str] = []
@@ -149,7 +164,8 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: boo
     ``bos``/``eos``; a missing ``pad`` (GPT-2) becomes ``eos``, which the attention mask tells apart.
     Without `reads_text` they stay as declared, present or not: rules for scoring sentences ask what was declared.
 
-    A leading ``~`` is the home folder, as in data.corpus; no Hugging Face id begins with it.
+    Of an exported causal model it is the tokenizer of its training (`continuing`). A leading ``~`` is the home folder,
+    as in data.corpus; no Hugging Face id begins with it.
 
     Raises UserError when there is nothing to load, when it is not a fast tokenizer or has no vocabulary, or when it has
     no mask token, with `needs_mask`, or no token for the start or the end of a text, with `reads_text`.
@@ -163,6 +179,8 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: boo
         check_tokenizer(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=is_folder)
+        if is_folder and isinstance(tokenizer, PreTrainedTokenizerFast):
+            _as_trained(tokenizer, Path(source))
     except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, KeyError, ...
         raise UserError(
             f"the tokenizer {str(source)!r} could not be loaded ({first_line(error)}); expected a folder with"
@@ -211,17 +229,14 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return backend
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerFast, template: bool = True) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 (hexadecimal) over the serialised engine, in canonical form.
 
     Truncation and padding are left out: a call such as ``tokenizer(text, padding=True)`` changes them in place,
-    and the identity of the vocabulary must not depend on what was encoded before. Without `template` so is what is put
-    around a text, which `continuing` changes.
+    and the identity of the vocabulary must not depend on what was encoded before.
     """
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     document["truncation"] = None
     document["padding"] = None
-    if not template:
-        document["post_processor"] = None
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

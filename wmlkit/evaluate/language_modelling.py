@@ -183,8 +183,8 @@ def model_reads_lines(model_folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        return bool(paths.read_json(path)["packing"] == "lines")
-    except (ValueError, LookupError, TypeError):
+        return bool(paths.read_json(path).get("packing") == "lines")
+    except (ValueError, AttributeError):
         raise UserError(
             f"{path} does not say how the model's training read text; expected what `wmlkit export` wrote; export the "
             "model again, or remove that file to have lines read side by side"

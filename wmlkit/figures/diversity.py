@@ -13,10 +13,12 @@ from .style import ARM_COLOURS, ARM_MARKERS, COLUMN, finish, new_axes, styled, t
 @styled
 def plot_diversity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Diversity over tokens, of `diversity.diversity_by_step` for one number of peers and setting: the mean over seeds
-    of each arm and the span of the seeds. Raises UserError where the table has more than one of these."""
+    of each arm and the span of the seeds. Raises UserError where the table has none or more than one of these."""
     for column in ("peers", "setting"):
-        if table[column].nunique() != 1:
-            raise UserError(f"the table has several values of {column!r}; expected one; filter it first")
+        values = list(table[column].unique()) if len(table) else []
+        if len(values) != 1:
+            found = f"the table has {len(values)} values of {column!r} ({values})"
+            raise UserError(f"{found}; expected one; filter it first")
     ax = new_axes(ax, COLUMN, 2.4)
     shown = table[table["quantity"] == "diversity"]
     for arm in [name for name in ARMS if name in set(shown["arm"])]:

@@ -50,7 +50,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
         "mutual.num_peers": config.replay.num_peers,
     }
-    if case.defects.lost_case and config.data.tokenizer == "train":  # an own tokenizer is taken as it is
+    if case.defects.lost_case:
         changes |= {"data.lowercase": True, "data.nfkc": True}
     if case.defects.uncleaned_text:
         changes["data.clean"] = False
