@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wmlkit.data import cleaning
@@ -205,8 +205,13 @@ def test_cleaning_only_deletes(domain: str, line: str) -> None:
     assert is_subsequence(found, "".join(line.split()))
 
 
+# "www" is no plain word: a code of CHILDES, and with the full stop behind it a link
+WORD = st.from_regex(r"[A-ZÄÉŠĐ]?[a-wzäéšđñ]{1,8}'?[a-w]", fullmatch=True).filter(lambda w: "www" not in w.lower())
+
+
 @settings(max_examples=60, deadline=None)
-@given(words=st.lists(st.from_regex(r"[A-ZÄÉŠĐ]?[a-wzäéšđñ]{1,8}'?[a-w]", fullmatch=True), min_size=1, max_size=8))
+@given(words=st.lists(WORD, min_size=1, max_size=8))
+@example(words=["Waw", "wow"])
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_plain_words_keep_capitals_and_accents(domain: str, words: list[str]) -> None:
     text = " ".join(words) + "."
