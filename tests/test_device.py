@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import make_batch, make_peers, make_tokenizer
 
-from wmlkit import device, paths
+from wmlkit import device, environment, paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer
 from wmlkit.evaluate import glue, language_modelling, minimal_pairs, target
@@ -136,7 +136,8 @@ def test_only_what_lies_on_the_processor_is_pinned_and_whole(monkeypatch):
 def test_a_card_is_named_in_results(monkeypatch):
     """Runs on two kinds of card are not one row of a table of costs."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda of: "a card" if of == CARD else "another")
-    there = device.Device(SimpleNamespace(), CARD, "bf16", "")
+    there = device.Device(SimpleNamespace(num_processes=1), CARD, "bf16", "")
+    assert environment.document(there)["device"] == "cuda, a card"
     assert there.name == "cuda, a card" and replace(there, device=torch.device("cpu")).name == "cpu"
 
 

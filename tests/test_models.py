@@ -8,6 +8,7 @@ from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
 from transformers import MistralConfig, MistralForCausalLM, ModernBertConfig, ModernBertForMaskedLM
 
 from wmlkit.errors import UserError
+from wmlkit.evaluate import outside
 from wmlkit.forward import kl_positions
 from wmlkit.models import (
     body_parameters,
@@ -162,3 +163,14 @@ def test_weights_that_could_run_code_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"not opened")
     with pytest.raises(UserError, match="safetensors only"):
         load_model(tmp_path, "mlm")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_no_keys_and_values_are_kept_where_no_text_is_generated(family):
+    (peer,) = make_peers(family, ((1, 8),))
+    assert peer.model.config.use_cache  # else this would say nothing
+    kept, ids = [], make_batch(family, 0).input_ids
+    peer.model.base_model.register_forward_hook(lambda *found: kept.append(found[-1].past_key_values))
+    hidden_states(peer.model, ids)
+    outside._logits(peer.model, ids)
+    assert kept == [None, None]

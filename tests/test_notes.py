@@ -102,9 +102,9 @@ def test_settings_that_change_nothing_beside_a_given_tokenizer_are_noted() -> No
     """Not refused: presets have them, and so have configurations of finished runs."""
     own = {"data.tokenizer": "somebody/tokenizer"}
     (both,) = notes.idle_settings(load_preset("paper-10m", own).data)
-    assert both.startswith("data.lowercase and data.nfkc change nothing: the given tokenizer is taken as it is")
+    assert both.startswith("without effect: data.lowercase and data.nfkc; the given tokenizer is taken as it is")
     (one,) = notes.idle_settings(load_preset("smoke", own | {"data.nfkc": True}).data)
-    assert one.startswith("data.nfkc change nothing")
+    assert one.startswith("without effect: data.nfkc; ")
     assert (
         notes.idle_settings(load_preset("paper-10m").data) == notes.idle_settings(load_preset("smoke", own).data) == []
     )

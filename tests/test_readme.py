@@ -114,7 +114,9 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     changes["T4"] = {"commit": "a" * 40 + "-dirty", "runs_commit": "c" * 40}
     changed = {name: notes[name] | change for name, change in changes.items()}
     paths.write_json(new / "tables" / "provenance.json", notes | changed)
+    (new / "tables" / ".provenance.lock").touch()
     write_reference(new, old, readme, deviations)
+    assert not list(old.rglob(".*"))
     text = readme.read_text(encoding="utf-8")
     assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
     assert "**Another answer.**\n\n- Another basis.\n" in text

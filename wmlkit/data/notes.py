@@ -31,7 +31,7 @@ def idle_settings(data: DataConfig) -> list[str]:
     idle = [f"data.{name}" for name in ("lowercase", "nfkc") if getattr(data, name)]
     if data.tokenizer == "train" or not idle:
         return []
-    return [f"{' and '.join(idle)} change nothing: the given tokenizer is taken as it is, and so is the text"]
+    return [f"without effect: {' and '.join(idle)}; the given tokenizer is taken as it is, and so is the text"]
 
 
 def white_space(parts: Sequence[Part]) -> list[str]:
