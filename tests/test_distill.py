@@ -480,6 +480,9 @@ def test_a_teacher_whose_window_covers_a_row_is_taken(tokenizer, tmp_path):
 def test_what_is_no_model_is_refused(out, given, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no teacher folder"):
         train.run_folder(config({"mutual.teacher": str(tmp_path / "absent")}), out)
+    monkeypatch.setenv("HOME", str(given.parent))
+    from_home, here = (config({"mutual.teacher": name}) for name in (f"~/{given.name}", str(given)))
+    assert train.run_folder(from_home, out) == train.run_folder(here, out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         train.run_folder(config({"mutual.teacher": str(tmp_path / "empty")}), out)

@@ -156,7 +156,7 @@ def test_a_saved_search_is_taken_as_it_is(saved, prepared):
     assert shapes(students_of(config(search__saved=str(saved)), out, corpus, tokenizer)) == shapes(found)
 
 
-def test_a_run_is_known_by_what_the_saved_search_holds(saved, prepared, tmp_path):
+def test_a_run_is_known_by_what_the_saved_search_holds(saved, prepared, tmp_path, monkeypatch):
     out, corpus, _ = prepared
     copy = tmp_path / "elsewhere.json"
     copy.write_bytes(saved.read_bytes())
@@ -165,6 +165,10 @@ def test_a_run_is_known_by_what_the_saved_search_holds(saved, prepared, tmp_path
         for changes in ({"search__saved": str(saved)}, {"search__saved": str(copy)}, {})
     )
     assert here == there != searched
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train.run_folder(config(search__saved="~/elsewhere.json"), out, corpus) == here
+    with pytest.raises(UserError, match="search.saved ~nobody-of-this-name/a.json cannot be read"):
+        train.run_folder(config(search__saved="~nobody-of-this-name/a.json"), out, corpus)
     copy.write_text(json.dumps(list(reversed(json.loads(copy.read_text())))))
     assert train.run_folder(config(search__saved=str(copy)), out, corpus) != here
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-from . import kernels, paths
+from . import kernels
 from .errors import Stopped, UserError, signal_name
 from .guard import stop_signals
 from .notebook_checks import parameter_cells, parameter_names, parameter_problems
@@ -85,12 +85,11 @@ def _point_links(copy: Path, of: Path, to: Path) -> None:
         there = (of / found[1]).resolve()
         return f"]({Path(os.path.relpath(there, to.resolve())).as_posix()})" if there.exists() else found[0]
 
-    document = paths.read_json(copy, finite=False)
+    document = nbformat.read(copy, as_version=4)
     for cell in document["cells"]:
         if cell["cell_type"] == "markdown":
-            text = "".join(cell["source"])
-            cell["source"] = _LINK.sub(pointed, text).splitlines(keepends=True)
-    paths.write_json(copy, document)
+            cell["source"] = _LINK.sub(pointed, cell["source"])
+    nbformat.write(document, copy)
 
 
 def _silent(line: str) -> None:

@@ -48,6 +48,11 @@ def output(out: str | Path | None = None) -> Path:
     return Path(out or os.environ.get("WMLKIT_OUT") or default).resolve()
 
 
+def given(path: str) -> Path:
+    """A path that a user gave; a leading ``~`` is the home folder."""
+    return Path(os.path.expanduser(path))  # Path's own fails for a ~user that is not there
+
+
 def prepared(out: Path, name: str, data_hash: str) -> Path:
     """Folder of a prepared corpus."""
     return out / "data" / f"{name}-{data_hash[:8]}"

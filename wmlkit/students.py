@@ -189,7 +189,7 @@ def read_students(config: Config, vocab_size: int) -> list[Found]:
 def _read_saved(file: str | None) -> list[dict[str, int]]:
     expected = f"expected a list of shapes with {', '.join(SHAPE)}, as `wmlkit search --json` prints it"
     try:
-        document = paths.read_json(Path(str(file)).expanduser())
+        document = paths.read_json(paths.given(str(file)))
     except OSError as error:
         raise UserError(f"search.saved {file} cannot be read ({error.strerror}); {expected}; check the path") from None
     except ValueError:

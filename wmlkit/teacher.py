@@ -61,8 +61,8 @@ def teacher_config(config: Config) -> Config:
 @lru_cache
 def given_folder(name: str) -> Path:
     """The folder of `mutual.teacher`: a local one, or what the Hugging Face hub (or its cache) holds under that id."""
-    if Path(name).is_dir():
-        return Path(name)
+    if (folder := paths.given(name)).is_dir():
+        return folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"there is no teacher folder {name!r}; give mutual.teacher a folder or an id of the hub")
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import zipfile
 import zlib
@@ -80,7 +79,7 @@ def find_source(corpus: str, out: Path) -> Source:
     if is_name and fetched.is_dir():
         # What lies there beside the text is the package's own, so nobody waits for it.
         return replace(_describe(corpus, fetched, files_of_folder(fetched)), skipped=())
-    path = Path(os.path.expanduser(corpus))  # Path's own fails for a ~user that is not there
+    path = paths.given(corpus)
     if corpus and path.is_dir():
         return _describe(path.resolve().name, path, files_of_folder(path))
     if path.is_file() and path.suffix.lower() == ".zip":

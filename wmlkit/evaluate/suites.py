@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import zlib
@@ -118,7 +117,7 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
             f"suite {suite!r} needs its JSONL files, and evaluate.pairs is not set; "
             f"give their folder with --set evaluate.pairs=FOLDER (wmlkit evaluate: --pairs FOLDER){hint}"
         )
-    base = Path(os.path.expanduser(config.evaluate.pairs))
+    base = paths.given(config.evaluate.pairs)
     found = next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
     others = {one.rpartition("_")[0] if one.rpartition("_")[2] in PARTS else one for one in config.evaluate.suites}
     if found == base and len(others - {"nursery"}) > 1:  # one folder would be scored under several names
