@@ -189,6 +189,30 @@ def test_outer_objectives_by_hand():
     assert float(outer_loss(z, truth, weights, "logit_ensemble")) == pytest.approx(0.4054651)  # log odds are log 2
 
 
+def test_a_mixture_of_peers_that_are_both_far_off_is_no_infinity():
+    """The truth has e^-120 in both peers, less than float32 holds, and so in the mixture."""
+    z, weights = torch.tensor([[0.0, 120.0]]), torch.tensor([0.5, 0.5], requires_grad=True)
+    loss = outer_loss([z, z], torch.tensor([0]), weights, "probability_mixture")
+    (slope,) = torch.autograd.grad(loss, weights)
+    assert float(loss.detach()) == pytest.approx(120.0)
+    assert slope.tolist() == [-1.0, -1.0]  # - p_i / mixture
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_a_peer_without_weight_and_so_without_gradient_has_a_hypergradient(grad_clip):
+    peers = make_peers("roberta")
+    settings = TrainConfig(optimizer="adamw")
+    optimizers = [build_optimizers(peer.model, settings, torch.device("cpu")) for peer in peers]
+    updates = [optimizer_update(peer, own, grad_clip) for peer, own in zip(peers, optimizers, strict=True)]
+    inner = inner_batch(peers, make_batch("roberta", seed=1), "scored")
+    outer = outer_batch(peers, make_batch("roberta", seed=2))
+    options = MutualOptions(kl_weight="student", ce_weight="peer")
+    parameters, weights = [parameters_of(peer) for peer in peers], torch.tensor([1.0, 0.0])
+    with sdpa_kernel(SDPBackend.MATH):
+        gradient, _ = hypergradient(parameters, weights, inner, outer, options, updates=updates)
+    assert torch.isfinite(gradient).all() and gradient.abs().min() > 0
+
+
 def test_mirror_step_by_hand():
     """Equal weights, gradient (0, log 2), step 1: the second weight halves against the first."""
     weights = mirror_step(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 2.0]).exp().log() * 0.34657359, 1.0)

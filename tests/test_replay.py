@@ -259,6 +259,18 @@ def test_a_frozen_teacher_has_no_dropout_while_students_learn(out, monkeypatch):
     assert equal == [True]
 
 
+def test_dropout_of_a_replay_is_that_of_its_seed_whatever_was_drawn_before():
+    def losses(before, **changes):
+        now = state()
+        for module in (module for peer in now.peers for module in peer.modules()):
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        torch.manual_seed(before)
+        return [row["ce"] for row in replay_steps.epochs(now, setting(Case(), **changes))]
+
+    assert losses(1) == losses(2) != losses(1, train__seed=5)
+
+
 def given_model(folder, vocabulary):
     tokenizer = train_tokenizer(TEXT, 300)
     tokenizer.add_tokens([f"<{i}>" for i in range(vocabulary - len(tokenizer))])

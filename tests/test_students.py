@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from small import make_tokenizer
 
 from wmlkit import students, train
@@ -104,6 +105,17 @@ def test_the_proxy_trains_each_shape_once_and_takes_the_lowest_loss(prepared, mo
     count = len(trained)
     again = students_of(settings.updated({"train.seed": 5}), out, corpus, tokenizer)
     assert again == found and len(trained) == count  # kept: no training, and no other shapes for another seed
+
+
+def test_a_proxy_loss_does_not_depend_on_what_was_drawn_before(prepared):
+    out, corpus, tokenizer = prepared
+    found = []
+    for number, seed in enumerate((1, 2)):
+        torch.manual_seed(seed)
+        settings = config(search__prefer="proxy", search__proxy_steps=4, model__dropout=0.5)
+        loss = students.proxy_losses(settings, out / str(number), corpus, tokenizer)
+        found.append(loss(Student(1, 1, 8, 8)))
+    assert found[0] == found[1]
 
 
 def test_a_proxy_loss_belongs_to_the_rows_that_it_was_measured_on(prepared, monkeypatch):

@@ -78,8 +78,9 @@ def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, 
         return F.cross_entropy(torch.einsum("p,pnv->nv", weights, torch.stack(list(logits))), targets)
     ce = torch.stack([F.cross_entropy(z, targets, reduction="none") for z in logits])  # (P, N)
     if objective == "probability_mixture":
-        # log-space: weights may be 0, where log would have an infinite slope, so they stay outside the log
-        return -((weights[:, None] * (-ce).exp()).sum(dim=0)).log().mean()
+        low = ce.detach().amin(dim=0)  # relative to the best peer, as small probabilities alone would be 0
+        # weights may be 0, where a log of theirs would have an infinite slope: they stay outside it
+        return (low - (weights[:, None] * (low - ce).exp()).sum(dim=0).log()).mean()
     if objective == "weighted_ce":
         return (weights * ce.mean(dim=1)).sum()
     raise ValueError(f"unknown outer objective {objective!r}")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate.utils import set_seed
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
@@ -154,6 +155,7 @@ def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer:
     device = setup(config.train.precision, config.train.threads, together=False)  # the others wait for the value
     texts = open_texts(config, prepared, tokenizer)
     state = build_state(config, [student], tokenizer, device)
+    set_seed(config.train.seed)  # dropout
     ce = [train_step(state, texts, config, device)[0].ce for _ in range(config.train.steps)]
     last = ce[-math.ceil(len(ce) / 4) :]
     return float(sum(value.cpu().double().sum() for value in last)) / len(last)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.optim import AdamW, Muon, Optimizer
 
 Parameters = Mapping[str, Tensor]
@@ -41,7 +42,7 @@ def optimizer_update(model: nn.Module, optimizers: Sequence[Optimizer], grad_cli
         scale: Tensor | float = 1.0
         if grad_clip:
             # over this mapping's own gradients, in whatever precision they come
-            norm = torch.stack([(g * g).sum() for g in gradients.values()]).sum().sqrt()
+            norm = vector_norm(torch.stack([vector_norm(g) for g in gradients.values()]))  # its slope at 0 is 0
             scale = (grad_clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
         return {name: rules[name](gradient * scale) for name, gradient in gradients.items()}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from .. import bilevel, losses
@@ -54,6 +55,7 @@ class Setting:
 def epochs(state: State, setting: Setting) -> Iterator[dict[str, Any]]:
     """Train; one row of metrics an epoch."""
     replay = setting.config.replay
+    set_seed(setting.config.train.seed)  # dropout
     for epoch in range(replay.num_epochs):
         row, outer = train_epoch(state, setting, epoch), None
         if setting.case.mode == "mutual" and len(state.peers) > 1 and epoch % replay.weight_update_every == 0:
