@@ -221,6 +221,13 @@ def test_document_of_results(folder: Path, tokenizer: PreTrainedTokenizerFast) -
     json.dumps(document, allow_nan=False)
 
 
+def test_a_tokenizer_that_takes_less_than_its_model_is_told(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    short = copy.deepcopy(tokenizer)
+    short.model_max_length = 12
+    document = evaluate_glue(tiny("roberta", short), short, folder, GlueOptions(["mnli"], seeds=(1,), epochs=1))
+    assert document["settings"]["recipe"]["max_length"] == 12
+
+
 def test_each_task_gets_its_settings(
     folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +317,8 @@ def test_bad_input_is_named(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
     assert len(_read(folder / "mnli.train.jsonl", 8, 4)) == 8 and len(_read(folder / "mnli.valid.jsonl", 8, 4)) == 4
     for row, message in (
         ({"premise": "a", "hypothesis": "b", "label": 3}, "mnli.valid.jsonl line 1 has label 3"),
-        ({"premise": "a", "label": 0}, "mnli.valid.jsonl line 1 has no key 'hypothesis'"),
+        ({"premise": "a", "label": 0}, "mnli.valid.jsonl line 1 has no value for 'hypothesis'"),
+        ({"premise": "a", "hypothesis": None, "label": 0}, "mnli.valid.jsonl line 1 has no value for 'hypothesis'"),
         ({"premise": "a", "hypothesis": "b", "label": -1}, "mnli.valid.jsonl line 1 has label -1"),
         ({"premise": "a", "hypothesis": "b", "label": "yes"}, "mnli.valid.jsonl line 1 has label 'yes'"),
     ):

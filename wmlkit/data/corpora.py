@@ -148,15 +148,15 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
             if not _ABOUT.match(path.name):
                 skipped.append(inner)
             continue
-        domain = path.stem
-        if path.suffix.lower() == ".txt":
-            domain = ".".join(path.parent.parts) or name
-        elif (domain, split) in seen:
+        plain = path.suffix.lower() == ".txt"
+        domain = (".".join(path.parent.parts) or name) if plain else path.stem
+        first = seen.setdefault((domain, split), inner)
+        # Any number of .txt files make one domain; no other file may share it with them or with another one.
+        if first != inner and not (plain and first.lower().endswith(".txt")):
             raise UserError(
-                f"{container} holds two files for the {split} text of {domain!r}, {seen[domain, split]} and {inner};"
+                f"{container} holds two files for the {split} text of {domain!r}, {first} and {inner};"
                 " expected one; give the folder of one of them"
             )
-        seen[domain, split] = inner
         size, sha256 = _digest(container, inner)
         files.append(TextFile(domain, split, inner, container, size, sha256))
     if not any(file.split == "train" for file in files):

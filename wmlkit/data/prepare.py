@@ -70,6 +70,11 @@ def prepare(data: DataConfig, out: Path) -> Prepared:
         if (final / "done.json").is_file():
             return _opened(final, content)
     source = None if data.corpus == "nursery" else find_source(data.corpus, out)
+    if source is not None and source.name == "nursery":  # results and run folders know a corpus by its name
+        raise UserError(
+            f"data.corpus {data.corpus} would be taken for the embedded text, because of its name; expected another "
+            "name than nursery; rename it"
+        )
     with _workspace(out / "data") as work:
         if source is None:
             nursery.write_corpus(work / "nursery", *text)

@@ -128,9 +128,9 @@ def finetune(
     Raises UserError if the loss stops being finite.
     """
     target = torch.device(device) if device is not None else model.device
-    window = min(recipe.max_length, max_length(model), tokenizer.model_max_length)
-    inputs = _encode(tokenizer, train, window)
-    valid_inputs = {name: _encode(tokenizer, examples, window) for name, examples in valid.items()}
+    length = window(recipe, model, tokenizer)
+    inputs = _encode(tokenizer, train, length)
+    valid_inputs = {name: _encode(tokenizer, examples, length) for name, examples in valid.items()}
     labels = {name: np.array([example.label for example in examples]) for name, examples in valid.items()}
     first = next(iter(valid))
     train_labels = torch.tensor([example.label for example in train])
@@ -196,6 +196,11 @@ def _train_epoch(
     return float(torch.stack(losses).cpu().double().mean())  # once an epoch: a device is not waited for at each step
 
 
+def window(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of an example that are read: the recipe's, or fewer where the model or its tokenizer takes fewer."""
+    return min(recipe.max_length, max_length(model), tokenizer.model_max_length)
+
+
 def lr_factor(step: int, total: int, recipe: Recipe) -> float:
     """Learning rate of step `step` (from 0) of `total` as a share of the recipe's."""
     warmup = int(recipe.warmup_ratio * total)
@@ -212,13 +217,13 @@ def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], window: int) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], length: int) -> list[list[int]]:
     """Ids of each example with the tokenizer's template, the longer text cut first where both do not fit."""
     firsts = [example.first for example in examples]
     seconds = [example.second or "" for example in examples]
     pairs = bool(examples) and examples[0].second is not None
     encoded = tokenizer(
-        firsts, seconds if pairs else None, truncation=True, max_length=window, padding=False, verbose=False
+        firsts, seconds if pairs else None, truncation=True, max_length=length, padding=False, verbose=False
     )
     ids: list[list[int]] = encoded["input_ids"]
     return ids

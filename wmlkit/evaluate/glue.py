@@ -21,9 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import paths
 from ..device import best_device
 from ..errors import UserError
-from ..models import max_length
 from ..runs import known_result, other_settings, read_object, run_facts
-from .finetune import Example, Recipe, finetune
+from .finetune import Example, Recipe, finetune, window
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
 from .pairs import load_peers
@@ -81,7 +80,7 @@ def evaluate_glue(
     unweighted mean over tasks. A single model is member "model", peers are "peer_1" ..., or what `names` calls them.
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
-    plan = _plan(models, folder, protocol, options, objective)
+    plan = _plan(models, tokenizer, folder, protocol, options, objective)
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
     names = names or (["model"] if single else [f"peer_{index}" for index in range(1, len(peers) + 1)])
@@ -147,7 +146,7 @@ def evaluate_run_glue(
     path = paths.evaluation(run_folder, "glue", protocol)
     known = None if force else known_result(path, ("settings", "data_hash", "members"))
     if known is not None:
-        plan = _plan(models, folder, protocol, options, objective)
+        plan = _plan(models, tokenizer, folder, protocol, options, objective)
         if (known["settings"], known["data_hash"]) != (plan.settings, plan.data_hash):
             raise other_settings(path)
         if set(names) <= {member["member"] for member in known["members"]}:
@@ -180,6 +179,7 @@ class _Plan:
 
 def _plan(
     models: PreTrainedModel | Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     protocol: str,
     options: GlueOptions,
@@ -208,7 +208,7 @@ def _plan(
             f"{', '.join(chosen)}; point evaluate.pairs at the (Super)GLUE folder"
         )
     recipe = asdict(rules.recipe)
-    recipe["max_length"] = min(rules.recipe.max_length, *(max_length(model) for model in peers))
+    recipe["max_length"] = min(window(rules.recipe, model, tokenizer) for model in peers)
     settings = {
         "objective": objective,
         "recipe": recipe,
@@ -321,12 +321,13 @@ def _read(file: Path, max_train: int | None, max_valid: int | None) -> list[Exam
     for number, row in read_rows(file):
         if limit is not None and len(examples) == limit:
             break
+        row = {key: value for key, value in row.items() if value is not None}  # null would be read as "None"
         label = row.get("label")
         try:
             first = task.first.format(**row)
             second = None if task.second is None else task.second.format(**row)
         except KeyError as key:
-            raise UserError(f"{file.name} line {number} has no key {key}; expected it in every row; add it") from None
+            raise UserError(f"{file.name} line {number} has no value for {key}; expected one in every row; add it") from None
         if type(label) is not int or not 0 <= label < task.num_labels:
             raise UserError(
                 f"{file.name} line {number} has label {label!r}; expected a whole number from 0 to "
