@@ -241,7 +241,7 @@ CASES = [
     files("no text files", {"notes.pdf": "%PDF"}, "corpus holds no training text, only notes.pdf; expected .* check"),
     files("two releases", dict.fromkeys(("a/x.train", "b/x.train"), ENOUGH), "holds two files for the train text of"),
     files("two kinds", {"corpus.train": ENOUGH, "x.txt": ENOUGH}, "files for the train text of 'corpus', corpus.train"),
-    files("two kinds again", {"a.txt": ENOUGH, "corpus.train": ENOUGH}, "the train text of 'corpus', a.txt and corpus."),
+    files("two kinds again", {"a.txt": ENOUGH, "corpus.train": ENOUGH}, "the train text of 'corpus', a.txt and"),
     files("two documents", {"a.train": "one\n\ntwo\n"}, "has only 2 documents .* none for dev; .* or a .dev file"),
     command("no corpus", "data", "prepare", "no-such", says="there is no corpus 'no-such'; .* check data.corpus"),
     Case("a file", lambda box: ["data", "prepare", box.write("a.txt", ENOUGH)], "is a single file; .* folder of its"),

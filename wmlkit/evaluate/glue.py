@@ -327,7 +327,9 @@ def _read(file: Path, max_train: int | None, max_valid: int | None) -> list[Exam
             first = task.first.format(**row)
             second = None if task.second is None else task.second.format(**row)
         except KeyError as key:
-            raise UserError(f"{file.name} line {number} has no value for {key}; expected one in every row; add it") from None
+            raise UserError(
+                f"{file.name} line {number} has no value for {key}; expected one in every row; add it"
+            ) from None
         if type(label) is not int or not 0 <= label < task.num_labels:
             raise UserError(
                 f"{file.name} line {number} has label {label!r}; expected a whole number from 0 to "
