@@ -110,7 +110,7 @@ def test_forms_that_disagree_are_an_error(toy, monkeypatch):
 
     def doubled(*arguments):
         loss = wrong(*arguments)
-        return losses.MutualLoss(2 * loss.total, loss.ce, loss.kl, loss.weight_gradient)
+        return losses.MutualLoss(2 * loss.total, loss.ce, loss.kl)
 
     monkeypatch.setattr(losses, "mutual_loss_of_heads", doubled)
     with pytest.raises(RuntimeError, match="fast gives a loss of"):

@@ -33,7 +33,8 @@ Forward = Callable[[Parameters], Tensor]  # parameters of one peer -> its logits
 class InnerBatch:
     """L1 on one batch. forward: one function a peer; targets, scored, batch_size: as in `losses.mutual_loss`.
 
-    frozen: logits (N, V) of a frozen teacher, which come behind the peers' (`MutualOptions.frozen` of them).
+    frozen: makes the logits (N, V) of a frozen teacher, which come behind the peers' (`MutualOptions.frozen` of them),
+    when they are needed: not those of all parts at one time.
     share: of the batch, where this is a part of it (`losses.Share`).
     """
 
@@ -41,7 +42,7 @@ class InnerBatch:
     targets: Tensor
     scored: Tensor | None = None
     batch_size: int = 1
-    frozen: Sequence[Tensor] = ()
+    frozen: Callable[[], list[Tensor]] = list
     share: Share = WHOLE
 
 
@@ -52,7 +53,7 @@ class OuterBatch:
 
     forward: Sequence[Forward]
     targets: Tensor
-    frozen: Sequence[Tensor] = ()
+    frozen: Callable[[], list[Tensor]] = list
     share: float = 1.0
 
 
@@ -145,7 +146,7 @@ def inner_gradients(
     leaves = _leaves(parameters)
     sums: list[Tensor] = []
     for part in _parts(inner):
-        logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen]
+        logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen()]
         loss = losses.mutual_loss(logits, part.targets, peer_weights, options, part.batch_size, part.scored, part.share)
         sums = _added(sums, loss.total, leaves)
     return _by_name(total(sums or _zeros(leaves)), leaves)
@@ -166,7 +167,7 @@ def outer_gradients(
     sums: list[Tensor] = []
     for part in _parts(outer):
         with torch.set_grad_enabled(respond):
-            logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen]
+            logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen()]
         own = part.share * outer_loss(logits, part.targets, weights, objective)
         direct = direct + torch.autograd.grad(own, weights, retain_graph=respond)[0]
         value = value + own.detach()
@@ -222,7 +223,7 @@ def directional_weight_losses(
             logits.append(z.primal)
             tangents.append(z.tangent)
         value = value + losses.weight_loss_slopes(
-            [*logits, *part.frozen], tangents, part.targets, options, part.batch_size, part.scored, part.share
+            [*logits, *part.frozen()], tangents, part.targets, options, part.batch_size, part.scored, part.share
         )
     return total([value])[0]
 

@@ -92,23 +92,23 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def losses_and_gradients(c: Coefficients, logits: Sequence[Tensor], targets: Tensor, ce_scale: Tensor) -> Tensor:
-    """One chunk, P tensors (n, V) which become dL1/dz. Returns (4, P), what its positions add to
+    """One chunk, P tensors (n, V) which become dL1/dz. Returns (3, P), what its positions add to
 
-    CE_i, <p_i, log p_i>, <M, log p_i> and <p_i, R>.
+    CE_i, <p_i, log p_i> and <M, log p_i>.
     """
     rows = torch.arange(len(targets), device=targets.device)
     soft = [softmax(z / c.temperature if c.temperature != 1 else z) for z in logits]
     hard = soft if c.temperature == 1 else [softmax(z) for z in logits]
-    sums = torch.zeros(4, len(logits), dtype=logits[0].dtype, device=targets.device)
+    sums = torch.zeros(3, len(logits), dtype=logits[0].dtype, device=targets.device)
     if c.mutual:
         mixture = combined(c.u, [p for p, _ in soft])
-        mean_log = combined(c.s, [log_p for _, log_p in soft])
+        mean_log = None if c.detach_targets else combined(c.s, [log_p for _, log_p in soft])
         of_kl = c.alpha * c.kl_scale / c.temperature
         as_student, as_target = of_kl * c.s, of_kl * c.u
     for i, z in enumerate(logits):
         p, log_p = soft[i]
         if c.mutual:
-            sums[1, i], sums[2, i], sums[3, i] = dot(p, log_p), dot(mixture, log_p), dot(p, mean_log)
+            sums[1, i], sums[2, i] = dot(p, log_p), dot(mixture, log_p)
         if i >= c.students:
             continue
         sums[0, i] = -(hard[i][1][rows, targets] * ce_scale).sum()
@@ -116,7 +116,7 @@ def losses_and_gradients(c: Coefficients, logits: Sequence[Tensor], targets: Ten
         if c.mutual:
             torch.mul(p, as_student[i] * c.u.sum() + (own[:, None] if hard is soft else 0), out=z)
             z.addcmul_(mixture, -as_student[i])
-            if not c.detach_targets:
+            if mean_log is not None:
                 slope = c.s.sum() * log_p - mean_log
                 slope -= (p * slope).sum(dim=-1, keepdim=True)
                 z += slope.mul_(p).mul_(as_target[i])
@@ -172,9 +172,13 @@ def slopes(
 
 def total(c: Coefficients, sums: Tensor) -> Tensor:
     """L1 of the sums over all positions."""
-    ce, own, as_student, _ = sums
-    kl = c.kl_scale * ((c.u * own).sum() - as_student)
-    return (1 - c.alpha) * (c.a * ce).sum() + c.alpha * (c.s * kl).sum()
+    return (1 - c.alpha) * (c.a * sums[0]).sum() + c.alpha * kl_terms(c, sums).sum()
+
+
+def kl_terms(c: Coefficients, sums: Tensor) -> Tensor:
+    """sum_j b_ij KL(p_j || p_i) of each peer i (0 of a frozen one) from the sums over all positions, (3, P): (P,)."""
+    _, own, as_student = sums
+    return c.s * (c.kl_scale * ((c.u * own).sum() - as_student))
 
 
 def chunks(count: int, vocabulary: int, limit: int, device: torch.device, least: int = 1) -> list[slice]:
@@ -189,7 +193,7 @@ def scale(device: torch.device) -> int:
 
 
 class OfLogits(torch.autograd.Function):
-    """(L1, sums (4, P)) of P tensors (N, V). The sums have no gradient.
+    """(L1, sums (3, P)) of P tensors (N, V). The sums have no gradient.
 
     owned: nobody else reads the logits, so their memory may become that of their gradients.
     """
@@ -198,7 +202,7 @@ class OfLogits(torch.autograd.Function):
     def forward(ctx: Any, c: Coefficients, targets: Tensor, owned: bool, *logits: Tensor) -> tuple[Tensor, Tensor]:
         kind = at_least_fp32(logits[0][:0])
         made = [z.detach().to(kind.dtype, copy=not owned) for z in logits]
-        sums = kind.new_zeros(4, len(logits))
+        sums = kind.new_zeros(3, len(logits))
         for part in chunks(len(targets), logits[0].shape[1], CHUNK, kind.device):
             sums += losses_and_gradients(c, [z[part] for z in made], targets[part], c.ce_scale[part])
         ctx.save_for_backward(*(g.to(z.dtype) for g, z in zip(made[: c.students], logits, strict=False)))
@@ -214,7 +218,7 @@ class OfLogits(torch.autograd.Function):
 
 
 class OfHeads(torch.autograd.Function):
-    """(L1, sums (4, P)) of P triples `Head`, laid out flat; the sums have no gradient.
+    """(L1, sums (3, P)) of P triples `Head`, laid out flat; the sums have no gradient.
 
     Logits exist for one chunk of positions at a time. Weights' gradients are summed in at least float32.
     """
@@ -225,7 +229,7 @@ class OfHeads(torch.autograd.Function):
         low = [Head(*(None if x is None else x.to(kind) for x in head)) for head in heads]  # type: ignore[arg-type]
         soft_kind = at_least_fp32(low[0].hidden[:0]).dtype
         vocabulary, device = len(heads[0].weight), targets.device
-        sums = torch.zeros(4, len(heads), dtype=soft_kind, device=device)
+        sums = torch.zeros(3, len(heads), dtype=soft_kind, device=device)
         hidden = [torch.empty_like(head.hidden) for head in low[: c.students]]
         weight = [torch.zeros_like(head.weight, dtype=soft_kind) for head in low[: c.students]]
         bias = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -113,7 +113,7 @@ def inner_batch(
     """L1 on `batch`, which may be a `share` of one, as functions of the peers' parameters."""
     index, scored = kl_positions(batch, positions)
     forward = [_functional(peer, batch, index) for peer in peers]
-    frozen = frozen_logits(teacher, batch, index)
+    frozen = partial(frozen_logits, teacher, batch, index)
     return InnerBatch(forward, batch.targets[index], scored, len(batch.input_ids), frozen, share)
 
 
@@ -122,4 +122,5 @@ def outer_batch(
 ) -> OuterBatch:
     """L2 on `batch`, which may be a `share` of one, at its scored positions, as functions of the peers' parameters."""
     forward = [_functional(peer, batch, batch.scored) for peer in peers]
-    return OuterBatch(forward, batch.targets[batch.scored], frozen_logits(teacher, batch, batch.scored), share)
+    frozen = partial(frozen_logits, teacher, batch, batch.scored)
+    return OuterBatch(forward, batch.targets[batch.scored], frozen, share)

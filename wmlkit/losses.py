@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .closed_form import CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, scale, slopes
+from .closed_form import CHUNK, Coefficients, Head, OfHeads, OfLogits, at_least_fp32, chunks, kl_terms, scale, slopes
 from .errors import UserError
 
 AT_ONCE = 1 << 22  # logits of a peer (16 MiB) that are cheaper to keep than the decoders' gradients
@@ -55,16 +55,14 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class MutualLoss:
-    """total: L1, a scalar with gradient. Without gradient, for the log and the outer problem (all nats):
+    """total: L1, a scalar with gradient. Without gradient, for the log (all nats):
 
     ce (P,): CE_i. kl (P,): sum_{j != i} b_ij KL(p_j || p_i) of each student i.
-    weight_gradient (P + F,): A_m = dL1/dw_m.
     """
 
     total: Tensor
     ce: Tensor
     kl: Tensor
-    weight_gradient: Tensor
 
 
 def _check_scored(scored: Tensor, share: Share) -> None:
@@ -120,16 +118,6 @@ def kl_matrix(logits: Sequence[Tensor], options: MutualOptions, batch_size: int,
     return torch.stack(rows)
 
 
-def weight_losses(ce: Tensor, kl: Tensor, options: MutualOptions) -> Tensor:
-    """A_m = dL1/dw_m, an ordinary loss for each peer, because L1 is linear in w.
-
-    ce (P,), kl (P + F, P) -> (P + F,); a frozen peer has no loss as a student.
-    """
-    mutual = kl.sum(dim=1) if options.kl_weight == "target" else F.pad(kl.sum(dim=0), (0, options.frozen))
-    own = (1 - options.alpha) * ce if options.ce_weight == "peer" else torch.zeros_like(ce)
-    return F.pad(own, (0, options.frozen)) + options.alpha * mutual
-
-
 def mutual_loss_reference(
     logits: Sequence[Tensor],
     targets: Tensor,
@@ -156,7 +144,7 @@ def mutual_loss_reference(
     a = weights[:students] if options.ce_weight == "peer" else torch.ones_like(ce)
     b = weights[:, None] if options.kl_weight == "target" else weights[None, :students]  # [j, i]
     total = (1 - options.alpha) * (a * ce).sum() + options.alpha * (b * kl).sum()
-    return MutualLoss(total, ce.detach(), (b * kl).sum(dim=0).detach(), weight_losses(ce, kl, options).detach())
+    return MutualLoss(total, ce.detach(), (b * kl).sum(dim=0).detach())
 
 
 def mutual_loss(
@@ -169,7 +157,7 @@ def mutual_loss(
     share: Share = WHOLE,
 ) -> MutualLoss:
     """L1 in the form that is linear in the number of peers: same arguments, value and gradients as
-    `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (use `weight_gradient`).
+    `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (see `weight_loss_slopes`).
 
     With one peer, or alpha = 0, it is the plain cross-entropy of each peer to the last bit.
 
@@ -287,13 +275,7 @@ def coefficients(
 
 
 def _mutual_loss(c: Coefficients, total: Tensor, sums: Tensor) -> MutualLoss:
-    ce, own, as_student, as_target = sums
-    from_all = c.kl_scale * ((c.u * own).sum() - as_student)  # sum_j u_j KL(p_j || p_i)
-    to_all = c.kl_scale * (c.s.sum() * own - as_target)  # sum_i s_i KL(p_j || p_i)
-    slope = c.alpha * (to_all if c.kl_weight == "target" else c.learns * from_all)
-    if c.ce_weight == "peer":
-        slope = slope + (1 - c.alpha) * ce
-    return MutualLoss(total, ce[: c.students], (c.s * from_all)[: c.students], slope)
+    return MutualLoss(total, sums[0][: c.students], kl_terms(c, sums)[: c.students])
 
 
 def distillation_loss(
@@ -320,4 +302,4 @@ def distillation_loss(
         log_p = [F.log_softmax(at_least_fp32(z) / tau, dim=-1) for z in logits]
         kl = torch.stack([tau**2 * (log_t.exp() * (log_t - student)).sum() / divisor for student in log_p])
     total = (1 - alpha) * ce.sum() + alpha * kl.sum()
-    return MutualLoss(total, ce.detach(), kl.detach(), torch.zeros_like(kl))
+    return MutualLoss(total, ce.detach(), kl.detach())

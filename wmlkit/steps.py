@@ -12,7 +12,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import averaging, bilevel, faults, losses
 from .config import Config
@@ -131,6 +130,11 @@ def outer_tokens(batch: Batch, held_out: Batch, hypergradient: str, options: Mut
     return float(held_out.tokens + (0 if bilevel.own_gradient_tells(options) else batch.tokens))
 
 
+def read_by_teacher(state: State, hypergradient: str) -> float:
+    """Tokens of a frozen teacher's forward passes so far: one beside each pass of the peers, in outer steps too."""
+    return state.tokens + state.outer_tokens * (3 if hypergradient == "direct" else 1)  # see `outer_tokens`
+
+
 def outer_step(state: State, gradient: Tensor, config: Config) -> None:
     """Mirror descent on the peers' weights, with the hypergradient of `outer_gradient`."""
     state.hypergradient = gradient.tolist()
@@ -162,13 +166,10 @@ def _sum(parts: Sequence[losses.MutualLoss], state: State, device: Device) -> lo
     """The loss of a batch from those of the parts at hand, summed over the processes too."""
     if len(parts) == device.processes == 1:
         return parts[0]
-    students, targets = len(state.peers), len(state.peer_weights)
-    zero = torch.zeros((), device=device.device)
-    sums = [zero, zero.expand(students), zero.expand(students), zero.expand(targets)]
+    of_peers = torch.zeros(len(state.peers), device=device.device)
+    sums = [of_peers.new_zeros(()), of_peers, of_peers]
     for part in parts:
-        slope = part.weight_gradient[:targets]  # alone, or of a teacher that is no peer, it has another length
-        own = (part.total.detach(), part.ce, part.kl, F.pad(slope, (0, targets - len(slope))))
-        sums = [s + value for s, value in zip(sums, own, strict=True)]
+        sums = [s + value for s, value in zip(sums, (part.total.detach(), part.ce, part.kl), strict=True)]
     return losses.MutualLoss(*device.total(sums))
 
 

@@ -38,7 +38,7 @@ from .models import body_parameters
 from .runs import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
-from .steps import mutual_options, outer_lr, train_step
+from .steps import mutual_options, outer_lr, read_by_teacher, train_step
 from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 from .track import Mirror, check_tracker, open_tracker
@@ -314,7 +314,7 @@ def _finish(
     flops = sum(6.0 * body_parameters(model) * (state.tokens + state.outer_tokens) for model in state.models)
     of_teacher: dict[str, Any] = {}
     if teacher is not None:
-        flops += teacher.flops_per_token * state.tokens
+        flops += teacher.flops_per_token * read_by_teacher(state, config.outer.hypergradient)
         outside = config.mutual.teacher is not None and not config.mutual.teacher_within_budget
         of_teacher = {"teacher": teacher.record, "teacher_outside_budget": outside}
         if len(state.peer_weights) > len(state.peers):

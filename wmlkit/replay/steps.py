@@ -116,8 +116,7 @@ def imitation_loss(logits: Sequence[Tensor], teacher: Tensor, alpha: float) -> M
     """
     targets = teacher.detach().float().softmax(dim=-1)
     ce = torch.stack([-(targets * z.float().log_softmax(dim=-1)).sum(dim=-1).mean() for z in logits])
-    nothing = torch.zeros_like(ce).detach()
-    return MutualLoss((1 - alpha) * ce.sum(), ce.detach(), nothing, nothing)
+    return MutualLoss((1 - alpha) * ce.sum(), ce.detach(), torch.zeros_like(ce.detach()))
 
 
 def _optimizer_step(state: State, setting: Setting, epoch: float) -> float:
