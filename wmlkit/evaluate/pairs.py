@@ -76,11 +76,12 @@ def evaluate_pairs(
     pairs = read_pairs(folder, protocol, per_paradigm, seed) if pairs is None else pairs
     first = models if isinstance(models, PreTrainedModel) else models[0]
     objective = objective or objective_of(first)
+    sentences, contexts = requests = requests_of(pairs, tokenizer)
     scores = score_sentences(
-        [models] if isinstance(models, PreTrainedModel) else models,
+        models,
         tokenizer,
-        [sentence for pair in pairs for sentence in (pair.good, pair.bad)],
-        contexts=[context for pair in pairs for context in (pair.good_context, pair.bad_context)],
+        sentences,
+        contexts=[context for _, context in contexts],
         objective=objective,
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
@@ -90,10 +91,8 @@ def evaluate_pairs(
         device=device,
         origins=[pair.origin for pair in pairs for _ in range(2)],
     )
-    if isinstance(models, PreTrainedModel):
-        scores = {"model": scores["peer_1"]}
-    returned = {name: (values[0::2], values[1::2]) for name, values in scores.items()}
-    requests = requests_of(pairs, tokenizer)
+    of_members = scores if isinstance(scores, dict) else {"model": scores}
+    returned = {name: (values[0::2], values[1::2]) for name, values in of_members.items()}
     if rules.ordering_fault and objective == "mlm":
         order = released_order(*requests)
         returned = {name: as_returned(good, bad, order) for name, (good, bad) in returned.items()}

@@ -142,32 +142,25 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
     if corpus is None:
         raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
     texts: Any = read_texts(corpus)
+    models: Any  # a run's peers, or one
     if is_run:
         models, tokenizer = load_peers(target)
         weights, objective = run_facts(target)
-        document = evaluate_text(
-            models,
-            tokenizer,
-            texts,
-            objective=objective,
-            words_per_domain=words,
-            by_line=reads_lines(target),
-            member_weights=weights,
-            token_budget=config.evaluate.token_budget,
-            device=best_device(),
-        )
+        by_line = reads_lines(target)
     else:
-        model, tokenizer, objective = load_outside(target, reads_text=True)
-        document = evaluate_text(
-            model,
-            tokenizer,
-            texts,
-            objective=objective,
-            words_per_domain=words,
-            by_line=model_reads_lines(target),
-            token_budget=config.evaluate.token_budget,
-            device=best_device(),
-        )
+        models, tokenizer, objective = load_outside(target, reads_text=True)
+        weights, by_line = None, model_reads_lines(target)
+    document = evaluate_text(
+        models,
+        tokenizer,
+        texts,
+        objective=objective,
+        words_per_domain=words,
+        by_line=by_line,
+        member_weights=weights,
+        token_budget=config.evaluate.token_budget,
+        device=best_device(),
+    )
     return {**document, "corpus": corpus.name}
 
 
