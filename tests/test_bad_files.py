@@ -135,18 +135,24 @@ def checkpoint(name: str, damage: Callable[[Path], Any], sentence: str) -> Case:
     return run(name, lambda folder: damage(last_checkpoint(folder)), sentence, *again, leaves=written)
 
 
+def signed(folder: Path) -> None:
+    """The checksums of the files as they are now: whoever changed them did it on purpose."""
+    names = ("tensors.safetensors", "state.json")
+    edit(folder / "checksums.json", lambda _: {name: paths.file_sha256(folder / name) for name in names})
+
+
 def older(folder: Path) -> None:
-    """A checkpoint of a version without checksums and with another number."""
-    (folder / "checksums.json").unlink()
+    """A checkpoint of another version."""
     edit(folder / "state.json", lambda document: document | {"version": 0})
+    signed(folder)
 
 
 def other_shapes(folder: Path) -> None:
-    """A checkpoint without checksums whose tensors are not those of the peers."""
-    (folder / "checksums.json").unlink()
+    """A checkpoint whose tensors are not those of the peers."""
     tensors = load_file(folder / "tensors.safetensors")
     save_file({name: tensor for name, tensor in tensors.items() if "embeddings" not in name}, folder / "x")
     (folder / "x").replace(folder / "tensors.safetensors")
+    signed(folder)
 
 
 def other_text(folder: Path) -> None:
@@ -305,7 +311,8 @@ CASES = [
     checkpoint("cut state", lambda folder: cut(folder / "state.json"), "cannot be read .state.json has SHA-256"),
     checkpoint("no tensors", lambda folder: (folder / "tensors.safetensors").unlink(), "cannot be read .*No such file"),
     checkpoint("checksums", lambda folder: flip(folder / "checksums.json"), "step-00000004 cannot be read"),
-    checkpoint("version", older, "step-00000004 has version 0, expected 1; delete the run folder and train again"),
+    checkpoint("no checksums", lambda folder: (folder / "checksums.json").unlink(), "cannot be read .*No such file"),
+    checkpoint("version", older, "step-00000004 has version 0, expected 2; delete the run folder and train again"),
     checkpoint("other peers", other_shapes, "step-00000004 cannot be read .*; delete that folder to use the one"),
 ]  # fmt: skip
 

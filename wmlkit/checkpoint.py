@@ -22,8 +22,9 @@ from .errors import UserError
 from .models import load_model, max_length, objective_of_class
 from .runs import other_format, read_object, run_document, run_facts
 
-VERSION = 1
-CHECKSUMS = "checksums.json"  # SHA-256 of the other files
+VERSION = 2
+WRITTEN = ("tensors.safetensors", "state.json")
+CHECKSUMS = "checksums.json"  # their SHA-256
 
 
 def save(
@@ -76,8 +77,7 @@ def save(
     def write(temporary: Path) -> None:
         save_file(tensors, temporary / "tensors.safetensors")
         paths.write_json(temporary / "state.json", document)
-        written = ("tensors.safetensors", "state.json")
-        paths.write_json(temporary / CHECKSUMS, {name: paths.file_sha256(temporary / name) for name in written})
+        paths.write_json(temporary / CHECKSUMS, {name: paths.file_sha256(temporary / name) for name in WRITTEN})
 
     target = paths.write_folder(folder / f"step-{step:08d}", write)
     for old in checkpoints(folder)[:-keep]:
@@ -163,15 +163,12 @@ def _apply(
 
 
 def _check_whole(path: Path) -> None:
-    """Raises ValueError where a file of a checkpoint is not what was written: a changed bit would be trained on.
-
-    Checkpoints of older versions have no checksums.
-    """
-    if (path / CHECKSUMS).is_file():
-        for name, expected in paths.read_json(path / CHECKSUMS).items():
-            found = paths.file_sha256(path / name)
-            if found != expected:
-                raise ValueError(f"{name} has SHA-256 {found} and was written with {expected}")
+    """Raises ValueError where a file of a checkpoint is not what was written: a changed bit would be trained on."""
+    checksums = paths.read_json(path / CHECKSUMS)
+    for name in WRITTEN:
+        found = paths.file_sha256(path / name)
+        if found != checksums[name]:
+            raise ValueError(f"{name} has SHA-256 {found} and was written with {checksums[name]}")
 
 
 def export(

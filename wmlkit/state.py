@@ -85,16 +85,11 @@ class State:
         }
 
     def recall(self, record: Mapping[str, Any]) -> None:
-        """Take over what `record` gave, of a checkpoint of this version or an earlier one."""
-        if "log_weights" in record:
-            self.log_weights = torch.tensor(record["log_weights"], dtype=torch.float64)
-        else:  # earlier: the weights themselves, rounded to multiples of 2^-53
-            self.log_weights = torch.tensor(record["peer_weights"], dtype=torch.float64).clamp(min=2.0**-54).log()
+        """Take over what `record` gave."""
+        self.log_weights = torch.tensor(record["log_weights"], dtype=torch.float64)
         self.hypergradient = record["hypergradient"]
-        self.tokens, self.words, self.seconds = record["tokens"], record["words"], record["seconds"]
-        # the first checkpoints knew nothing of these
-        self.parts, self.skipped = record.get("parts", self.parts), record.get("skipped", 0)
-        self.outer_tokens = record.get("outer_tokens", 0.0)
+        self.tokens, self.words, self.outer_tokens = record["tokens"], record["words"], record["outer_tokens"]
+        self.seconds, self.parts, self.skipped = record["seconds"], record["parts"], record["skipped"]
 
 
 def build_state(
