@@ -9,8 +9,9 @@ import pytest
 from small import EWOK
 
 from wmlkit.errors import UserError
+from wmlkit.evaluate.ewok import write_ewok
 from wmlkit.evaluate.protocols import PROTOCOLS
-from wmlkit.evaluate.suites import read_suite, write_ewok
+from wmlkit.evaluate.suites import read_suite
 
 
 def write_rows(path: Path, *rows: dict[str, str]) -> None:

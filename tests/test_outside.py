@@ -34,7 +34,8 @@ from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import outside, score_sentences, target
 from wmlkit.evaluate.glue import GlueOptions
-from wmlkit.evaluate.outside import load_outside, logits_at, read_texts
+from wmlkit.evaluate.last_layer import logits_at
+from wmlkit.evaluate.outside import load_outside, read_texts
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model
 from wmlkit.settings import ModelConfig

@@ -17,9 +17,10 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
+from wmlkit.evaluate.ewok import write_ewok
 from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
-from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash, write_ewok
+from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash
 from wmlkit.evaluate.treebank import treebank_words
 from wmlkit.models import build_model
 from wmlkit.settings import EvaluateConfig, ModelConfig

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from wmlkit import paths
 from wmlkit.data import archives
 from wmlkit.errors import UserError
-from wmlkit.evaluate.suites import write_ewok
+from wmlkit.evaluate.ewok import write_ewok
 
 MODULE = "from pathlib import Path\nPath({marker!r}).write_text('ran')\n"
 

@@ -1,4 +1,4 @@
-"""Hidden states at chosen places only, without the work of the last layer that no chosen place needs.
+"""Logits at chosen places only, without the work of the head and of the last layer that no chosen place needs.
 
 A masked copy of a sentence is read at one position. In the last layer the other positions matter only as keys and
 values, so its queries, its output projection and its feed-forward part are computed at that position alone: about
@@ -7,6 +7,9 @@ three quarters of the layer saved, half of all work for a student of two layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +17,44 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from ..models import hidden_states
+from ..models import FAMILIES, hidden_states, lm_logits, no_cache
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How logits are read off a model: logits(states(ids, row, position)), (B, T), (K,), (K,) -> (K, V)."""
+
+    states: Callable[[Tensor, Tensor, Tensor], Tensor]
+    logits: Callable[[Tensor], Tensor]
+    apart: bool  # states are hidden states; else they are the logits already
+
+
+def logits_at(model: PreTrainedModel) -> Reader:
+    """Trunk and head apart where that gives the model's own logits, so that the head runs at the K places only.
+
+    For the families of `models` it does by construction, for others where one small pass shows it. Else the whole
+    model is run: scaled or capped logits, for example, come after the head.
+    """
+    if model.config.model_type in FAMILIES or _comes_apart(model):
+        return Reader(partial(hidden_at_places, model), partial(lm_logits, model), apart=True)
+    return Reader(lambda ids, row, position: _logits(model, ids)[row, position], lambda states: states, apart=False)
+
+
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    output = model(input_ids=ids, **no_cache(model))
+    # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
+    return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def _comes_apart(model: PreTrainedModel) -> bool:
+    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    expected = _logits(model, ids).float()
+    try:
+        found = lm_logits(model, hidden_states(model, ids)).float()
+    except (AttributeError, TypeError, RuntimeError):  # no such head, no such output, or states of another shape
+        return False
+    return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-5, rtol=1e-5))
 
 
 def hidden_at_places(model: PreTrainedModel, input_ids: Tensor, row: Tensor, position: Tensor) -> Tensor:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
-from ..models import FAMILIES, hidden_states, lm_logits, load_model, no_cache, objective_of_class
+from ..models import load_model, objective_of_class
 from ..untrusted import read_settings
-from .last_layer import hidden_at_places
 from .spans import Objective
 
 log = logging.getLogger(__name__)
@@ -42,43 +36,6 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
         )
     model = load_model(folder, objective)  # first: what is wrong with it would look like a fault of the tokenizer
     return model, load_tokenizer(folder, needs_mask=objective == "mlm", reads_text=reads_text), objective
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How logits are read off a model: logits(states(ids, row, position)), (B, T), (K,), (K,) -> (K, V)."""
-
-    states: Callable[[Tensor, Tensor, Tensor], Tensor]
-    logits: Callable[[Tensor], Tensor]
-    apart: bool  # states are hidden states; else they are the logits already
-
-
-def logits_at(model: PreTrainedModel) -> Reader:
-    """Trunk and head apart where that gives the model's own logits, so that the head runs at the K places only.
-
-    For the families of `models` it does by construction, for others where one small pass shows it. Else the whole
-    model is run: scaled or capped logits, for example, come after the head.
-    """
-    if model.config.model_type in FAMILIES or _comes_apart(model):
-        return Reader(partial(hidden_at_places, model), partial(lm_logits, model), apart=True)
-    return Reader(lambda ids, row, position: _logits(model, ids)[row, position], lambda states: states, apart=False)
-
-
-def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    output = model(input_ids=ids, **no_cache(model))
-    # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
-    return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
-
-
-@torch.inference_mode()
-def _comes_apart(model: PreTrainedModel) -> bool:
-    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
-    expected = _logits(model, ids).float()
-    try:
-        found = lm_logits(model, hidden_states(model, ids)).float()
-    except (AttributeError, TypeError, RuntimeError):  # no such head, no such output, or states of another shape
-        return False
-    return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-5, rtol=1e-5))
 
 
 def read_texts(folder: Path) -> TextFolder:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from .outside import Reader, logits_at
+from .last_layer import Reader, logits_at
 from .spans import Encoded, Objective
 
 # Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is

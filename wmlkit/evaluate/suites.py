@@ -1,9 +1,7 @@
-"""Suites of minimal pairs as folders of JSONL files: reading with checks, sampling, EWoK's filter and copies."""
+"""Suites of minimal pairs as folders of JSONL files: reading with checks, sampling."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,7 +16,6 @@ from ..config import Config
 from ..data import nursery_pairs
 from ..errors import UserError
 from .protocols import Protocol, get_protocol
-from .treebank import treebank_words
 
 EWOK_KEYS = ("Context1", "Context2", "Target1", "Target2")
 
@@ -190,7 +187,7 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
     origin = f"{file.name} line {number}"
     if any(key in row for key in EWOK_KEYS):
         first, second, context1, context2 = (
-            _text(row, key, origin) for key in ("Target1", "Target2", "Context1", "Context2")
+            text_of(row, key, origin) for key in ("Target1", "Target2", "Context1", "Context2")
         )
         domain = str(row.get("Domain") or file.stem)
         if protocol.ewok == "same_context":
@@ -198,7 +195,7 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
         else:
             good, bad, good_context, bad_context = first, first, context1, context2
         return Pair(domain, domain, "ewok", str(number), good, bad, good_context, bad_context, origin)
-    good, bad = _text(row, "sentence_good", origin), _text(row, "sentence_bad", origin)
+    good, bad = text_of(row, "sentence_good", origin), text_of(row, "sentence_bad", origin)
     paradigm = str(row.get("UID") or file.stem)
     phenomenon = str(row.get("linguistics_term") or paradigm)
     field = str(row.get("field") or file.parent.name)
@@ -215,7 +212,7 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
     )
 
 
-def _text(row: dict[str, Any], key: str, origin: str) -> str:
+def text_of(row: dict[str, Any], key: str, origin: str) -> str:
     value = row.get(key)
     if value is None:
         raise UserError(f"{origin} has no key {key!r}; expected it beside {', '.join(list(row)[:6])}; add it")
@@ -226,65 +223,5 @@ def _text(row: dict[str, Any], key: str, origin: str) -> str:
 
 EWOK_HELP = (
     "EWoK is gated: ask for access at huggingface.co/datasets/ewok-core/ewok-core-1.0, save its test split as JSONL "
-    "and run wmlkit.evaluate.suites.write_ewok(FILE, FOLDER, VOCABULARY)"
+    "and run wmlkit.evaluate.ewok.write_ewok(FILE, FOLDER, VOCABULARY)"
 )
-
-
-def write_ewok(source: str | Path, folder: str | Path, vocabulary: Iterable[str] | None = None) -> dict[str, int]:
-    """Filter EWoK's test split (JSONL) and write one file a domain into `folder`; returns the rows of each.
-
-    A row stays if every word of its contexts and targets, lower-cased, is in `vocabulary` (None: all stay). Each is
-    followed by its swapped copy, second context and second target first, as the 2024 pipeline writes it
-    (ewok/dl_and_filter.py). Words are those of `treebank_words`: punctuation and clitics on their own.
-    What an earlier call left in `folder` is replaced, all of it. Raises UserError where no row stays, and for a folder
-    that holds anything else.
-    """
-    source, folder = Path(source), Path(folder)
-    if not source.is_file():
-        raise UserError(f"there is no file {source}; expected EWoK's test split as JSONL; {EWOK_HELP}")
-    known = None if vocabulary is None else {word.strip().lower() for word in vocabulary}
-    by_domain: dict[str, list[str]] = {}
-    for number, row in read_rows(source):
-        origin = f"{source.name} line {number}"
-        texts = [_text(row, key, origin) for key in EWOK_KEYS]
-        if known is not None and not all(word in known for text in texts for word in treebank_words(text)):
-            continue
-        swapped = row | {
-            "Context1": row["Context2"],
-            "Context2": row["Context1"],
-            "Target1": row["Target2"],
-            "Target2": row["Target1"],
-        }
-        domain = _text(row, "Domain", origin)
-        if not _FILE_NAME.fullmatch(domain):
-            raise UserError(f"{origin} has {domain!r} as Domain; expected a plain name, as it names a file; mend it")
-        lines = by_domain.setdefault(domain, [])
-        lines.extend(json.dumps(each, ensure_ascii=False) for each in (row, swapped))
-    if not by_domain:
-        raise UserError(
-            f"no row of {source.name} is left; expected some whose words are all in the vocabulary; give the words of "
-            "ewok/vocab.txt one by one, or no vocabulary"
-        )
-    others = [file.name for file in sorted(folder.iterdir()) if not _is_domain(file)] if folder.is_dir() else []
-    if others:
-        raise UserError(
-            f"{folder} holds {others[0]}, which is no domain of EWoK and would be deleted; expected a new folder or "
-            "one that write_ewok wrote; give another"
-        )
-
-    def write(temporary: Path) -> None:
-        for domain, lines in by_domain.items():
-            paths.write_text(temporary / f"{domain}.jsonl", "\n".join(lines) + "\n")
-
-    paths.write_folder(folder, write)
-    return {domain: len(lines) for domain, lines in sorted(by_domain.items())}
-
-
-_FILE_NAME = re.compile(r"\w[\w .&-]*")
-
-
-def _is_domain(file: Path) -> bool:
-    """Whether `write_ewok` can have written a file."""
-    if file.suffix != ".jsonl" or not file.is_file():
-        return False
-    return next((row.get("Domain") for _, row in read_rows(file)), None) == file.stem
