@@ -8,7 +8,7 @@ from small import BLOCK, make_batch, make_peers, make_rows, make_tokenizer
 from transformers import MistralConfig, MistralForCausalLM, ModernBertConfig, ModernBertForMaskedLM
 
 from wmlkit.errors import UserError
-from wmlkit.evaluate import outside
+from wmlkit.evaluate import last_layer
 from wmlkit.forward import kl_positions
 from wmlkit.models import (
     body_parameters,
@@ -172,5 +172,5 @@ def test_no_keys_and_values_are_kept_where_no_text_is_generated(family):
     kept, ids = [], make_batch(family, 0).input_ids
     peer.model.base_model.register_forward_hook(lambda *found: kept.append(found[-1].past_key_values))
     hidden_states(peer.model, ids)
-    outside._logits(peer.model, ids)
+    last_layer._logits(peer.model, ids)
     assert kept == [None, None]

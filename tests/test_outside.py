@@ -32,7 +32,7 @@ from wmlkit import paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate import outside, score_sentences, target
+from wmlkit.evaluate import last_layer, score_sentences, target
 from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.last_layer import logits_at
 from wmlkit.evaluate.outside import load_outside, read_texts
@@ -58,7 +58,7 @@ def test_a_model_of_masked_words_and_following_sentences_scores_as_a_masked_one(
     both, masked = BertForPreTraining(shape).eval(), BertForMaskedLM(shape).eval()
     masked.load_state_dict(both.state_dict(), strict=False)
     if not apart:
-        monkeypatch.setattr(outside, "_comes_apart", lambda model: False)
+        monkeypatch.setattr(last_layer, "_comes_apart", lambda model: False)
     scores = [score_sentences(model, tokenizer, SENTENCES) for model in (both, masked)]
     np.testing.assert_allclose(*scores, rtol=1e-5)
 
