@@ -25,7 +25,7 @@ from .data.texts import open_texts
 from .errors import UserError
 from .evaluate.minimal_pairs import check_fit
 from .evaluate.pairs import load_peers
-from .evaluate.protocols import get_protocol, is_tie
+from .evaluate.protocols import credit, get_protocol, is_tie
 from .evaluate.scoring import evaluation_mode
 from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
@@ -269,7 +269,7 @@ def ensemble_effect(sample: Sample, weights: np.ndarray) -> tuple[float, float]:
     chosen = _chosen(torch.einsum("p,pnv->nv", w, sample.pairs.logits), sample.pairs.targets).double().numpy()
     scores = np.bincount(sample.pairs.text, weights=chosen, minlength=2 * sample.count)
     good, bad = scores[0::2], scores[1::2]
-    return float(loss), 100 * float(np.where(is_tie(good, bad), 0.5, good > bad).mean())
+    return float(loss), 100 * float(credit(good, bad, "half").mean())
 
 
 def edges(sample: Sample, weights: np.ndarray, points: int = 11) -> pd.DataFrame:
