@@ -94,6 +94,25 @@ def test_an_evaluation_of_another_kind_is_compared_with_its_like_alone(tmp_path,
     readable("T8", table)
 
 
+def test_runs_on_other_text_are_compared_with_their_like_alone(tmp_path, folder, config):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    before = ablation_table(copy, config)
+    for run in read_runs(copy):
+        if run.seed == 0 and run.config["mutual"]["alpha"] == 0.9:
+            document = paths.read_json(run.folder / "config.json")
+            document["data"]["hash"] = "f" * 64
+            paths.write_json(run.folder / "config.json", document)
+    shown = ablation_table(copy, config).query("member == 'best_peer'").set_index(["ablation", "suite"])
+    whole = before.query("member == 'best_peer'").set_index(["ablation", "suite"])
+    for suite in ("nursery", "dev_ce"):
+        assert shown.loc[("alpha = 0.9", suite), "seeds"] == "1 2"
+        expected = whole.loc[("alpha = 0.9", suite), "differences"].split()[1:]
+        assert shown.loc[("alpha = 0.9", suite), "differences"].split() == expected
+        apart = shown.loc[('alpha = 0.9 (data.hash="ffffffff")', suite)]
+        assert apart["seeds"] == "0" and pd.isna(apart["difference"])  # the base was not trained on that text
+        assert shown.loc[("base", suite), "seeds"] == "0 1 2"
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [("mutual.alpa", "unknown config key 'mutual.alpa'; .* 'mutual.alpha'"), ("alpha", "unknown config key 'alpha'")],

@@ -355,16 +355,6 @@ def test_peers_that_are_nothing_beside_the_teacher_still_have_weights_of_their_o
     assert state.ensemble_weights.tolist() == pytest.approx([0.7310586, 0.2689414])
 
 
-def test_checkpoints_from_before_log_weights_are_understood():
-    state = State([None, None], [], torch.zeros(2, dtype=torch.float64))
-    now = state.record(7)
-    earlier = {key: value for key, value in now.items() if key not in ("log_weights", "outer_tokens", "parts")}
-    state.recall(earlier | {"peer_weights": [0.25, 0.75]})
-    assert state.peer_weights.tolist() == pytest.approx([0.25, 0.75])
-    state.recall(earlier | {"peer_weights": [0.0, 1.0]})
-    assert state.log_weights.isfinite().all() and state.peer_weights[0] < 1e-15
-
-
 def test_a_frozen_teacher_is_one_more_peer_as_a_target_only(out):
     settings = config(mutual__arm="wml", mutual__frozen_teacher=True, outer__every=2)
     folder = train.run(settings, out)

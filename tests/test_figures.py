@@ -21,7 +21,7 @@ from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
 from wmlkit.figures.method import plot_method
 from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
-from wmlkit.provenance import read_provenance
+from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.runs import ARMS
 
 STUDY = (("independent", 4), ("dml", 4), ("wml", 2), ("wml", 4), ("distill", 4))
@@ -166,6 +166,28 @@ def test_drawn_values_are_those_of_the_table(metrics: pd.DataFrame) -> None:
     assert np.allclose(line.get_ydata(), mean["value"])  # type: ignore[arg-type]
 
 
+def test_a_frozen_teacher_s_weight_is_drawn_and_equal_counts_it(metrics: pd.DataFrame) -> None:
+    own = metrics["quantity"].isin(["peer_weights", "hypergradient"])
+    last = metrics[own & (metrics["peer"] == metrics["peers"])]
+    beside = pd.concat([metrics, last.assign(peer=last["peer"] + 1)], ignore_index=True)
+    peers = int(metrics["peers"].iloc[0])
+    for draw in (figures.plot_peer_weights, figures.plot_hypergradients):
+        labels = [line.get_label() for line in draw(beside).get_lines()]
+        assert labels[:-1] == [*(f"peer {i}" for i in range(1, peers + 1)), "teacher"]
+    (equal,) = [line for line in figures.plot_peer_weights(beside).get_lines() if line.get_label() == "equal"]
+    assert equal.get_ydata()[0] == pytest.approx(1 / (peers + 1))  # type: ignore[index]
+
+
+def test_the_teacher_s_line_counts_each_seed_once(scores: pd.DataFrame) -> None:
+    chosen = scores[(scores["protocol"] == "babylm2025") & (scores["arm"] == "distill")]
+    best = chosen[chosen["member"] == "best_peer"]
+    teacher = best.assign(member="teacher", score=best["seed"].map({0: 60.0, 1: 80.0, 2: 40.0}))
+    again = teacher[teacher["seed"] == 1].assign(peers=2)  # students of another number had the same teacher
+    ax = figures.plot_scores_by_peers(pd.concat([chosen, teacher, again], ignore_index=True))
+    (line,) = [line for line in ax.get_lines() if line.get_label() == "teacher"]
+    assert line.get_ydata()[0] == pytest.approx(teacher["score"].mean()) != 60  # type: ignore[index]
+
+
 def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:
     lines = figures.plot_losses(metrics, entropy_floor=1.9).get_lines()
     (label,) = [line.get_label() for line in lines if line.get_linestyle() == ":"]
@@ -255,7 +277,11 @@ def test_all_figures_of_a_folder(folder: Path) -> None:
     assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7, 8)]
     noted = read_provenance(folder / "figures")
     assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figures.files.write_figures"
-    assert write_figures(folder, overwrite=False) == []
+    names = [path.name for path in written]
+    assert [path.name for path in write_figures(folder, overwrite=False)] == names  # none of them is a notebook's
+    record_provenance(folder / "figures", "F4", **(noted["F4"] | {"created_by": "notebooks/05_results.ipynb"}))
+    assert [path.name for path in write_figures(folder, overwrite=False)] == [one for one in names if one != "F4.png"]
+    record_provenance(folder / "figures", "F4", **noted["F4"])
     shutil.copy(folder / "figures" / "F3.png", folder / "figures" / "F4.png")
     write_figures(folder, command="another command")
     changed = {"F4": {**noted["F4"], "command": "another command"}}  # the others come out as they were

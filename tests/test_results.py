@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import PARADIGMS, write_evaluation, write_run, write_study
+from typer.testing import CliRunner
 
 from wmlkit import paths, results
+from wmlkit.cli import app
 from wmlkit.config import Config
 from wmlkit.errors import UserError
 from wmlkit.runs import FORMAT, read_runs, unfinished_beside, unfinished_runs
@@ -147,6 +149,23 @@ def test_some_peers_have_no_mean(folder: Path) -> None:
     some = scores[(scores["run"] != run) | (scores["member"] != "peer_1")]
     means = results.with_mean_peer(some).query("member == 'mean_peer'")
     assert run not in set(means["run"]) and len(means)
+
+
+def test_one_peer_alone_is_the_first_independent_one_of_the_most_seeds(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 2), ("wml", 2)), protocols=("babylm2025",))
+    for arm, peers, overrides in (("independent", 4, {}), ("independent", 1, {"mutual.alpha": 0.9})):
+        run = write_run(folder, arm, peers, 0, overrides)
+        write_evaluation(run, arm, peers, 0, "nursery", "babylm2025", PARADIGMS)
+    scores = results.scores_table(folder)
+    before = scores.set_index(["setting", "peers", "arm", "seed", "member"])["score"]
+    shown = results.with_single_peer(scores)
+    alone = shown[(shown["peers"] == 1) & (shown["setting"] == "")]
+    assert sorted(zip(alone["member"], alone["seed"], strict=True)) == [
+        (member, seed) for member in ("best_peer", "peer_1") for seed in range(3)
+    ]
+    for row in alone.to_dict("records"):
+        assert row["score"] == before["", 2, "independent", row["seed"], "peer_1"]
+    assert len(shown[shown["setting"] != ""]) == len(scores[scores["setting"] != ""])  # that has its own single peer
 
 
 def test_interval_by_hand() -> None:
@@ -310,6 +329,15 @@ def test_done_must_fit_the_number_of_peers(tmp_path: Path) -> None:
     paths.write_json(run / "done.json", {**paths.read_json(run / "done.json"), "best_peer": 3})
     with pytest.raises(UserError, match="best_peer from 1 to 2"):
         results.runs_table(tmp_path)
+
+
+def test_a_folder_is_known_by_its_name_also_from_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
+    monkeypatch.chdir(folder)
+    assert CliRunner().invoke(app, ["report", "."]).exit_code == 0
+    assert paths.read_json(folder / "summary.json")["preset"] == "nursery" and (folder / "tables" / "T1.csv").is_file()
+    monkeypatch.chdir(next(folder.glob("wml-*")))
+    assert paths.named(Path("..")) == folder and paths.named(Path("tables")) == Path("tables")
 
 
 def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:

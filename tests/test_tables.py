@@ -196,7 +196,14 @@ def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
         "device": "cpu", "created_by": "wmlkit.tables.write_tables", "runs_commit": "0123abc",
     }  # fmt: skip
     before = {path.name: path.read_bytes() for path in written}
-    assert tables.write_tables(folder, overwrite=False) == []
+    noted_by = noted["T4"] | {"created_by": "notebooks/05_results.ipynb"}
+    tables.save_table(folder / "tables", "T4", pd.DataFrame({"a": [1]}), **noted_by)
+    (folder / "tables" / "T5.csv").write_text("of earlier runs\n")
+    assert [path.stem for path in tables.write_tables(folder, overwrite=False)] == [
+        "T1", "T2", "T4_differences", "T4_diversity", "T5", "T7",
+    ]  # fmt: skip  # all but T3, and what a notebook made
+    assert (folder / "tables" / "T4.csv").read_text() == "a\n1\n"
+    tables.write_tables(folder)
     assert "T3" not in [path.stem for path in tables.write_tables(folder)]
     assert before == {path.name: path.read_bytes() for path in written}
     tables.write_tables(folder, command="another command")

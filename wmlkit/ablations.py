@@ -3,6 +3,7 @@ changes nothing, the base."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,17 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
 
 
 def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
-    """For each row of `scores` what its evaluation has otherwise than most: only those alike are compared."""
+    """For each row of `scores` what its text or evaluation has otherwise than most: only those alike are compared."""
+    texts = {run.folder.name: str(run.data["hash"]) for run in runs}
+    ((common, _),) = Counter(texts.values()).most_common(1)
+    of_text = {name: "" if text == common else f'data.hash="{text[:8]}"' for name, text in texts.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]
     told = {
         (run.folder.name, document["suite"], document["protocol"]): text
         for (run, document), text in zip(found, told_apart(found, across_settings=True), strict=True)
     }
     places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
-    return [told.get(place, "") for place in places]
+    return [", ".join(filter(None, (of_text[place[0]], told.get(place, "")))) for place in places]
 
 
 def _against_base(scores: pd.DataFrame) -> pd.DataFrame:

@@ -148,8 +148,15 @@ def evaluate(
 ) -> None:
     """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
     from .evaluate.glue import GlueOptions
-    from .evaluate.target import evaluate_target, result_lines
+    from .evaluate.target import check_options, evaluate_target, result_lines
 
+    check_options(
+        suite,
+        {
+            "--pairs": pairs, "--per-paradigm": per_paradigm, "--words": words, "--tasks": tasks, "--seeds": seeds,
+            "--max-train": max_train, "--max-valid": max_valid, "--epochs": epochs,
+        },
+    )  # fmt: skip
     settings = {
         "evaluate.protocol": protocol,
         "evaluate.ties": ties,
@@ -158,7 +165,7 @@ def evaluate(
     }
     config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
     document = evaluate_target(
-        target,
+        paths.named(target),
         suite,
         config,
         paths.output(out),
@@ -187,7 +194,7 @@ def report(
     from .runs import read_runs
     from .summary import write_summary
 
-    folder = runs or paths.preset(paths.output(None), "nursery")
+    folder = paths.named(runs or paths.preset(paths.output(None), "nursery"))
     if not folder.is_dir() or not read_runs(folder):
         raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
     if html is not None and html.is_dir():

@@ -12,7 +12,7 @@ from .cli_options import Json, Set, emit
 bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
 
 Repeats = Annotated[int, typer.Option(help="Measurements of each variant; the median counts.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the processor.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the processor.")]
 Step = Annotated[str, typer.Option(help="small, paper or all-positions.")]
 
 

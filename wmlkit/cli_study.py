@@ -45,7 +45,7 @@ def study_run(
     """Train and evaluate the runs of a study, study.workers of them side by side; or some of them."""
     from . import study, study_plan
 
-    if shard and rows:
+    if shard is not None and rows is not None:
         raise UserError("got both --shard and --rows; expected at most one: leave out the other")
 
     config, place = load_preset(preset, set_ or []), paths.output(out)
@@ -55,7 +55,9 @@ def study_run(
     elif shard is None and min(config.study.workers, len(study_plan.plan(config, part))) > 1 and not started_together():
         folders = study.run(preset, set_ or [], place, stage, say, part)
     else:
-        folders = study.run_shard(config, place, *study_plan.parse_shard(shard or "1/1"), stage, say, part)
+        folders = study.run_shard(
+            config, place, *study_plan.parse_shard("1/1" if shard is None else shard), stage, say, part
+        )
     for folder in folders:
         print(folder)
 

@@ -53,6 +53,11 @@ def given(path: str) -> Path:
     return Path(os.path.expanduser(path))  # Path's own fails for a ~user that is not there
 
 
+def named(folder: Path) -> Path:
+    """A folder whose name and surroundings count: ``.`` and ``..``, which have neither, in full."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
 def prepared(out: Path, name: str, data_hash: str) -> Path:
     """Folder of a prepared corpus."""
     return out / "data" / f"{name}-{data_hash[:8]}"

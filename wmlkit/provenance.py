@@ -58,6 +58,11 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     return document  # type: ignore[no-any-return]
 
 
+def from_a_notebook(folder: Path, name: str) -> bool:
+    """Whether a notebook made the file `name` of a folder, which then may hold more than the runs alone give."""
+    return bool(read_provenance(folder).get(name, {}).get("created_by", "").endswith(".ipynb"))
+
+
 def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any]:
     """Arguments of `record_provenance` for something made from `runs`."""
     return {

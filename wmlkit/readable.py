@@ -99,6 +99,7 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
         loss = record["suite"] == "dev_ce"
         column = "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']} (%)"
         row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": record["n_seeds"]})
+        row["n_seeds"] = _both(row["n_seeds"], record["n_seeds"])
         row[column] = _with_interval(record, 3 if loss else 1)
         row.update({name: record[name] for name in last})
     frame = pd.DataFrame(rows.values())
@@ -108,6 +109,12 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
     scores = [column for column in frame if column not in (*keys, "n_seeds", "dev loss (nats)", "note")]
     last = (["dev loss (nats)"] if "dev loss (nats)" in frame else []) + last
     return _plain(frame[[*keys, "n_seeds", *scores, *last]])
+
+
+def _both(seeds: Any, more: Any) -> Any:
+    """The number of seeds of a row's measures, or where they have not the same, the different ones: ``2, 3``."""
+    numbers = {float(one) for one in str(seeds).split(", ")} | {float(more)}
+    return more if len(numbers) == 1 else ", ".join(f"{one:g}" for one in sorted(numbers))
 
 
 def _published(table: pd.DataFrame) -> pd.DataFrame:
@@ -190,6 +197,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         name = record["ablation"]
         ends = {"n_seeds": record["n_seeds"], "flops": record["flops"], "weights": record["peer_weights"]}
         row = rows.setdefault(name, {"ablation": name, **ends})
+        row["n_seeds"] = _both(row["n_seeds"], record["n_seeds"])
         row[f"{measure} ({unit})"] = _with_interval(record, digits)
         change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
         row[f"{measure} minus base [95 %]"] = _with_interval(

@@ -116,7 +116,7 @@ def _cell(row: pd.Series, digits: int) -> str:
 
 def _difference(row: pd.Series, digits: int) -> str:
     if pd.isna(row["low"]):
-        return f"{row['mean']:+.{digits}f}"
+        return "" if pd.isna(row["mean"]) else f"{row['mean']:+.{digits}f}"
     p = p_value(row["p_adjusted"])
     return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 

@@ -20,7 +20,8 @@ from .errors import UserError, first_line
 from .figures.files import write_figures
 from .provenance import read_provenance
 from .readable import readable
-from .runs import Run, distinct, evaluations, metric_lines, read_runs, unfinished_runs
+from .results import run_metrics
+from .runs import Run, curve_points, distinct, evaluations, read_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
 WIDE = 12  # columns beyond which it is printed smaller
@@ -90,8 +91,8 @@ def write_report(
     """Write the report of a preset's folder, ``<folder>/report.html`` unless `path` says otherwise; returns the file.
     Its answer stands in ``<folder>/answer.json`` too.
 
-    It shows the CSV tables in ``tables/`` and the figures in ``figures/``; those that the finished runs give and
-    that are not there are made first, and with `overwrite` those that are there too. Raises UserError where there
+    It shows the CSV tables in ``tables/`` and the figures in ``figures/``; those that the finished runs give are
+    made first, with `overwrite` also those that a notebook has made. Raises UserError where there
     is no such folder.
     """
     runs = read_runs(folder)
@@ -140,7 +141,8 @@ def _check_inputs(folder: Path, runs: Sequence[Run]) -> None:
     for file in _found(folder / "tables", "T*.csv"):
         _read_table(file)
     for run in runs:
-        for _ in chain(metric_lines(run.folder), evaluations(run)):
+        run_metrics(run.folder)
+        for _ in chain(evaluations(run), curve_points(run)):
             pass
 
 

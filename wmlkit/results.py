@@ -20,7 +20,7 @@ from . import paths
 from .alike import read_evaluations
 from .errors import UserError
 from .evaluate.protocols import credit
-from .runs import Run, distinct, metric_lines, read_lines, read_object, read_runs
+from .runs import Run, distinct, metric_lines, other_format, read_lines, read_object, read_runs
 
 # lists of P values
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
@@ -89,7 +89,10 @@ def run_metrics(run_folder: Path) -> pd.DataFrame:
     (`ce`, `kl`, `total`, `peer_weights`, `hypergradient`, `dev_ce`, ...). A step logged twice counts once, the
     last time. Raises UserError for a broken line.
     """
-    return tidy_metrics(metric_lines(run_folder))
+    try:
+        return tidy_metrics(metric_lines(run_folder))
+    except (ValueError, TypeError) as error:  # a text where a number belongs
+        raise other_format(run_folder / "metrics.jsonl", f"numbers alone ({error})") from None
 
 
 def tidy_metrics(logged: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -165,15 +168,24 @@ def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_single_peer(scores: pd.DataFrame) -> pd.DataFrame:
-    """`scores` and, where no run has one peer, rows of `peers` 1: the first peer of `independent`.
+    """`scores` and, for each setting and suite of which no run has one peer, rows of `peers` 1: the first peer of
+    `independent`, of the number of peers that most seeds have, the larger of several.
 
     Independent peers share nothing but the order of the text, so the first learns what it would learn alone.
     """
-    if scores.empty or (scores["peers"] == 1).any():
+    if scores.empty:
         return scores
-    first = scores[(scores["arm"] == "independent") & (scores["member"] == "peer_1")]
-    first = first[first["peers"] == first["peers"].max()]
-    alone = [first.assign(peers=1, member=member) for member in ("peer_1", "best_peer")]
+    firsts = []
+    alike = [name for name in ("setting", "corpus", "suite", "protocol") if name in scores]
+    for _, group in scores.groupby(alike, sort=False, dropna=False):
+        first = group[(group["arm"] == "independent") & (group["member"] == "peer_1")]
+        if len(first) and not (group["peers"] == 1).any():
+            seeds = first.groupby("peers")["seed"].nunique()
+            firsts.append(first[first["peers"] == seeds[seeds == seeds.max()].index.max()])
+    if not firsts:
+        return scores
+    found = pd.concat(firsts).sort_index()
+    alone = [found.assign(peers=1, member=member) for member in ("peer_1", "best_peer")]
     return pd.concat([scores, *alone], ignore_index=True)
 
 

@@ -21,10 +21,10 @@ ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and fi
 _RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
-    "flops", "peak_memory",
+    "flops", "peak_memory", "peer_weights",
 )  # fmt: skip
 
-_PER_PEER = ("held_out_ce", "dev_ce", "parameters")  # lists of P values among them
+_PER_PEER = ("held_out_ce", "dev_ce", "parameters", "peer_weights")  # lists of P values among them
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,14 @@ def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[di
 
 def curve_points(run: Run) -> Iterator[dict[str, Any]]:
     """The points of a run's learning curve in the order of training; `best_peer` joins as in `evaluations`."""
-    points = [
-        read_object(path, ("target_words", "words", "tokens", "step", "evaluations"))
-        for path in paths.curve(run.folder).glob("*.json")
-    ]
+    points = []
+    for path in paths.curve(run.folder).glob("*.json"):
+        point = read_object(path, ("target_words",))
+        _check_rows(path, [point], ("evaluations",), ("words", "tokens", "step"))
+        _check_rows(path, point["evaluations"], ("suite", "protocol", "settings", "data_hash", "members"), ())
+        for document in point["evaluations"]:
+            _check_rows(path, document["members"], ("member",), ("score", "ties", "n"))
+        points.append(point)
     for point in sorted(points, key=lambda found: (found["step"], found["target_words"] or math.inf)):
         documents = [{**one, "members": [*one["members"], *_best_member(run, one)]} for one in point["evaluations"]]
         yield {**point, "evaluations": documents}

@@ -106,7 +106,9 @@ class SearchConfig(Section):
     init_points: int = Field(30, ge=1)  # Bayesian only
     n_iter: int = Field(70, ge=0)  # Bayesian only
     seed: Seed = 0  # Bayesian, and of the students that "proxy" trains
-    saved: str | None = None  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
+    saved: str | None = Field(
+        None, min_length=1
+    )  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
     tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
     max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`
     max_memory_mib: float | None = Field(None, gt=0)  # of training, by the same model
@@ -131,7 +133,7 @@ class MutualConfig(Section):
     temperature: float = Field(1.0, gt=0)
     kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
     # Whom `distill` learns from: None trains a teacher; else a Hugging Face folder or id with the data's tokenizer
-    teacher: str | None = None
+    teacher: str | None = Field(None, min_length=1)
     # Shape of a teacher that is trained: the base model's, or that of peer 1, which then learns from its own like
     teacher_size: Literal["base", "peer"] = "base"
     teacher_within_budget: bool = False  # vouches that such a model saw no text beyond this corpus
@@ -201,7 +203,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     skip_not_finite: int = Field(0, ge=0)  # steps of a run that may be left out because a number was not finite
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int = Field(1, ge=1)  # CPU threads of one run
+    threads: int = Field(1, ge=1, le=1024)  # CPU threads of one run
     compile: bool = False  # torch.compile of the peers in the inner step: minutes at the start, other rounding
     log_every: int = Field(10, ge=1)
     eval_every: int = Field(100, ge=1)  # steps between two measurements of the dev loss
@@ -301,7 +303,7 @@ class ReplayConfig(Section):
     per_paradigm: int = Field(10, ge=1)  # pairs a paradigm to score
     # A Hugging Face folder or id with a logit for each of the students' ids, as RoBERTa-base has 50,265: the teacher of
     # another tokenizer (L9). None: the base model, trained with another tokenizer
-    teacher: str | None = None
+    teacher: str | None = Field(None, min_length=1)
     workers: int = Field(1, ge=1)  # replays side by side
 
     @model_validator(mode="after")

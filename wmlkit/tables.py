@@ -20,7 +20,7 @@ from .config import Config, load_preset, preset_names
 from .data.statistics import read_statistics
 from .diversity import diversity, diversity_table
 from .errors import UserError
-from .provenance import of_runs, read_provenance, record_provenance
+from .provenance import from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .runs import Run, read_runs
 from .score_tables import dev_text, glue, protocols, thirds, with_item_intervals
@@ -287,7 +287,7 @@ def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) 
 def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
     """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files written.
 
-    Without `overwrite`, what is there already stays. T3 is never overwritten: the runs know what was found, a
+    Without `overwrite`, what a notebook made stays. T3 is never overwritten: the runs know what was found, a
     notebook also compares methods.
     """
     runs = read_runs(folder)
@@ -319,7 +319,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     written = []
     for name, make in makers.items():
         there = (folder / "tables" / f"{name}.csv").is_file()
-        if there and (name == "T3" or not overwrite):
+        if there and (name == "T3" or not overwrite and from_a_notebook(folder / "tables", name)):
             continue
         table = make()
         if len(table):

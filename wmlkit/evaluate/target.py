@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,21 @@ from .suites import pairs_folder
 
 ENSEMBLES = ("ensemble", "uniform_ensemble")
 TEXT_WORDS = 2000  # words of dev text a domain where neither the call nor the run says how many
+
+
+# Which suites read an option of `wmlkit evaluate`; pairs: those of minimal pairs that have files
+_READ_BY = {"--pairs": ("pairs", "glue"), "--per-paradigm": ("nursery", "pairs"), "--words": ("lm",)}
+
+
+def check_options(suite: str, given: Mapping[str, object]) -> None:
+    """Raises UserError for an option that was given and that `suite` does not read: perhaps --suite was forgotten."""
+    kind = suite if suite in ("nursery", "glue", "lm") else "pairs"
+    for option, value in given.items():
+        if value not in (None, "") and kind not in _READ_BY.get(option, ("glue",)):
+            raise UserError(
+                f"{option} got {str(value)!r}, and suite {suite!r} does not read it; expected it with the suite that "
+                "it is for; name that with --suite, or leave the option off"
+            )
 
 
 def evaluate_target(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .. import evaluations, results
 from ..data import nursery
 from ..errors import UserError
-from ..provenance import of_runs, read_provenance, record_provenance
+from ..provenance import from_a_notebook, of_runs, read_provenance, record_provenance
 from ..runs import Run, read_runs
 from ..study_plan import CLOSELY
 from .method import plot_method
@@ -34,7 +34,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
     F2, F3 and F6 show `wml` (or the first arm there is) with the largest number of peers that was measured, F7 and F8
     all arms with that number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what
-    is there already stays.
+    a notebook drew stays.
     """
     runs = [run for run in read_runs(folder) if not run.setting]
     if not runs:
@@ -64,7 +64,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     for name, draw in drawings.items():
         there = folder / "figures" / f"{name}.png"
         before = there.read_bytes() if there.is_file() else None
-        if before is None or overwrite:
+        if before is None or overwrite or not from_a_notebook(folder / "figures", name):
             written.append(save_figure(draw(), folder / "figures", name))
             # One that comes out the same keeps the note of what made that
             if there.read_bytes() != before or name not in read_provenance(folder / "figures"):

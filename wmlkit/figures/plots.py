@@ -80,9 +80,10 @@ def plot_study_losses(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_peer_weights(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """F3: peer weights over tokens, of `results.metrics_table` for one arm, number of peers and setting."""
+    """F3: peer weights over tokens, of `results.metrics_table` for one arm, number of peers and setting. A frozen
+    teacher has one too."""
     ax = _over_tokens(metrics, "peer_weights", ax)
-    ax.axhline(1 / int(metrics["peers"].iloc[0]), color="black", linewidth=0.8, linestyle=":", label="equal")
+    ax.axhline(1 / _members(metrics, "peer_weights"), color="black", linewidth=0.8, linestyle=":", label="equal")
     ax.set_ylabel("peer weight")
     return finish(ax, legend=3)
 
@@ -115,9 +116,8 @@ def plot_scores_by_peers(scores: pd.DataFrame, member: str = "best_peer", ax: Ax
         of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["peers"].map(places) + 0.0)
         _mean_and_seeds(ax, of_arm, "place", arm, offset)
     if len(teacher):
-        ax.axhline(
-            teacher["score"].mean(), color=ARM_COLOURS["distill"], linestyle="--", linewidth=0.9, label="teacher"
-        )
+        of_seeds = teacher.groupby("seed")["score"].mean()  # students of several numbers share a seed's teacher
+        ax.axhline(of_seeds.mean(), color=ARM_COLOURS["distill"], linestyle="--", linewidth=0.9, label="teacher")
     ax.set_xticks(list(places.values()), [str(peers) for peers in places])
     ax.set_xlim(-0.5, len(places) - 0.5)
     ax.grid(axis="x", visible=False)
@@ -281,11 +281,18 @@ def _band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
 def _over_tokens(metrics: pd.DataFrame, quantity: str, ax: Axes | None) -> Axes:
     _one_kind(metrics)
     ax = new_axes(ax, COLUMN, 2.4)
-    for peer, colour in enumerate(sequence(int(metrics["peers"].iloc[0])), start=1):
-        chosen = metrics[(metrics["quantity"] == quantity) & (metrics["peer"] == peer)]
-        _band(ax, chosen, colour, label=f"peer {peer}")
+    peers = int(metrics["peers"].iloc[0])
+    for member, colour in enumerate(sequence(_members(metrics, quantity)), start=1):
+        chosen = metrics[(metrics["quantity"] == quantity) & (metrics["peer"] == member)]
+        _band(ax, chosen, colour, label=f"peer {member}" if member <= peers else "teacher")
     tokens_axis(ax)
     return ax
+
+
+def _members(metrics: pd.DataFrame, quantity: str) -> int:
+    """How many have a value of `quantity`: the peers, and where it is one more peer, their teacher behind them."""
+    last = metrics[metrics["quantity"] == quantity]["peer"].max()
+    return int(metrics["peers"].iloc[0] if pd.isna(last) else max(last, metrics["peers"].iloc[0]))
 
 
 def _mean_and_seeds(
