@@ -48,6 +48,12 @@ def test_what_keeps_the_question_open_is_named(
     assert given_by(folder).headline.startswith(f"Not answered: {says}")
 
 
+def test_one_run_of_one_peer_is_told_as_one(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), protocols=("babylm2025",))
+    told = given_by(folder).basis
+    assert told[0].startswith("1 run on nursery with one seed,") and "(independent, 1 peer, " in " ".join(told)
+
+
 def test_fine_tuning_scores_alone_answer_nothing(tmp_path: Path) -> None:
     """A mean of correlations, F1 and accuracies has no chance level, and its epochs were chosen on what it scores."""
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=())

@@ -208,13 +208,15 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
     number = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(str(seed) for seed in seeds)})"
     length = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
     corpora = list(dict.fromkeys(run.corpus for run in runs))
-    sentences = [f"{len(runs)} runs on {', '.join(corpora)} with {number}, {length} tokens a run."]
+    counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    sentences = [f"{counted} on {', '.join(corpora)} with {number}, {length} tokens a run."]
     if "nursery" in corpora:
         sentences.append(NURSERY)
     if evaluation is not None:
         rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
         best, others = rows.loc[rows["mean"].idxmax()], int((rows["mean"] == rows["mean"].max()).sum()) - 1
-        who = f"{best['arm']}, {int(best['peers'])} peers, {best['member'].replace('_', ' ')}"
+        peers = "1 peer" if best["peers"] == 1 else f"{int(best['peers'])} peers"
+        who = f"{best['arm']}, {peers}, {best['member'].replace('_', ' ')}"
         who += f"; {others} other rows of T4 have it too" if others else ""
         sentences.append(
             f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "

@@ -80,7 +80,8 @@ class Sample:
 def demo_config(config: Config) -> Config:
     """Two weighted peers on the nursery: with the settings of `config`, or of preset nursery if it has other text."""
     small = config if config.data.corpus == "nursery" else load_preset("nursery")
-    return small.updated({"mutual.arm": "wml", "mutual.num_peers": 2, "train.seed": small.study.seeds[0]})
+    two = {"mutual.arm": "wml", "mutual.num_peers": 2, "mutual.frozen_teacher": False}
+    return small.updated({**two, "train.seed": small.study.seeds[0]})
 
 
 def demo_out(config: Config, out: Path) -> Path:

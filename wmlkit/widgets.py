@@ -22,7 +22,9 @@ from . import live, playground, results
 from .config import Config
 from .errors import UserError
 from .figures import playground as figure_playground
+from .figures.plots import member_name
 from .playground import Peers, Sample
+from .runs import run_document
 from .search import count_parameters
 from .search_cost import landscape
 from .shapes import base_student
@@ -168,14 +170,14 @@ def search_explorer(config: Config, vocab_size: int) -> Explorer:
 def replay_explorer(run_folder: Path) -> Explorer:
     """Move through a run's steps: its weights so far, and where the hypergradient pushes them next."""
     metrics = results.run_metrics(run_folder)
-    peers = int(metrics["peer"].max())
+    peers = run_document(run_folder)["config"]["mutual"]["num_peers"]
     metrics = metrics.assign(arm="wml", peers=peers, setting="", seed=0)
     steps = sorted(metrics.loc[metrics["quantity"] == "peer_weights", "step"].unique())
 
     def draw(number: int) -> list[Any]:
         step = int(steps[number - 1])
         now = playground.weights_at(metrics, step)
-        told = ", ".join(f"peer {peer} {weight:.3f}" for peer, weight in now["peer_weights"].items())
+        told = ", ".join(f"{member_name(peer, peers)} {weight:.3f}" for peer, weight in now["peer_weights"].items())
         text = f"Step {step}: {told}. An arrow says which way the last change moved the weight."
         return [text, figure_playground.replay_picture(metrics, step, now)]
 

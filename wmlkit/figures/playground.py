@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from .plots import plot_pareto, plot_peer_weights
+from .plots import member_name, plot_pareto, plot_peer_weights
 from .style import COLOURS, panels, sequence, styled, tokens_axis
 
 
@@ -108,7 +108,7 @@ def replay_picture(metrics: pd.DataFrame, step: int, now: pd.DataFrame) -> Figur
         if change:
             arrow = "\N{UPWARDS ARROW}" if change > 0 else "\N{DOWNWARDS ARROW}"
             right.text(place, weight, arrow, ha="center", va="bottom", fontsize=9, color=COLOURS[3])
-    right.set_xticks(places, [f"peer {peer}" for peer in now.index])
+    right.set_xticks(places, [member_name(peer, int(metrics["peers"].iloc[0])) for peer in now.index])
     right.set_ylim(0, 1.15 * weights["value"].max())
     right.set_ylabel("peer weight")
     right.set_title(f"step {step}", fontsize=8)

@@ -284,9 +284,14 @@ def _over_tokens(metrics: pd.DataFrame, quantity: str, ax: Axes | None) -> Axes:
     peers = int(metrics["peers"].iloc[0])
     for member, colour in enumerate(sequence(_members(metrics, quantity)), start=1):
         chosen = metrics[(metrics["quantity"] == quantity) & (metrics["peer"] == member)]
-        _band(ax, chosen, colour, label=f"peer {member}" if member <= peers else "teacher")
+        _band(ax, chosen, colour, label=member_name(member, peers))
     tokens_axis(ax)
     return ax
+
+
+def member_name(member: int, peers: int) -> str:
+    """What a member of a run is called: its peers by their number, and a frozen teacher behind them."""
+    return f"peer {member}" if member <= peers else "teacher"
 
 
 def _members(metrics: pd.DataFrame, quantity: str) -> int:
