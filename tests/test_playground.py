@@ -268,5 +268,7 @@ def test_the_small_run_of_another_study_or_of_real_text_stands_apart(tmp_path):
     other = load_preset("smoke", {"study.runs": [["wml", 4]]})
     assert playground.demo_out(other, tmp_path) == tmp_path / "start"
     assert playground.demo_out(load_preset("smoke"), tmp_path) == tmp_path
+    taught = load_preset("smoke", {"mutual.frozen_teacher": True})  # the small run has no such teacher: it is no arm
+    assert playground.demo_out(taught, tmp_path) == tmp_path / "start"
     real = playground.demo_config(load_preset("modern-10m"))
     assert real.preset == "nursery" and (real.mutual.arm, real.mutual.num_peers) == ("wml", 2)

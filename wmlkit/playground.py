@@ -31,6 +31,7 @@ from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import hidden_states, lm_logits
 from .runs import read_runs, run_document, run_facts
+from .study_plan import plan
 
 CELLS = 16_000_000  # numbers in the logits of a sample, all peers together: 64 MB, and a slider that answers at once
 TOKENS = 8192  # a forward pass
@@ -79,14 +80,18 @@ class Sample:
 
 def demo_config(config: Config) -> Config:
     """Two weighted peers on the nursery: with the settings of `config`, or of preset nursery if it has other text."""
-    small = config if config.data.corpus == "nursery" else load_preset("nursery")
+    small = _on_nursery(config)
     two = {"mutual.arm": "wml", "mutual.num_peers": 2, "mutual.frozen_teacher": False}
     return small.updated({**two, "train.seed": small.study.seeds[0]})
 
 
+def _on_nursery(config: Config) -> Config:
+    return config if config.data.corpus == "nursery" else load_preset("nursery")
+
+
 def demo_out(config: Config, out: Path) -> Path:
     """Where that run belongs: among the study's runs if it is one of them, else apart, so that no table counts it."""
-    return out if ("wml", 2) in demo_config(config).study.runs else out / "start"
+    return out if demo_config(config) in plan(_on_nursery(config)) else out / "start"
 
 
 def demo_run(config: Config, out: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> Path:

@@ -54,12 +54,15 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def p_value(p: float) -> str:
-    """Two digits; nothing where there was no test.
+    """Two digits, which never round up to the 0.05 that p is below; nothing where there was no test.
 
-    >>> [p_value(p) for p in (0.0341, 0.00049, float("nan"))]
-    ['0.034', '< 0.001', '']
+    >>> [p_value(p) for p in (0.0341, 0.0498, 0.00049, float("nan"))]
+    ['0.034', '< 0.05', '< 0.001', '']
     """
-    return "" if pd.isna(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001"
+    if pd.isna(p):
+        return ""
+    text = f"{p:.2g}" if p >= 0.001 else "< 0.001"
+    return "< 0.05" if p < 0.05 and text == "0.05" else text
 
 
 def _single(table: pd.DataFrame) -> list[str]:

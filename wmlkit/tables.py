@@ -279,8 +279,8 @@ def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) 
     path, text = folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g")
     if name in read_provenance(folder) and path.is_file() and path.read_bytes() == text.encode():
         return path
+    record_provenance(folder, name, **provenance)  # first: a note without its table is made good by the next call
     paths.write_text(path, text)
-    record_provenance(folder, name, **provenance)
     return path
 
 
