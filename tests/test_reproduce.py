@@ -128,6 +128,16 @@ def test_again_trains_nothing(folder):
     assert paths.read_json(folder / "summary.json")["minutes"] == minutes  # those of the call that trained
 
 
+def test_runs_of_other_settings_take_another_folder(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    done = reproduce(folder.parent, "--set", "train.steps=7", "--set", "mutual.alpha=0.9", "--only", "03")
+    assert (
+        done.returncode == 2
+        and "folder of their own for runs with mutual.alpha=0.9 train.steps=7; give one" in done.stderr
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_preset_without_changes_runs_the_ablations_notebook(tmp_path):
     """As `released` is: the base alone, and the notebooks behind this one still run."""
     folder = tmp_path / "smoke"

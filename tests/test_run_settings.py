@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fake_runs import write_run
+from fake_runs import write_run, write_study
 
 from wmlkit import paths
-from wmlkit.config import load_preset
+from wmlkit.config import Config, load_preset
 from wmlkit.identity import SHAPING
+from wmlkit.run_settings import beside_main
 from wmlkit.runs import read_runs
 
 
@@ -65,3 +66,15 @@ def test_a_given_teacher_is_its_hash(tmp_path: Path) -> None:
     noted(3, "/elsewhere/m", None)
     noted(4, "/other/m", "b" * 64)
     assert sorted(settings()) == ["", "", "", 'mutual.teacher="/elsewhere/m"', 'mutual.teacher="bbbbbbbb"']
+
+
+def test_settings_beside_the_main_ones(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "mine", (("wml", 2),), seeds=(0, 1), protocols=())
+    write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9})
+    runs, main = read_runs(folder), Config(preset="mine")
+    assert beside_main([], main) == ""
+    same = {"mutual.arm": "dml", "mutual.num_peers": 4, "train.seed": 7, "study.seeds": [5]}
+    assert beside_main(runs, main.updated({**same, "mutual.frozen_teacher": True})) == ""
+    assert beside_main(runs, main.updated({"mutual.alpha": 0.9, "data.corpus": "texts/my own"})) == (
+        'mutual.alpha=0.9 data.corpus="my own"'
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from .config import Config, load_preset, preset_names
@@ -28,6 +29,19 @@ def settings_apart(runs: Sequence[Run]) -> list[str]:
     settings = _settings(runs)
     main = _main_settings(runs, settings)
     return [difference(own, main) for own in settings]
+
+
+def beside_main(runs: Sequence[Run], config: Config) -> str:
+    """What new runs of `config` would have otherwise than the main ones among `runs`, in the words of `settings_apart`;
+    "" where nothing, or without runs. Texts count by their names, and teachers not at all: they are not read for it."""
+    main = next((run for run in runs if not run.setting), None)
+    if main is None:
+        return ""
+    aside = {"mutual.arm", "mutual.num_peers", "train.seed", *PLACES, *_TEACHER_KEYS}
+    of_both = [all_settings(document) for document in (config.resolved(), main.config)]
+    own, there = ({key: value for key, value in one.items() if key not in aside} for one in of_both)
+    own["data.corpus"], there["data.corpus"] = (PurePath(one["data.corpus"]).name for one in of_both)
+    return difference(own, there)
 
 
 def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
