@@ -230,7 +230,7 @@ CASES = [
     run("ties", NONE, "'evaluate.ties' is 'last': input should be 'half'", "evaluate", "RUN", "--ties", "last"),
     run("no pair", NONE, "'evaluate.per_paradigm' is 0: input should", "evaluate", "RUN", "--per-paradigm", "0"),
     run("no words", NONE, "'evaluate.text_words' is 0: input should", *LM, "--words", "0"),
-    run("seeds", NONE, "--seeds got 'one'; expected whole numbers with commas", "evaluate", "RUN", "--seeds", "one"),
+    run("seeds", NONE, "--seeds got 'one'; expected whole numbers with commas", "evaluate", "RUN", "--suite", "glue", "--seeds", "one"),
     run("task", NONE, "babylm2025 has no task 'cola'; exp", "evaluate", "RUN", "--suite", "glue", "--pairs", ".",
         "--tasks", "cola"),
     run("rows", NONE, "max_train is 0; expected at least 1", "evaluate", "RUN", "--suite", "glue", "--pairs", ".",
