@@ -3,7 +3,6 @@ changes nothing, the base."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from .alike import told_apart
 from .config import Config
 from .errors import UserError
 from .identity import PLACES, SHAPING
+from .run_settings import difference, most_common
 from .runs import Run, evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
@@ -106,9 +106,9 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
 
 def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
     """For each row of `scores` what its text or evaluation has otherwise than most: only those alike are compared."""
-    texts = {run.folder.name: str(run.data["hash"]) for run in runs}
-    ((common, _),) = Counter(texts.values()).most_common(1)
-    of_text = {name: "" if text == common else f'data.hash="{text[:8]}"' for name, text in texts.items()}
+    texts = {run.folder.name: str(run.data["hash"])[:8] for run in runs}
+    common = {"data.hash": most_common(list(texts.values()))}
+    of_text = {name: difference({"data.hash": text}, common) for name, text in texts.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]
     told = {
         (run.folder.name, document["suite"], document["protocol"]): text

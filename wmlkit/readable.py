@@ -101,8 +101,8 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
         key = tuple(record[name] for name in keys)
         loss = record["suite"] == "dev_ce"
         column = "dev loss (nats)" if loss else f"{record['suite']} {record['protocol']} (%)"
-        row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": record["n_seeds"]})
-        row["n_seeds"] = _both(row["n_seeds"], record["n_seeds"])
+        row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": set()})
+        row["n_seeds"].add(int(record["n_seeds"]))
         row[column] = _with_interval(record, 3 if loss else 1)
         row.update({name: record[name] for name in last})
     frame = pd.DataFrame(rows.values())
@@ -111,13 +111,12 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
     frame = frame.sort_values([*(["setting"] if "setting" in keys else []), "arm", "peers", "member"], key=_order)
     scores = [column for column in frame if column not in (*keys, "n_seeds", "dev loss (nats)", "note")]
     last = (["dev loss (nats)"] if "dev loss (nats)" in frame else []) + last
-    return _plain(frame[[*keys, "n_seeds", *scores, *last]])
+    return _plain(_counted(frame[[*keys, "n_seeds", *scores, *last]]))
 
 
-def _both(seeds: Any, more: Any) -> Any:
-    """The number of seeds of a row's measures, or where they have not the same, the different ones: ``2, 3``."""
-    numbers = {float(one) for one in str(seeds).split(", ")} | {float(more)}
-    return more if len(numbers) == 1 else ", ".join(f"{one:g}" for one in sorted(numbers))
+def _counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The number of seeds of a row's measures; where they have not the same, the different ones: ``2, 3``."""
+    return frame.assign(n_seeds=[", ".join(map(str, sorted(numbers))) for numbers in frame["n_seeds"]])
 
 
 def _published(table: pd.DataFrame) -> pd.DataFrame:
@@ -198,9 +197,9 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         measure = "dev loss" if loss else f"{suite} {record['protocol']}" if several[suite] else suite
         digits, unit = (3, "nats") if loss else (1, "%")
         name = record["ablation"]
-        ends = {"n_seeds": record["n_seeds"], "flops": record["flops"], "weights": record["peer_weights"]}
+        ends = {"n_seeds": set(), "flops": record["flops"], "weights": record["peer_weights"]}
         row = rows.setdefault(name, {"ablation": name, **ends})
-        row["n_seeds"] = _both(row["n_seeds"], record["n_seeds"])
+        row["n_seeds"].add(int(record["n_seeds"]))
         row[f"{measure} ({unit})"] = _with_interval(record, digits)
         change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
         row[f"{measure} minus base [95 %]"] = _with_interval(
@@ -210,7 +209,9 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
     last = ["n_seeds", "flops", "weights"]
-    return _plain(frame[[*(name for name in frame if name not in last), *last]]) if len(frame) else frame
+    if frame.empty:
+        return frame
+    return _plain(_counted(frame[[*(name for name in frame if name not in last), *last]]))
 
 
 def _replays(table: pd.DataFrame) -> pd.DataFrame:

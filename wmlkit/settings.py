@@ -106,9 +106,8 @@ class SearchConfig(Section):
     init_points: int = Field(30, ge=1)  # Bayesian only
     n_iter: int = Field(70, ge=0)  # Bayesian only
     seed: Seed = 0  # Bayesian, and of the students that "proxy" trains
-    saved: str | None = Field(
-        None, min_length=1
-    )  # a file of `wmlkit search --json`: its shapes are taken, nothing is searched
+    # A file of `wmlkit search --json`: its shapes are taken, nothing is searched
+    saved: str | None = Field(None, min_length=1)
     tolerance: float | None = Field(None, gt=0)  # largest |size - target| / target; None: whatever is nearest
     max_step_ms: float | None = Field(None, gt=0)  # of a training step, by the cost model of `search_cost`
     max_memory_mib: float | None = Field(None, gt=0)  # of training, by the same model

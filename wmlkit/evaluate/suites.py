@@ -213,6 +213,7 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
 
 
 def text_of(row: dict[str, Any], key: str, origin: str) -> str:
+    """The text under `key`. Raises UserError, naming `origin`, where there is none or it is blank."""
     value = row.get(key)
     if value is None:
         raise UserError(f"{origin} has no key {key!r}; expected it beside {', '.join(list(row)[:6])}; add it")
