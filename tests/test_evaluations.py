@@ -167,6 +167,16 @@ def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None
     assert shown["nursery babylm2025 (%)"].str.contains("items only").all()
 
 
+def test_a_row_whose_measures_have_not_the_same_seeds_says_so(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), protocols=("babylm2025",))
+    for path in folder.glob("wml-p2-s1-*/evaluation/*"):
+        path.unlink()  # of three seeds two are evaluated
+    table = tables.main_result(tables.all_scores(folder), None, read_runs(folder))
+    (_, shown), *_ = readable("T4", table.assign(source="these runs"))
+    of_best = shown[shown["member"].str.startswith("best")].set_index("arm")["n_seeds"]
+    assert of_best.to_dict() == {"wml": "2, 3", "dml": "3"}
+
+
 def test_phenomena_of_one_seed_have_the_interval_of_their_items(one_seed: Path) -> None:
     table = tables.by_phenomenon(results.paradigm_table(one_seed), read_runs(one_seed))
     row = table[(table["phenomenon"] == "subject_verb_agreement") & (table["member"] == "ensemble")].iloc[0]

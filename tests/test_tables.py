@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -214,6 +215,27 @@ def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
     assert read_provenance(folder / "tables")["T4"]["command"] == "another command"
     with pytest.raises(UserError, match="no finished run"):
         tables.write_tables(tmp_path)
+
+
+@pytest.mark.parametrize("killed_at", ["T4.csv", "provenance.json"])
+def test_a_table_cut_off_from_its_note_gets_both_the_next_time(
+    killed_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = {"command": "first", "commit": "c", "seeds": [0], "device": "cpu", "created_by": "wmlkit"}
+    tables.save_table(tmp_path, "T4", pd.DataFrame({"a": [1]}), **noted)
+    write = paths.write_atomic
+
+    def killed(path: Path, *rest: Any, **more: Any) -> Path:
+        if path.name == killed_at:
+            raise KeyboardInterrupt
+        return write(path, *rest, **more)
+
+    monkeypatch.setattr(paths, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tables.save_table(tmp_path, "T4", pd.DataFrame({"a": [2]}), **(noted | {"command": "second"}))
+    monkeypatch.undo()
+    tables.save_table(tmp_path, "T4", pd.DataFrame({"a": [2]}), **(noted | {"command": "second"}))
+    assert read_provenance(tmp_path)["T4"]["command"] == "second" and "2" in (tmp_path / "T4.csv").read_text()
 
 
 def test_provenance_keeps_the_other_notes_and_names_a_broken_file(tmp_path: Path) -> None:
