@@ -364,6 +364,11 @@ def test_a_frozen_teacher_is_one_more_peer_as_a_target_only(out):
     assert done["teacher_weight"] == last["peer_weights"][2] and done["teacher"]["run"].startswith("teacher-p1-s0-")
     expected = [weight / sum(last["peer_weights"][:2]) for weight in last["peer_weights"][:2]]
     assert done["peer_weights"] == pytest.approx(expected)  # of the ensemble that can be exported
+    alone = paths.read_json(train.run(config(mutual__arm="wml", outer__every=2), out) / "done.json")
+    assert 0 < done["outer_tokens"] == alone["outer_tokens"]  # its forward passes are a third of its training's
+    of_teacher = paths.read_json(folder.parent / done["teacher"]["run"] / "done.json")
+    passes = (done["tokens"] + done["outer_tokens"]) / of_teacher["tokens"]
+    assert done["flops"] - alone["flops"] == pytest.approx(passes * of_teacher["flops"] / 3)
     (document,) = study.evaluate_all(folder, settings, out)
     assert [member["member"] for member in document["members"]][:2] == ["peer_1", "peer_2"]
     dml = train.run(config(mutual__arm="dml", mutual__frozen_teacher=True, mutual__num_peers=1), out)
