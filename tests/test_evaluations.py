@@ -12,6 +12,7 @@ from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_
 
 from wmlkit import evaluations, paths, results, score_tables, tables
 from wmlkit.alike import OTHERWISE, told_apart
+from wmlkit.items import ITEM, NO_SPREAD, NONE, OVER_SEEDS, item_bootstrap, items_table
 from wmlkit.readable import readable
 from wmlkit.runs import evaluations as all_evaluations
 from wmlkit.runs import read_runs
@@ -144,21 +145,21 @@ def test_one_seed_gets_an_interval_of_items_that_says_so(one_seed: Path) -> None
     assert (scored["interval"] == "items of seed 4 resampled; nothing about other seeds").all()
     assert ((scored["item_low"] < scored["mean"]) & (scored["mean"] < scored["item_high"])).all()
     losses = table[table["suite"] == "dev_ce"]
-    assert losses["item_low"].isna().all() and (losses["interval"] == score_tables.NONE).all()
+    assert losses["item_low"].isna().all() and (losses["interval"] == NONE).all()
     # the interval of a single peer is that of the peer whose score it is
     alone = table[(table["peers"] == 1) & (table["suite"] == "nursery")].iloc[0]
     assert alone["item_low"] < alone["mean"] < alone["item_high"]
     of_it = next(run for run in runs if run.arm == "independent")
     assert of_it.best_member == "peer_2"
-    first = results.items_table(of_it, "nursery", "babylm2025")
+    first = items_table(of_it, "nursery", "babylm2025")
     assert first is not None
-    credit = first[results.ITEM].assign(seed=0, difference=first["peer_1"])
-    bounds = results.item_bootstrap(credit, np.random.default_rng(1), 4000)
+    credit = first[ITEM].assign(seed=0, difference=first["peer_1"])
+    bounds = item_bootstrap(credit, np.random.default_rng(1), 4000)
     assert (alone["item_low"], alone["item_high"]) == pytest.approx(bounds, abs=0.5)
     # width by hand: 13 paradigms of 40 items, standard error of a macro mean of Bernoulli items
     row = scored[scored["member"] == "ensemble"].iloc[0]
     run = next(run for run in runs if run.arm == row["arm"])
-    items = results.items_table(run, "nursery", "babylm2025")
+    items = items_table(run, "nursery", "babylm2025")
     assert items is not None
     variances = items.groupby("paradigm")["ensemble"].var(ddof=0) / 40
     error = 100 * np.sqrt(variances.sum()) / len(variances)
@@ -187,7 +188,7 @@ def test_phenomena_of_one_seed_have_the_interval_of_their_items(one_seed: Path) 
 def test_several_seeds_keep_the_interval_over_seeds(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=("babylm2025",))
     table = tables.main_result(tables.all_scores(folder), None, read_runs(folder))
-    assert table["item_low"].isna().all() and set(table["interval"]) == {score_tables.OVER_SEEDS}
+    assert table["item_low"].isna().all() and set(table["interval"]) == {OVER_SEEDS}
 
 
 def test_glue_by_task(tmp_path: Path) -> None:
@@ -216,11 +217,11 @@ def test_glue_over_runs(tmp_path: Path) -> None:
     (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
     assert (row["mean"], row["n_seeds"], row["values"]) == (2, 3, "1 2 3")
     assert (row["low"], row["high"]) == pytest.approx(results.interval([1.0, 2.0, 3.0]))
-    assert row["interval"] == score_tables.OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
+    assert row["interval"] == OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
     for run in read_runs(folder):
         write_glue(run.folder, {"rte": [2.0] * 3})
     (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
-    assert (row["n_seeds"], row["interval"]) == (3, score_tables.NO_SPREAD) and np.isnan(row["low"])
+    assert (row["n_seeds"], row["interval"]) == (3, NO_SPREAD) and np.isnan(row["low"])
 
 
 def test_a_trial_of_fine_tuning_is_a_row_by_itself(tmp_path: Path) -> None:

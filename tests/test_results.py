@@ -17,6 +17,7 @@ from wmlkit import paths, results
 from wmlkit.cli import app
 from wmlkit.config import Config
 from wmlkit.errors import UserError
+from wmlkit.items import item_bootstrap, items_table, paired_items
 from wmlkit.runs import FORMAT, read_runs, unfinished_beside, unfinished_runs
 from wmlkit.summary import write_summary
 
@@ -208,13 +209,13 @@ def test_one_seed_gives_a_difference_without_interval_or_p() -> None:
 
 def test_items_give_the_scores_of_the_evaluation(folder: Path) -> None:
     run = read_runs(folder)[0]
-    items = results.items_table(run, "nursery", "babylm2025")
+    items = items_table(run, "nursery", "babylm2025")
     assert items is not None
     table = results.scores_table(folder)
     of_run = table[table["run"] == run.folder.name].set_index("member")["score"]
     for member in ("peer_1", "ensemble", "best_peer"):
         assert 100 * items.groupby("paradigm")[member].mean().mean() == pytest.approx(of_run[member])
-    assert results.items_table(run, "nursery", "babylm2026") is None
+    assert items_table(run, "nursery", "babylm2026") is None
 
 
 def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
@@ -228,7 +229,7 @@ def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
             "difference": rng.choice([-1, 0, 0.5, 1], 80),
         }
     )
-    low, high = results.item_bootstrap(items, np.random.default_rng(1), resamples=4000)
+    low, high = item_bootstrap(items, np.random.default_rng(1), resamples=4000)
     groups = [group["difference"].to_numpy() for _, group in items.groupby("paradigm")]
     plain = [np.mean([rng.choice(group, len(group)).mean() for group in groups]) for _ in range(4000)]
     assert (low, high) == pytest.approx(tuple(100 * np.quantile(plain, [0.025, 0.975])), abs=1.5)
@@ -248,28 +249,28 @@ def test_bootstrap_draws_an_item_for_all_seeds_at_once() -> None:
         }
     )
     alike = pd.concat([one.assign(seed=seed).sample(frac=1, random_state=seed) for seed in range(3)])
-    alone, together = (results.item_bootstrap(items, np.random.default_rng(1), 500) for items in (one, alike))
+    alone, together = (item_bootstrap(items, np.random.default_rng(1), 500) for items in (one, alike))
     assert together == pytest.approx(alone, abs=1e-9) and alone[1] - alone[0] > 10
     opposite = pd.concat([one, one.assign(seed=1, difference=-one["difference"])])
-    assert results.item_bootstrap(opposite, np.random.default_rng(1), 500) == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert item_bootstrap(opposite, np.random.default_rng(1), 500) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
 def test_bootstrap_uses_only_the_generator_it_is_given() -> None:
     items = pd.DataFrame({"seed": 0, "paradigm": "a", "pair_id": "0", "copy": range(4), "difference": [1.0, 0, -1, 1]})
-    first = results.item_bootstrap(items, np.random.default_rng(5), resamples=50)
+    first = item_bootstrap(items, np.random.default_rng(5), resamples=50)
     np.random.seed(3)  # the global generator, which must not matter
-    assert results.item_bootstrap(items, np.random.default_rng(5), resamples=50) == first
-    assert results.item_bootstrap(items.assign(difference=0.0), np.random.default_rng(5)) == (0.0, 0.0)
-    assert np.isnan(results.item_bootstrap(items.iloc[:0], np.random.default_rng(5))).all()
+    assert item_bootstrap(items, np.random.default_rng(5), resamples=50) == first
+    assert item_bootstrap(items.assign(difference=0.0), np.random.default_rng(5)) == (0.0, 0.0)
+    assert np.isnan(item_bootstrap(items.iloc[:0], np.random.default_rng(5))).all()
 
 
 def test_items_are_paired_by_their_names_and_must_be_the_same() -> None:
     a = pd.DataFrame({"paradigm": ["x", "x"], "pair_id": ["0", "1"], "copy": 0, "peer_1": [1.0, 0.0]})
     b = a.iloc[::-1].reset_index(drop=True).assign(peer_1=[1.0, 1.0])
-    assert list(results.paired_items({0: a, 1: a}, {0: b}, "peer_1")["difference"]) == [0.0, -1.0]
-    assert results.paired_items({0: a}, {0: b}, "ensemble").empty
+    assert list(paired_items({0: a, 1: a}, {0: b}, "peer_1")["difference"]) == [0.0, -1.0]
+    assert paired_items({0: a}, {0: b}, "ensemble").empty
     with pytest.raises(UserError, match="seed 0 scored 2 and 1 items"):
-        results.paired_items({0: a}, {0: b.iloc[:1]}, "peer_1")
+        paired_items({0: a}, {0: b.iloc[:1]}, "peer_1")
 
 
 def broken(folder: Path, name: str, text: str) -> Path:

@@ -15,6 +15,7 @@ from wmlkit import environment, paths, results, tables
 from wmlkit.answer import loss_difference
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
+from wmlkit.hyperparameters import hyperparameters, value_sources
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
@@ -51,17 +52,21 @@ def test_sources_are_the_comments_of_the_values() -> None:
         1,  # not the last
         2,
     ]  # two lines
+    curve = [[0.7, 64],
+      [0.3, 128]]  # a list of lists
+    block_size = 64  # still of data
     [train]
     lr = 0.1
     """
-    assert tables.value_sources(text) == {
-        "data.name": "in a string # and after", "data.words": "two lines", "train.lr": "no source given"
+    assert value_sources(text) == {
+        "data.name": "in a string # and after", "data.words": "two lines", "data.curve": "a list of lists",
+        "data.block_size": "still of data", "train.lr": "no source given",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_setting_of_every_preset_is_listed(preset: str) -> None:
-    table = tables.hyperparameters(preset)
+    table = hyperparameters(preset)
     shipped = load_preset(preset).resolved()
     listed = {f"{row.section}.{row.name_}" for row in table.rename(columns={"name": "name_"}).itertuples()}
     assert listed == {
@@ -74,7 +79,7 @@ def test_a_changed_setting_says_what_the_preset_has() -> None:
     preset = preset_names()[0]
     shipped = load_preset(preset).resolved()
     config = load_preset(preset, {"train.steps": 7, "train.seed": 5}).resolved()
-    table = tables.hyperparameters(preset, config).set_index(["section", "name"])
+    table = hyperparameters(preset, config).set_index(["section", "name"])
     row = table.loc[("train", "steps")]
     assert row["value"] == "7"
     assert row["source"].startswith(f"set for these runs; the preset has {shipped['train']['steps']} (")

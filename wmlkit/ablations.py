@@ -91,9 +91,8 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
     scores = scores.assign(evaluated=_otherwise(runs, scores))
     rows = results.over_seeds(scores, ["ablation", "corpus", "arm", "peers", *_KEYS])
-    rows = rows.merge(_against_base(scores), on=["ablation", *_KEYS], how="left").merge(
-        _ends(runs, names), on="ablation"
-    )
+    against = results.against(scores, "ablation", "base", _KEYS)
+    rows = rows.merge(against, on=["ablation", *_KEYS], how="left").merge(_ends(runs, names), on="ablation")
     rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
     told = [
         f"{name} ({text})" if text else name for name, text in zip(rows["ablation"], rows["evaluated"], strict=True)
@@ -116,18 +115,6 @@ def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
     }
     places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
     return [", ".join(filter(None, (of_text[place[0]], told.get(place, "")))) for place in places]
-
-
-def _against_base(scores: pd.DataFrame) -> pd.DataFrame:
-    """Differences from the base, over the seeds that both have."""
-    base = scores[scores["ablation"] == "base"][[*_KEYS, "seed", "score"]]
-    both = scores[scores["ablation"] != "base"].merge(base, on=[*_KEYS, "seed"], suffixes=("", "_base"))
-    both = both.assign(difference=both["score"] - both["score_base"])
-    rows = results.over_seeds(both, ["ablation", *_KEYS], value="difference")
-    tests = both.groupby(["ablation", *_KEYS], sort=False, dropna=False)["difference"].agg(results.paired_p)
-    rows = rows.merge(tests.rename("p").reset_index(), on=["ablation", *_KEYS], how="left")
-    shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
-    return rows.rename(columns=shown)[["ablation", *_KEYS, *shown.values(), "p"]]
 
 
 def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:

@@ -70,14 +70,8 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
         return table
     by = [*_OF_ONE, "arm"]
     found = results.over_seeds(table, by, value="value")
-    control = table[table["arm"] == CONTROL][[*_OF_ONE, "seed", "value"]]
-    both = table[table["arm"] != CONTROL].merge(control, on=[*_OF_ONE, "seed"], suffixes=("", "_control"))
-    both = both.assign(difference=both["value"] - both["value_control"])
-    against = results.over_seeds(both, by, value="difference")
-    against["p"] = both.groupby(by, sort=False, dropna=False)["difference"].agg(results.paired_p).to_numpy()
+    against = results.against(table, "arm", CONTROL, _OF_ONE, value="value")
     against["p_adjusted"] = against.groupby(_OF_ONE, dropna=False)["p"].transform(results.adjusted)
-    shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
-    against = against.rename(columns=shown)[[*by, *shown.values(), "p", "p_adjusted"]]
     found = results.with_notes(found.merge(against, on=by, how="left"), table, by)
     first = ["setting", "corpus", "arm", "peers", "quantity"]
     return found[[*first, *(name for name in found if name not in first)]]

@@ -7,7 +7,6 @@ In tables of scores ``setting`` also says where an evaluation differs from most 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import paths
 from .alike import read_evaluations
 from .errors import UserError
-from .evaluate.protocols import credit
-from .runs import Run, distinct, metric_lines, other_format, read_lines, read_object, read_runs
+from .runs import Run, distinct, metric_lines, other_format, read_runs
 
 # lists of P values
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
@@ -29,7 +26,6 @@ PER_RUN = (
     "seconds",
 )  # fmt: skip
 TEACHER_COST = ("tokens", "words", "flops", "seconds")
-ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
 CONTRASTS = (
     ("wml", "distill"), ("dml", "distill"), ("wml", "dml"),
@@ -189,27 +185,6 @@ def with_single_peer(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([scores, *alone], ignore_index=True)
 
 
-def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
-    """Items of one evaluation: paradigm, pair_id, copy (0 unless a pair_id repeats), then a column a member.
-
-    A cell is the credit that the evaluation gave: 1 for the good sentence preferred, 0 for the bad one, and at a tie
-    what its rule says. `best_peer` and `mean_peer` are added.
-    Returns None where the run has no item file of that evaluation.
-    """
-    path = paths.evaluation(run.folder, suite, protocol)
-    if not path.with_suffix(".items.jsonl").is_file():
-        return None
-    settings = read_object(path, ("settings",))["settings"]
-    rows = list(read_lines(path.with_suffix(".items.jsonl"), ("paradigm", "pair_id", "scores")))
-    table = pd.DataFrame({name: [row[name] for row in rows] for name in ("paradigm", "pair_id")})
-    table["copy"] = table.groupby(["paradigm", "pair_id"]).cumcount()
-    for name in rows[0]["scores"] if rows else ():
-        pairs = np.array([row["scores"][name] for row in rows], dtype=float)  # (N, 2): good, bad
-        table[name] = credit(pairs[:, 0], pairs[:, 1], settings["ties"], settings.get("seed", 0))
-    table["mean_peer"] = table[[name for name in table if re.fullmatch(r"peer_\d+", str(name))]].mean(axis=1)
-    return table.assign(best_peer=table[run.best_member])
-
-
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Two-sided 95 % t-interval of the mean, values independent (one a seed). Empty (NaN, NaN) where none can be had:
     for fewer than two values, and for values without any spread."""
@@ -244,6 +219,12 @@ def with_notes(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd
     return table.merge(notes.reset_index(), on=list(by), how="left")
 
 
+def with_means(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+    """`table`, one row a group of `by`, with columns `names`: their means over the `rows` of the group."""
+    means = rows.groupby(list(by), dropna=False)[list(names)].mean().reset_index()
+    return table.merge(means, on=list(by), how="left")
+
+
 def paired_differences(
     scores: pd.DataFrame,
     by: Sequence[str] = ("setting", "corpus", "suite", "protocol", "peers", "member"),
@@ -269,6 +250,21 @@ def paired_differences(
     return pd.DataFrame(rows, columns=columns)
 
 
+def against(table: pd.DataFrame, name: str, control: str, by: Sequence[str], value: str = "score") -> pd.DataFrame:
+    """Every other value of the column `name` minus `control`, seed by seed, one row each and group of `by`.
+
+    Columns: name, by, difference, difference_low, difference_high (95 % t-interval over the seeds that both have),
+    differences, p (two-sided paired t-test, for one comparison).
+    """
+    is_control, each, paired = table[name] == control, [name, *by], [*by, "seed"]
+    both = table[~is_control].merge(table[is_control][[*paired, value]], on=paired, suffixes=("", "_control"))
+    both = both.assign(difference=both[value] - both[f"{value}_control"])
+    rows = over_seeds(both, each, value="difference")
+    p = both.groupby(each, sort=False, dropna=False)["difference"].agg(paired_p).rename("p").reset_index()
+    shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
+    return rows.merge(p, on=each, how="left").rename(columns=shown)[[*each, *shown.values(), "p"]]
+
+
 def _described(values: list[float], seeds: list[int]) -> dict[str, Any]:
     low, high = interval(values)
     return {
@@ -287,48 +283,6 @@ def adjusted(p: pd.Series) -> pd.Series:
     """Benjamini-Hochberg: p-values of a family as the smallest false discovery rate at which each is a discovery."""
     known = p.dropna()
     return pd.Series(stats.false_discovery_control(known), known.index).reindex(p.index) if len(known) else p
-
-
-def paired_items(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], member: str) -> pd.DataFrame:
-    """Item-by-item differences a - b for the seeds that both have: seed, `ITEM`, difference (-1 to 1).
-
-    `a` and `b` map seeds to the `items_table` of a run. Raises UserError where the two runs of a seed scored other
-    items.
-    """
-    frames = [pd.DataFrame(columns=["seed", *ITEM, "difference"])]
-    for seed in sorted(a.keys() & b.keys()):
-        if member not in a[seed] or member not in b[seed]:
-            continue
-        left, right = a[seed][[*ITEM, member]], b[seed][[*ITEM, member]]
-        both = left.merge(right, on=ITEM, suffixes=("_a", "_b"))
-        if not len(left) == len(right) == len(both):
-            raise UserError(
-                f"the two runs of seed {seed} scored {len(left)} and {len(right)} items, {len(both)} of them the same; "
-                "expected the same items; evaluate both again with the same settings"
-            )
-        difference = both[f"{member}_a"] - both[f"{member}_b"]
-        frames.append(both[ITEM].assign(seed=seed, difference=difference))
-    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
-
-
-def item_bootstrap(items: pd.DataFrame, rng: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval, in points, of the mean difference when *items* are resampled within each paradigm.
-
-    `items` is that of `paired_items`. All seeds score the same items, so an item's difference is its mean over the
-    seeds, and is drawn or not for all of them at once. The statistic is the macro mean over paradigms. It says how
-    much the choice of items matters for these very runs, nothing about other seeds.
-    """
-    if items.empty:
-        return np.nan, np.nan
-    means = []
-    over_seeds = items.assign(difference=items["difference"].astype(float)).groupby(ITEM)["difference"].mean()
-    for _, differences in over_seeds.groupby("paradigm"):
-        # Drawing n items with replacement is a multinomial draw over their few distinct values.
-        levels, counts = np.unique(differences.to_numpy(), return_counts=True)
-        draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
-        means.append(draws @ levels / counts.sum())  # (resamples,)
-    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str]:

@@ -83,6 +83,16 @@ def read_runs(folder: Path) -> list[Run]:
     return sorted(named, key=lambda run: (ARMS.index(run.arm), run.peers, run.setting, run.seed))
 
 
+def finished_runs(folder: Path) -> list[Run]:
+    """`read_runs`, of which there must be some: raises UserError where there are none."""
+    found = read_runs(folder)
+    if not found:
+        raise UserError(
+            f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce, or notebook 03"
+        )
+    return found
+
+
 def unfinished_runs(folder: Path) -> list[str]:
     """Names of the run folders that have no ``done.json``; no table counts them."""
     return [path.name for path in _run_folders(folder) if not (path / "done.json").is_file()]

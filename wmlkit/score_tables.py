@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,58 +10,11 @@ import pandas as pd
 from . import results
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import tuning_third
+from .items import what_interval
 from .readable import MEMBERS
-from .runs import Run
 
 PERFECT = ("perfect_scorer", "perfect_swapped")
 OVER_FINE_TUNING = "t-interval over fine-tuning seeds of one run; nothing about other runs"
-OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the same", "none: one value"
-
-
-def with_item_intervals(
-    table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str], runs: Sequence[Run]
-) -> pd.DataFrame:
-    """`table`, one row a group of `by`, with item_low, item_high and `interval`, which says what its intervals are.
-
-    A row of one seed gets the percentile interval of resampled items (within each paradigm): how much the choice of
-    items matters for that very run. It says nothing about other seeds, and `interval` says so. `rows`: those that
-    the groups were made of, with the name of their run; a `phenomenon` in `by` restricts the items to its paradigms.
-    """
-    rng = np.random.default_rng(0)
-    named = {run.folder.name: run for run in runs}
-    found: dict[tuple[str, str, str], pd.DataFrame | None] = {}
-    alone = {
-        key: group for key, group in rows.groupby(list(by), dropna=False, sort=False) if len(set(group["run"])) == 1
-    }
-    bounds, told = [], []
-    for row in table.to_dict("records"):
-        bounds.append((np.nan, np.nan))
-        told.append(_over_seeds(row))
-        group = alone.get(tuple(row[name] for name in by))
-        if row["n_seeds"] > 1 or group is None or group["run"].iloc[0] not in named:
-            continue
-        place = (str(group["run"].iloc[0]), str(row["suite"]), str(row["protocol"]))
-        if place not in found:
-            found[place] = results.items_table(named[place[0]], *place[1:])
-        items = found[place]
-        # One peer of several that is shown as a single one is the first
-        member = row["member"] if row["peers"] == named[place[0]].peers else "peer_1"
-        if items is None or member not in items:
-            continue
-        if "phenomenon" in by:
-            items = items[items["paradigm"].isin(set(group["paradigm"]))]
-        credit = items[results.ITEM].assign(seed=0, difference=items[member])
-        bounds[-1] = results.item_bootstrap(credit, rng)
-        told[-1] = f"items of seed {row['seeds']} resampled; nothing about other seeds"
-    extra = pd.DataFrame(bounds, columns=["item_low", "item_high"], index=table.index, dtype=float)
-    return pd.concat([table, extra, pd.Series(told, name="interval", index=table.index, dtype=object)], axis=1)
-
-
-def _over_seeds(row: Mapping[str, Any]) -> str:
-    """What the interval of a row of `results.over_seeds` is, or why there is none."""
-    if pd.notna(row["low"]):
-        return OVER_SEEDS
-    return NO_SPREAD if row["n_seeds"] > 1 else NONE
 
 
 def protocols(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,8 +28,7 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member"]
     shown = results.with_mean_peer(table)
     shown = shown[shown["member"].isin((*MEMBERS, *PERFECT))]
-    found = results.over_seeds(shown, by)
-    found = found.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
+    found = results.with_means(results.over_seeds(shown, by), shown, by, ["ties"])
     rules = [PROTOCOLS[name] for name in found["protocol"]]
     return found.assign(
         masked_score=[rule.mlm_reduction for rule in rules],
@@ -117,8 +68,8 @@ def dev_text(table: pd.DataFrame) -> pd.DataFrame:
     by = ["setting", "corpus", "arm", "peers", "member", "objective", "domain"]
     shown = table[table["member"].isin(MEMBERS)]
     found = results.over_seeds(shown, by, value="bits_per_byte")
-    means = shown.groupby(by, dropna=False)[["floor", "nats_per_token", "perplexity"]].mean().reset_index()
-    return results.with_notes(found.merge(means, on=by, how="left"), shown, by)
+    found = results.with_means(found, shown, by, ["floor", "nats_per_token", "perplexity"])
+    return results.with_notes(found, shown, by)
 
 
 def glue(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +85,7 @@ def glue(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[table["member"].isin(MEMBERS)]
     for _, group in shown.groupby(by, sort=False, dropna=False):
         described = results.over_seeds(group, by).iloc[0].to_dict()
-        described["interval"] = _over_seeds(described)
+        described["interval"] = what_interval(described)
         values = [float(value) for value in group["finetune_values"].iloc[0].split()]
         if described["n_seeds"] == 1 and len(values) > 1:
             described["low"], described["high"] = results.interval(values)

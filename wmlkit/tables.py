@@ -5,8 +5,6 @@ A table holds what there is data for and nothing else; every table made from run
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ import pandas as pd
 
 from . import evaluations, paths, results
 from .ablations import ablation_table, noted_plan
-from .config import Config, load_preset, preset_names
+from .config import Config, preset_names
 from .data.statistics import read_statistics
 from .diversity import diversity, diversity_table
 from .errors import UserError
+from .hyperparameters import hyperparameters
+from .items import item_bootstrap, items_of, paired_items, with_item_intervals
 from .provenance import from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
-from .runs import Run, read_runs
-from .score_tables import dev_text, glue, protocols, thirds, with_item_intervals
+from .runs import Run, finished_runs, read_runs
+from .score_tables import dev_text, glue, protocols, thirds
 
 PROVENANCES = ("published", "secondary", "unknown")
 
@@ -56,70 +56,6 @@ def corpora(prepared_folder: Path) -> pd.DataFrame:
         table[f"fertility_{when}"] = table[f"tokens_{when}"] / words
     table["coverage"] = table["whole"] / table["counted"].where(table["counted"] > 0)
     return table.drop(columns=["whole", "counted"]).reset_index(drop=True)
-
-
-def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """T2: section, name, value, source for every setting of a preset.
-
-    The source is the comment at the end of the value's line in ``presets/<preset>.toml``. With `config`, a run's
-    resolved configuration, the values are those of the run and a changed one says what the preset has (arm, number
-    of peers and seed stay the preset's: they differ from run to run).
-    """
-    of_each_run = (("mutual", "arm"), ("mutual", "num_peers"), ("train", "seed"))
-    shipped = load_preset(preset).resolved()
-    sources = value_sources((paths.PRESETS / f"{preset}.toml").read_text(encoding="utf-8"))
-    rows = []
-    for section, values in shipped.items():
-        if section == "preset":
-            continue
-        for name, value in values.items():
-            source = sources.get(f"{section}.{name}", "default of wmlkit.settings")
-            used = value
-            if config is not None and (section, name) not in of_each_run:
-                used = config.get(section, {}).get(name, value)
-            if used != value:
-                source = f"set for these runs; the preset has {_shown(value)} ({source})"
-            rows.append({"section": section, "name": name, "value": _shown(used), "source": source})
-    return pd.DataFrame(rows)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and Path(value).is_absolute():
-        value = Path(value).name  # where a folder lies on somebody's machine is not for a table
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def value_sources(text: str) -> dict[str, str]:
-    """``{"train.lr": "Table 2", ...}``: the comment at the end of each value of a TOML text of one-level sections."""
-    sources, section, pending = {}, "", ""
-    for line in text.splitlines():
-        pending += line
-        try:
-            document = tomllib.loads(pending)
-        except tomllib.TOMLDecodeError:
-            pending += "\n"  # a value that goes on in the next line
-            continue
-        if line.strip().startswith("["):
-            section = next(iter(document))
-        else:
-            for name in document:
-                sources[f"{section}.{name}"] = _comment(pending, document)
-        pending = ""
-    return sources
-
-
-def _comment(text: str, document: Mapping[str, Any]) -> str:
-    """What follows the first `#` of the last line that is not part of the value."""
-    start = text.rfind("\n") + 1
-    for position, character in enumerate(text[start:], start):
-        if character == "#":
-            try:
-                complete = tomllib.loads(text[:position]) == document
-            except tomllib.TOMLDecodeError:  # this one stands inside a string
-                continue
-            if complete:
-                return text[position + 1 :].strip()
-    return "no source given"
 
 
 def trained_students(run: Run) -> pd.DataFrame:
@@ -168,7 +104,7 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
     )
     measured = with_item_intervals(results.with_notes(measured, shown, by), shown, by, runs)
     if "ties" in shown:
-        measured = measured.merge(shown.groupby(by, dropna=False)["ties"].mean().reset_index(), on=by, how="left")
+        measured = results.with_means(measured, shown, by, ["ties"])
     columns = [
         "kind", "system", *by, "mean", "low", "high", "n_seeds", "seeds", "values", "interval", "item_low", "item_high",
         "ties", "provenance", "source", "note",
@@ -204,24 +140,11 @@ def differences(
     intervals = {}
     for row in table.sort_values(["suite", "protocol"], kind="stable").itertuples():
         if (row.suite, row.protocol) != evaluation:  # forget the last one's items: a suite has tens of thousands a run
-            evaluation, loaded = (row.suite, row.protocol), _items(runs, scores, row.suite, row.protocol)
+            evaluation, loaded = (row.suite, row.protocol), items_of(runs, scores, row.suite, row.protocol)
         a, b = (loaded.get((row.setting, row.peers, arm), {}) for arm in (row.a, row.b))
-        intervals[row.Index] = results.item_bootstrap(results.paired_items(a, b, row.member), rng, resamples)
+        intervals[row.Index] = item_bootstrap(paired_items(a, b, row.member), rng, resamples)
     bounds = pd.DataFrame([intervals[index] for index in table.index], columns=["item_low", "item_high"], dtype=float)
     return pd.concat([table.reset_index(drop=True), bounds], axis=1)
-
-
-def _items(
-    runs: Sequence[Run], scores: pd.DataFrame, suite: str, protocol: str
-) -> dict[tuple[Any, ...], dict[int, pd.DataFrame]]:
-    of_one = scores[(scores["suite"] == suite) & (scores["protocol"] == protocol)]
-    settings = dict(zip(of_one["run"], of_one["setting"], strict=True))  # which also tell evaluations apart
-    found: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}
-    for run in runs:
-        items = results.items_table(run, suite, protocol) if run.folder.name in settings else None
-        if items is not None:
-            found.setdefault((settings[run.folder.name], run.peers, run.arm), {})[run.seed] = items
-    return found
 
 
 def by_phenomenon(paradigms: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataFrame:
@@ -290,9 +213,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     Without `overwrite`, what a notebook made stays. T3 is never overwritten: the runs know what was found, a
     notebook also compares methods.
     """
-    runs = read_runs(folder)
-    if not runs:
-        raise UserError(f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce")
+    runs = finished_runs(folder)
     main = next((run for run in runs if not run.setting), runs[0])
     largest = max(runs, key=lambda run: run.peers)
     prepared = folder.parent / "data" / Path(main.data["folder"]).name

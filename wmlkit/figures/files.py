@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from .. import evaluations, results
 from ..data import nursery
-from ..errors import UserError
 from ..provenance import from_a_notebook, of_runs, read_provenance, record_provenance
-from ..runs import Run, read_runs
+from ..runs import Run, finished_runs
 from ..study_plan import CLOSELY
 from .method import plot_method
 from .plots import (
@@ -36,9 +35,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     all arms with that number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what
     a notebook drew stays.
     """
-    runs = [run for run in read_runs(folder) if not run.setting]
-    if not runs:
-        raise UserError(f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce")
+    runs = [run for run in finished_runs(folder) if not run.setting]
     scores = results.scores_table(folder)
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
