@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def test_setting_tells_how_a_run_differs_from_the_main_ones(tmp_path: Path) -> N
     settings = {run.folder.name: run.setting for run in read_runs(folder)}
     assert settings.pop(other.name) == "mutual.alpha=0.9 train.steps=20"
     assert set(settings.values()) == {""}
+
+
+def test_rows_of_the_main_setting_and_of_the_most_peers() -> None:
+    """And an empty table, which has no columns, stays one."""
+    settings, arms = ["", "", "train.lr=1", ""], ["dml", "wml", "wml", "wml"]
+    table = pd.DataFrame({"setting": settings, "arm": arms, "peers": [4, 2, 4, 1]})
+    assert list(results.main_setting(table).index) == [0, 1, 3]
+    assert list(results.most_peers(results.main_setting(table, arm="wml")).index) == [1]
+    assert results.most_peers(results.main_setting(pd.DataFrame(), arm="wml")).empty
+
+
+def test_differences_from_a_control_by_hand() -> None:
+    """3 - 1 and 6 - 2 on the seeds that both have; the third seed has no control."""
+    table = pd.DataFrame({"arm": ["a"] * 3 + ["b"] * 2, "seed": [1, 2, 3, 2, 1], "on": "x", "run": "r"})
+    (row,) = results.against(table.assign(score=[3.0, 6, 9, 2, 1]), "arm", "b", ["on"]).to_dict("records")
+    assert (row["arm"], row["on"], row["difference"], row["differences"]) == ("a", "x", 3.0, "2 4")
+    # t-quantile of one degree of freedom 12.706, standard error 1; p = 1 - 2 atan(3) / pi
+    assert row["difference_high"] - 3 == pytest.approx(12.706, abs=1e-3)
+    assert row["p"] == pytest.approx(1 - 2 * math.atan(3) / math.pi)
 
 
 @pytest.mark.parametrize(("key", "value"), [("mutual.teacher_size", "peer"), ("train.ema_decay", 0.9)])

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from . import results, study, study_plan, train
 from .config import Config
 from .data.prepare import prepare
-from .figures.plots import plot_losses, plot_peer_weights, plot_study_losses
 from .figures.style import panels
+from .figures.training import plot_losses, plot_peer_weights, plot_study_losses
 from .guard import LIVE
 
 _FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG")  # Jupyter, VS Code, Colab

@@ -23,7 +23,7 @@ from .teacher import teacher_config
 from .train import run_folder
 
 # What most notebooks import, and what takes seconds.
-IMPORTS = ("wmlkit.study", "wmlkit.results", "wmlkit.figures.plots")
+IMPORTS = ("wmlkit.study", "wmlkit.results", "wmlkit.figures")
 
 
 def notebook_sources(only: Sequence[str] = ()) -> list[Path]:

@@ -285,6 +285,20 @@ def adjusted(p: pd.Series) -> pd.Series:
     return pd.Series(stats.false_discovery_control(known), known.index).reindex(p.index) if len(known) else p
 
 
+def main_setting(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows of the folder's main setting that have these `values`, ``main_setting(scores, arm="wml", peers=4)``."""
+    if table.empty:
+        return table
+    for column, value in {"setting": "", **values}.items():
+        table = table[table[column] == value]
+    return table
+
+
+def most_peers(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the table's largest number of peers."""
+    return table[table["peers"] == table["peers"].max()] if len(table) else table
+
+
 def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str]:
     """(suite, protocol) that the runs' configuration names first, else the first in `scores`, which has some."""
     found = list(dict.fromkeys(zip(scores["suite"], scores["protocol"], strict=True)))

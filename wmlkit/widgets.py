@@ -22,7 +22,7 @@ from . import live, playground, results
 from .config import Config
 from .errors import UserError
 from .figures import playground as figure_playground
-from .figures.plots import member_name
+from .figures.training import member_name
 from .playground import Peers, Sample
 from .runs import run_document
 from .search import count_parameters

@@ -1,18 +1,8 @@
 """Every figure: one function a picture, which draws a table into axes and returns them."""
 
-from .diversity import plot_diversity
-from .plots import (
-    plot_accuracy_by_words,
-    plot_hypergradients,
-    plot_losses,
-    plot_pareto,
-    plot_peer_weights,
-    plot_phenomena,
-    plot_protocols,
-    plot_scores_by_peers,
-    plot_search,
-    plot_study_losses,
-)
+from .scores import plot_accuracy_by_words, plot_phenomena, plot_protocols, plot_scores_by_peers
+from .search import plot_pareto, plot_search
+from .training import plot_diversity, plot_hypergradients, plot_losses, plot_peer_weights, plot_study_losses
 
 __all__ = [
     "plot_accuracy_by_words",

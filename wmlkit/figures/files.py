@@ -12,19 +12,13 @@ from matplotlib.figure import Figure
 from .. import evaluations, results
 from ..data import nursery
 from ..provenance import from_a_notebook, of_runs, read_provenance, record_provenance
+from ..results import main_setting, most_peers
 from ..runs import Run, finished_runs
 from ..study_plan import CLOSELY
 from .method import plot_method
-from .plots import (
-    plot_accuracy_by_words,
-    plot_hypergradients,
-    plot_losses,
-    plot_peer_weights,
-    plot_phenomena,
-    plot_protocols,
-    plot_scores_by_peers,
-)
+from .scores import plot_accuracy_by_words, plot_phenomena, plot_protocols, plot_scores_by_peers
 from .style import COLUMN, panels, save_figure
+from .training import plot_hypergradients, plot_losses, plot_peer_weights
 
 
 def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
@@ -39,22 +33,22 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     scores = results.scores_table(folder)
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
-        "F2": lambda: losses_figure(_foremost(_chosen(results.metrics_table(folder))), _floor(runs)),
-        "F3": lambda: outer_figure(_foremost(_chosen(results.metrics_table(folder)))),
+        "F2": lambda: losses_figure(_foremost(main_setting(results.metrics_table(folder))), _floor(runs)),
+        "F3": lambda: outer_figure(_foremost(main_setting(results.metrics_table(folder)))),
     }
     if len(scores):
         suite, protocol = results.main_evaluation(runs, scores)
         shown = {"suite": suite, "protocol": protocol}
-        drawings["F4"] = lambda: scores_figure(_chosen(scores, **shown))
-        drawings["F6"] = lambda: plot_phenomena(_foremost(_chosen(results.paradigm_table(folder), **shown))).figure
-    protocols = _most_peers(_chosen(evaluations.several_protocols(evaluations.protocol_table(folder))))
+        drawings["F4"] = lambda: scores_figure(main_setting(scores, **shown))
+        drawings["F6"] = lambda: plot_phenomena(_foremost(main_setting(results.paradigm_table(folder), **shown))).figure
+    protocols = most_peers(main_setting(evaluations.several_protocols(evaluations.protocol_table(folder))))
     if len(protocols):
         of_first = protocols[protocols["suite"] == protocols["suite"].iloc[0]]
         drawings["F7"] = lambda: plot_protocols(of_first).figure
     curve = evaluations.curve_table(folder)
     if len(curve):
         suite, protocol = results.main_evaluation(runs, curve)
-        points = _most_peers(_chosen(curve, suite=suite, protocol=protocol))
+        points = most_peers(main_setting(curve, suite=suite, protocol=protocol))
         drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
     noted = of_runs(runs, command, "wmlkit.figures.files.write_figures")
     written = []
@@ -70,23 +64,10 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     return written
 
 
-def _chosen(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """Rows of the main setting with these values."""
-    if table.empty:
-        return table
-    for column, value in {"setting": "", **values}.items():
-        table = table[table[column] == value]
-    return table
-
-
 def _foremost(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `wml`, or of the first arm that the table has, with its largest number of peers."""
     arm = next(name for name in CLOSELY if (table["arm"] == name).any())
-    return _most_peers(table[table["arm"] == arm])
-
-
-def _most_peers(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["peers"] == table["peers"].max()] if len(table) else table
+    return most_peers(table[table["arm"] == arm])
 
 
 def _floor(runs: Sequence[Run]) -> float | None:

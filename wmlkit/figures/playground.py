@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from .plots import member_name, plot_pareto, plot_peer_weights
+from .search import plot_pareto
 from .style import COLOURS, panels, sequence, styled, tokens_axis
+from .training import member_name, plot_peer_weights
 
 
 @styled
