@@ -178,19 +178,9 @@ def simple_wiki(lines: Iterable[str], removed: Removed | None = None) -> Iterato
     return _stream(lines, removed, _WIKI, _split_articles)
 
 
-def aochildes(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
-    """AO-CHILDES of 2023: child-directed lines without tags; the rules of `childes` cover what annotation is left."""
-    return _stream(lines, removed, _CHILDES, _split_utterances)
-
-
 def cbt(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
     """Children's Book Test (2023): drops bracket and quotation codes; ``_BOOK_TITLE_ : ...`` starts a document."""
     return _stream(lines, removed, _CBT, _split_book_titles)
-
-
-def children_stories(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
-    """Children's stories (2023): plain prose, handled as `gutenberg`."""
-    return _stream(lines, removed, _GUTENBERG, _split_books)
 
 
 def qed(lines: Iterable[str], removed: Removed | None = None) -> Iterator[str]:
@@ -210,10 +200,10 @@ def untouched(lines: Iterable[str], removed: Removed | None = None) -> Iterator[
 
 # The domains of BabyLM 2023 and 2024 by file name; every other file name is `plain`.
 CLEANERS: dict[str, Cleaner] = {
-    "aochildes": aochildes,
+    "aochildes": childes,  # child-directed lines without tags
     "bnc_spoken": bnc_spoken,
     "cbt": cbt,
-    "children_stories": children_stories,
+    "children_stories": gutenberg,  # plain prose
     "childes": childes,
     "gutenberg": gutenberg,
     "open_subtitles": open_subtitles,
