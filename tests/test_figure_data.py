@@ -14,7 +14,7 @@ def test_lines_points_bands_and_reference_lines():
     left.plot([1, 2], [3.0, 4.0], color="C1", label="a")
     left.plot([1, 2], [5.0, 6.0], "--", color="C1", label="a")
     left.fill_between([1, 2], [2.5, 3.5], [3.5, 4.5], color="C1", alpha=0.2)
-    left.axhline(0, label="zero")
+    left.axhline(0, color="C1", label="zero")  # a colour of a line of the figure
     right.plot([7], [8], "o", color="C2", label="b")
     table = figure_data(figure)
     assert table[table["kind"] == "line"][["x", "y"]].values.tolist() == [[1, 3], [2, 4]]

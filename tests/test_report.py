@@ -188,8 +188,16 @@ LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
     [
         (HIGH, LOW, "Yes, on nursery: the best of the mutually learning peers (wml) beat"),
         (LOW, HIGH, "No, on nursery: the best of the mutually learning peers (wml) fell behind"),
-        (MIXED, LOW, "Not shown on nursery: these runs do not show that mutual learning (wml) and a teacher differ"),
-        (LOW, LOW, "Not shown on nursery: these runs do not show that mutual learning (wml) and a teacher differ"),
+        (
+            MIXED,
+            LOW,
+            "Not shown by accuracy on nursery: no difference between mutual learning (wml) and a teacher",
+        ),
+        (
+            LOW,
+            LOW,
+            "Not shown by accuracy on nursery: no difference between mutual learning (wml) and a teacher",
+        ),
     ],
 )
 def test_the_headline_follows_from_the_interval(
@@ -266,8 +274,8 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
         f"In dev loss (nats a scored token), wml minus distill, 2 peers, 3 seeds: best peer {worse}; ensemble {worse}."
     )
     # accuracy near its ceiling cannot answer, so the headline says the loss
-    assert found.headline.startswith("Not shown on nursery") and found.headline.endswith(
-        "In dev loss (nats a scored token) wml is behind distill (best peer +0.027, ensemble +0.027)."
+    assert found.headline.startswith("Not shown by accuracy on nursery") and found.headline.endswith(
+        "In dev loss (nats a scored token, lower is better) wml is behind distill (best peer +0.027, ensemble +0.027)."
     )
     assert any("near 100 %" in one for one in found.basis) and found.basis[-1] == sentence
     better = given(folder, scores, losses={"wml": lower, "distill": higher})
@@ -277,7 +285,7 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     assert none.headline.endswith(" no difference is shown (best peer -0.003, ensemble -0.003).")
     doubted = given(folder, scores | {"independent": scores["wml"]}, losses=DOUBTED)
     assert doubted.headline.endswith(
-        " a hint alone, by adjusted p of 0.05 or more (best peer +0.022, ensemble +0.022)."
+        " only a hint, with an adjusted p of 0.05 or more (best peer +0.022, ensemble +0.022)."
     )
     assert doubted.basis[-2].endswith("worse: the loss is higher, but adjusted p is 0.1).")
     clear = given(folder, {"wml": HIGH, "distill": LOW}, losses={"wml": higher, "distill": lower})

@@ -154,7 +154,7 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     verdict = {
         "better": f"Yes, on {corpus}: the best of the mutually learning peers ({a}) beat a teacher's best student",
         "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
-        "none": f"Not shown on {corpus}: these runs do not show that mutual learning ({a}) and a teacher differ",
+        "none": f"Not shown by accuracy on {corpus}: no difference between mutual learning ({a}) and a teacher",
     }
     return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
 
@@ -267,7 +267,7 @@ def _loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
     words = {
         "better": f"{a} is behind {b}",
         "worse": f"{a} is ahead of {b}",
-        "hint": f"a hint alone, by adjusted p of {ADJUSTED} or more",
+        "hint": f"only a hint, with an adjusted p of {ADJUSTED} or more",
         "none": "no difference is shown",
     }
     shown: dict[str, list[str]] = {verdict: [] for verdict in words}  # "better": above 0, here a higher loss
@@ -275,7 +275,7 @@ def _loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
         verdict = "hint" if _doubt(row) else _verdict(row)
         shown[verdict].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
     told = [f"{words[verdict]} ({', '.join(members)})" for verdict, members in shown.items() if members]
-    return f"In dev loss (nats a scored token) {'; '.join(told)}."
+    return f"In dev loss (nats a scored token, lower is better) {'; '.join(told)}."
 
 
 def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:

@@ -53,7 +53,8 @@ TABLES = {
     "scored token). flops includes the training of a teacher, in full for every row that has one. peer_weights are "
     "those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
-    "teacher) against distill, the same without its two (finding: docs/deviations.md). Losses in nats per scored "
+    "teacher), compared with distill, which has neither of that mode's two defects. finding: the defect's id in "
+    "docs/deviations.md. Losses in nats per scored "
     "token, means over peers and seeds: train_ce of what was read, dev_ce of true dev text, values its seeds, change "
     "that against none or distill, paired by seed; low and high are 95 % t-intervals over seeds, empty for one. "
     "updates_with_lr: optimizer steps with a learning rate above 0. kl_to_ce: KL terms over CE terms of the loss. "

@@ -95,9 +95,11 @@ def search(
 @app.command()
 def train(
     preset: Preset = "nursery",
-    arm: Annotated[str | None, typer.Option(help="independent, dml, wml, distill; or teacher (--peers 1).")] = None,
-    peers: Annotated[int | None, typer.Option(help="Number of peers.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and masks.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="independent, dml, wml, distill; or teacher (--peers 1); default: the preset's.")
+    ] = None,
+    peers: Annotated[int | None, typer.Option(help="Number of peers; default: the preset's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and masks; default: the preset's.")] = None,
     out: Out = None,
     force: Annotated[bool, typer.Option(help="Train again even if the run is done.")] = False,
     set_: Set = None,
@@ -184,7 +186,7 @@ def evaluate(
 
 @app.command()
 def report(
-    runs: Annotated[Path | None, typer.Argument(help="A preset's folder, for example runs/nursery.")] = None,
+    runs: Annotated[Path | None, typer.Argument(help="A preset's folder; default: runs/nursery.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
     reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:

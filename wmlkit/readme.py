@@ -25,7 +25,7 @@ END = "<!-- end of results -->"
 LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted (Benjamini-Hochberg) for the "
-    "comparisons of a column (none for one seed, or where all seeds gave the same: those count for no other either):"
+    "comparisons of a column. One of a single seed, or in which all seeds gave the same, has no p and is not counted:"
 )
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
@@ -89,8 +89,8 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     lines = [
         f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
         f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and p-value, "
-        "adjusted for the changes of a column (so two arms that are compared above too have another p there, which is "
-        "the one for the question of the arms), and how many times its FLOP were taken, a teacher's training included:",
+        "adjusted for the changes of a column, and how many times its FLOP were taken, a teacher's training included. "
+        "Arms that are also compared above have another adjusted p there; to compare arms, that is the one to take:",
         "",
         "| change | FLOP | " + " | ".join(names) + " |",
         "|---" * (2 + len(names)) + "|",

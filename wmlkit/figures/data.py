@@ -35,7 +35,8 @@ def figure_data(figure: Figure) -> pd.DataFrame:
 def _rows(ax: Axes) -> Iterator[tuple[Any, ...]]:
     x_name, y_name = _names(ax, "x"), _names(ax, "y")
     in_containers: set[int] = set()
-    series_of = {to_hex(line.get_color()): str(line.get_label()) for line in ax.lines if _named(line)}
+    lines = [line for line in ax.lines if not _across(ax, line)]
+    series_of = {to_hex(line.get_color()): str(line.get_label()) for line in lines if _named(line)}
     for container in ax.containers:
         series = str(container.get_label())
         if isinstance(container, ErrorbarContainer):
@@ -50,10 +51,8 @@ def _rows(ax: Axes) -> Iterator[tuple[Any, ...]]:
                 middle = patch.get_y() + patch.get_height() / 2 if flat else patch.get_x() + patch.get_width() / 2
                 x, y = (patch.get_width(), y_name(middle)) if flat else (x_name(middle), patch.get_height())
                 yield "bar", series, x, y, np.nan, np.nan
-    for line in ax.lines:
-        # By identity: equal are also transforms that give the same numbers
-        across = any(line.get_transform() is one("grid") for one in (ax.get_xaxis_transform, ax.get_yaxis_transform))
-        if id(line) not in in_containers and not across:
+    for line in lines:
+        if id(line) not in in_containers:
             series = str(line.get_label()) if _named(line) else series_of.get(to_hex(line.get_color()), "")
             kind = {"None": "point", "": "point", "--": "dashed line"}.get(str(line.get_linestyle()), "line")
             for x, y in _points(line):
@@ -68,6 +67,11 @@ def _rows(ax: Axes) -> Iterator[tuple[Any, ...]]:
     for image in ax.images:
         for (row, column), value in np.ndenumerate(np.asarray(image.get_array(), dtype=float)):
             yield "cell", y_name(row), x_name(column), value, np.nan, np.nan
+
+
+def _across(ax: Axes, line: Line2D) -> bool:
+    """Whether it is a reference line. By identity: equal are also transforms that give the same numbers."""
+    return any(line.get_transform() is one("grid") for one in (ax.get_xaxis_transform, ax.get_yaxis_transform))
 
 
 def _error_bars(container: ErrorbarContainer) -> Iterator[tuple[float, float, float, float]]:
