@@ -156,7 +156,7 @@ def test_no_kernel_lives_on(tmp_path, last):
 
 
 def test_a_result_must_be_finite(tmp_path):
-    with pytest.raises(UserError, match=r"is not a result \(it holds NaN\)"):
+    with pytest.raises(UserError, match=r"is not a result \(it holds NaN"):
         run(tmp_path, make("number = float('nan') * number\n" + SAVE))
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
 from .readable import p_value
-from .results import CONTRASTS, main_evaluation
+from .results import CONTRASTS, main_evaluation, main_setting, most_peers
 from .runs import Run
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
@@ -57,7 +57,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     dev loss too.
     """
     runs = [run for run in runs if not run.setting]
-    measured = _main_setting(main_result[main_result["kind"] == "measured"])
+    measured = main_setting(main_result[main_result["kind"] == "measured"])
     scored = measured[~measured["suite"].isin(["dev_ce", "glue"])]
     if not runs or scored.empty:
         nothing = "Not answered: no finished run has been evaluated yet."
@@ -65,13 +65,13 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
-    chosen = _main_setting(differences)
+    chosen = main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
     headline, told = "", ("wml", "independent")
     for a, b in CONTRASTS:
         rows = chosen[(chosen["a"] == a) & (chosen["b"] == b)]
-        rows = rows[rows["peers"] == rows["peers"].max()]
+        rows = most_peers(rows)
         for member in ("best_peer", "ensemble"):
             for _, row in rows[rows["member"] == member].iterrows():
                 shown.append(
@@ -85,12 +85,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    losses = _of_loss(_main_setting(differences), *told)
+    losses = _of_loss(differences, *told)
     says_little = _saturated(measured, evaluation) or _foreign(runs, evaluation)
     if losses and told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
-        headline += f" {_loss_in_short(_main_setting(differences), *told)}"
+        headline += f" {_loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
-        losses += _of_loss(_main_setting(differences), "wml", "independent")
+        losses += _of_loss(differences, "wml", "independent")
     basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_diversity(runs)
     basis += losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
@@ -257,8 +257,8 @@ def _rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, A
     A teacher is no peer and left out."""
     members = ["best_peer", "mean_peer", "ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = _main_setting(rows)
-    rows = rows[(rows["peers"] == rows["peers"].max()) & rows["member"].isin(members)]
+    rows = most_peers(main_setting(rows))
+    rows = rows[rows["member"].isin(members)]
     return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
 
 
@@ -325,7 +325,3 @@ def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:
     times = fmean(flops[b]) / fmean(flops[a])
     sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a} (T7)."
     return [] if math.isnan(times) else [sentence]
-
-
-def _main_setting(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["setting"].isna() | (table["setting"] == "")]

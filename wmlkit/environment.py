@@ -72,7 +72,8 @@ def command(config: Config | None = None) -> str:
     program = Path(sys.argv[0]).name
     if program == "ipykernel_launcher.py":
         # A configuration that was built without a preset has no such command
-        return train_command(config) if config and config.preset in preset_names() else "a cell of a notebook"
+        known = config if config and config.preset in preset_names() else None
+        return without_places(train_command(known)) if known else "a cell of a notebook"
     words = ["wmlkit" if program == "__main__.py" else program, *map(redacted, sys.argv[1:])]
     return shlex.join(without_places(word) for word in words)
 

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from .errors import UserError, first_line
 from .settings import ModelConfig
 from .shapes import Student
-from .untrusted import check_model
+from .untrusted import check_model, read_settings
 
 FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 # Position embeddings of these begin behind the padding token's number.
@@ -302,6 +302,12 @@ def objective_of_class(name: str) -> Literal["mlm", "clm"] | None:
     if name.endswith(("ForMaskedLM", "ForPreTraining")):
         return "mlm"
     return "clm" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
+
+
+def declared_architecture(folder: Path) -> str:
+    """The model class that ``config.json`` of a model folder names first; "" where it names none."""
+    named = read_settings(folder / "config.json").get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:

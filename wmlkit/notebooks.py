@@ -7,7 +7,6 @@ ended without its result: each is an error here, where papermill alone goes on.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 
 import nbformat
 
-from . import kernels
+from . import kernels, paths
 from .errors import Stopped, UserError, signal_name
 from .guard import stop_signals
 from .notebook_checks import parameter_cells, parameter_names, parameter_problems
@@ -186,16 +185,12 @@ def _check_results(name: str, required: Sequence[Path]) -> None:
             )
         if path.suffix == ".json":
             try:
-                json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+                paths.read_json(path)
             except ValueError as error:
                 raise UserError(
                     f"{name} wrote {path}, which is not a result ({error}); expected JSON with finite numbers: "
                     "look at the cell that writes it"
                 ) from None
-
-
-def _not_finite(text: str) -> None:
-    raise ValueError(f"it holds {text}")
 
 
 def _json_safe(name: str, value: Any) -> Any:

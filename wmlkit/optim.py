@@ -20,8 +20,13 @@ def schedule(train: TrainConfig, step: int, shape: str | None = None, min_lr_rat
     if step < train.warmup_steps:
         return (step + 1) / train.warmup_steps
     done = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    return decayed(shape or train.schedule, done, lowest)
+
+
+def decayed(shape: str, done: float, lowest: float) -> float:
+    """Factor on a learning rate when the share `done` of its decay has passed: 1 at first, `lowest` at the end."""
     shapes = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return lowest + (1 - lowest) * shapes[shape or train.schedule]
+    return lowest + (1 - lowest) * shapes[shape]
 
 
 def mask_ratio(train: TrainConfig, step: int) -> float:

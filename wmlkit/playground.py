@@ -31,6 +31,7 @@ from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import hidden_states, lm_logits
 from .runs import read_runs, run_document, run_facts
+from .shapes import SHAPE
 from .study_plan import plan
 
 CELLS = 16_000_000  # numbers in the logits of a sample, all peers together: 64 MB, and a slider that answers at once
@@ -319,8 +320,7 @@ def nearest_shapes(grid: pd.DataFrame, target: float, max_step_ms: float, top: i
     error = 100 * (allowed["parameters"] - target) / target
     ranked = allowed.assign(error_percent=error, distance=error.abs()).sort_values("distance", kind="stable")
     ranked = ranked.drop_duplicates(["num_layers", "hidden_size"]).head(top).reset_index(drop=True)
-    shape = ["num_layers", "num_heads", "hidden_size", "intermediate_size"]
-    return ranked[[*shape, "parameters", "error_percent", "step_ms", "memory_mib"]]
+    return ranked[[*SHAPE, "parameters", "error_percent", "step_ms", "memory_mib"]]
 
 
 def weights_at(metrics: pd.DataFrame, step: int) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from . import paths
 from .environment import shortened, without_places
 from .errors import UserError
 from .readable import p_value
+from .results import main_setting
 from .runs import ARMS
 
 BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do not edit -->"
@@ -35,10 +36,9 @@ def results_section(folder: Path) -> str:
     `folder`."""
     told = paths.read_json(folder / "answer.json")
     main = pd.read_csv(folder / "tables" / "T4.csv")
-    main = main[(main["kind"] == "measured") & main["setting"].isna() & main["arm"].isin(ARMS)]
+    main = main_setting(main[(main["kind"] == "measured") & main["arm"].isin(ARMS)])
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
-    differences = pd.read_csv(folder / "tables" / "T4_differences.csv")
-    differences = differences[differences["setting"].isna()]
+    differences = main_setting(pd.read_csv(folder / "tables" / "T4_differences.csv"))
     lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
         accuracy = f"Accuracy on {suite} under `{protocol}` in percent (chance 50)"

@@ -289,7 +289,8 @@ def main_setting(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Rows of the folder's main setting that have these `values`, ``main_setting(scores, arm="wml", peers=4)``."""
     if table.empty:
         return table
-    for column, value in {"setting": "", **values}.items():
+    table = table[table["setting"].fillna("") == ""]  # a CSV file has nothing there
+    for column, value in values.items():
         table = table[table[column] == value]
     return table
 

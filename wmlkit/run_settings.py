@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Config, load_preset, preset_names
 from .identity import PLACES, SHAPING, digest, idle_teacher_keys
+from .shapes import SHAPE
 
 if TYPE_CHECKING:
     from .runs import Run
 
 _TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_size", "mutual.teacher_within_budget", "mutual.frozen_teacher")
-_SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:
@@ -81,7 +81,7 @@ def _saved_searches(runs: Sequence[Run]) -> dict[str, str]:
     longest list does which begins with its own.
     """
     taken = {
-        run.folder.name: [[student.get(key) for key in _SHAPE] for student in run.students]
+        run.folder.name: [[student.get(key) for key in SHAPE] for student in run.students]
         for run in runs
         if run.config["search"].get("saved") is not None
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Literal
 
@@ -19,20 +19,16 @@ from numpy.typing import NDArray
 from .errors import UserError
 from .search_bayesian import bayesian_order
 from .settings import ModelConfig, SearchConfig
-from .shapes import Student
+from .shapes import SHAPE, Student
 
 Count = Literal["all", "nonzero"]
 Allowed = Callable[[Student], bool]
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Student):
     """One peer's shape, its size and what was looked for."""
 
-    num_layers: int
-    num_heads: int
-    hidden_size: int
-    intermediate_size: int
     parameters: int  # all of them, tied weights once, whatever `search.count` is
     target: int  # N / (peer + 1)
     counted: int  # the number that was compared with the target: `parameters` unless search.count = "nonzero"
@@ -46,8 +42,7 @@ class Found:
 
     def document(self) -> dict[str, int]:
         """The shape, its size and its target, as JSON types."""
-        names = ("num_layers", "num_heads", "hidden_size", "intermediate_size", "parameters", "target")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*SHAPE, "parameters", "target")}
 
 
 # A loss after a few steps (`students.proxy_losses`), minus the diversity, or anything else of which less is better
@@ -215,15 +210,15 @@ def search_students(
     the lowest value is taken, of equal ones the nearest.
     Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
-    goals = targets(base, num_peers, model, vocab_size, block_size)
-    # Heads do not change the size: all are looked at where the released search does, or where shapes are short
-    every_head = search.method == "bayesian"
-    space = space_of(base, search, model, every_head)
-    sizes = space.sizes(model.family, vocab_size, block_size, search.count)
-    found: list[Found] = []
 
-    def candidates(peer: int, target: int) -> tuple[list[Student], str, int]:
-        """Of `space` as it is by then: what `_fresh` gives, and the evaluations."""
+    @cache
+    def sized(every_head: bool) -> tuple[Space, NDArray[np.int64]]:
+        space = space_of(base, search, model, every_head)
+        return space, space.sizes(model.family, vocab_size, block_size, search.count)
+
+    def candidates(every_head: bool, peer: int, target: int) -> tuple[list[Student], str, int]:
+        """What `_fresh` gives, and the evaluations."""
+        space, sizes = sized(every_head)
         order: Callable[[], Iterator[Student]]
         if search.method == "bayesian":
             seed = (search.seed + peer - 1) % 2**32  # behind the largest seed comes 0
@@ -234,13 +229,16 @@ def search_students(
             reason = "the search space is too small"
         return *_fresh(order, found, search.shortlist if prefer else 1, reason), evaluations
 
-    for peer, target in enumerate(goals, 1):
-        fresh, note, evaluations = candidates(peer, target)
+    # Heads do not change the size: all are looked at where the released search does, or where shapes are short
+    every_head = search.method == "bayesian"
+    found: list[Found] = []
+    for peer, target in enumerate(targets(base, num_peers, model, vocab_size, block_size), 1):
+        fresh, note, evaluations = candidates(every_head, peer, target)
         if note and not every_head:  # no other depth and width is left, for this peer and for those behind it
-            every_head, space = True, space_of(base, search, model)
-            sizes = space.sizes(model.family, vocab_size, block_size, search.count)
-            fresh, note, evaluations = candidates(peer, target)
+            every_head = True
+            fresh, note, evaluations = candidates(every_head, peer, target)
         if not fresh:
+            space, _ = sized(every_head)
             smallest = space.student(0)
             raise UserError(
                 f"none of the {len(space)} shapes of the search space is within the limits, not even "

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from .search import Allowed, Found, count_parameters, students
+from .search import Allowed, count_parameters, students
 from .settings import ModelConfig, SearchConfig
 from .shapes import Student
 
@@ -33,13 +33,9 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Student):
     """One shape of the search space with its size and its costs."""
 
-    num_layers: int
-    num_heads: int
-    hidden_size: int
-    intermediate_size: int
     parameters: int
     flop_per_token: float
     step_ms: float
@@ -105,7 +101,7 @@ def within(
     return allowed
 
 
-def diversity(chosen: Sequence[Student | Found]) -> float:
+def diversity(chosen: Sequence[Student]) -> float:
     """How different the chosen shapes are: the mean over their pairs of the distance between (ln depth, ln width).
 
     0 for equal shapes or fewer than two; 0.69 = ln 2 if all pairs differ by one doubling of depth or of width.

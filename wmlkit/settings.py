@@ -16,6 +16,10 @@ SHORTEST_BLOCK = 8  # tokens: start, end and a few words
 LARGEST = 2**53  # of whole numbers: what JSON files hold exactly, far beyond any size
 
 
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, (list, tuple)) else [value]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -23,7 +27,7 @@ class Section(BaseModel):
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
-        values = value if isinstance(value, (list, tuple)) else [value]
+        values = _flat(value)
         if not switch and any(isinstance(one, bool) for one in values):
             raise ValueError("expected a number or text, not true or false")
         if any(isinstance(one, int) and abs(one) > LARGEST for one in values):

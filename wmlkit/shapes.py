@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .settings import ModelConfig
 
@@ -15,6 +15,9 @@ class Student:
     num_heads: int
     hidden_size: int
     intermediate_size: int
+
+
+SHAPE = tuple(field.name for field in fields(Student))
 
 
 def base_student(model: ModelConfig) -> Student:

@@ -18,7 +18,6 @@ from .device import Device
 from .forward import AtPositions
 from .models import build_model
 from .optim import build_optimizers
-from .search import Found
 from .shapes import Student
 
 
@@ -94,7 +93,7 @@ class State:
 
 def build_state(
     config: Config,
-    students: Sequence[Student | Found],
+    students: Sequence[Student],
     tokenizer: PreTrainedTokenizerBase,
     device: Device,
     teacher: AtPositions | None = None,
@@ -103,10 +102,9 @@ def build_state(
     # a teacher that has a student's shape must not start as that student
     first = 999 if config.mutual.arm == "teacher" else 0
     peers, optimizers = [], []
-    for i, found in enumerate(students, first):
-        shape = Student(found.num_layers, found.num_heads, found.hidden_size, found.intermediate_size)
+    for i, student in enumerate(students, first):
         seed = 1000 * config.train.seed + i
-        model = build_model(shape, config.model, tokenizer, config.data.longest_block, seed)
+        model = build_model(student, config.model, tokenizer, config.data.longest_block, seed)
         model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
         peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))

@@ -23,11 +23,10 @@ from .identity import digest
 from .search import Found, Preference, count_parameters, search_students, targets
 from .search_cost import Workload, diversity, within
 from .settings import MutualConfig, TrainConfig
-from .shapes import Student, base_student
+from .shapes import SHAPE, Student, base_student
 from .state import build_state
 from .steps import train_step
 
-SHAPE = ("num_layers", "num_heads", "hidden_size", "intermediate_size")
 # Settings of [train] that say what is done beside the steps: no loss of a step depends on them
 BESIDE_STEPS = (
     "ema_decay", "log_every", "eval_every", "eval_rows", "final_eval_rows", "checkpoint_every", "keep_checkpoints",

@@ -23,9 +23,17 @@ from .device import Device
 from .errors import UserError, first_line
 from .forward import AtPositions
 from .identity import digest
-from .models import body_parameters, hidden_states, lm_logits, load_model, max_length, objective_of_class, window_length
+from .models import (
+    body_parameters,
+    declared_architecture,
+    hidden_states,
+    lm_logits,
+    load_model,
+    max_length,
+    objective_of_class,
+    window_length,
+)
 from .settings import MutualConfig, SearchConfig
-from .untrusted import read_settings
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles
 FILES = ("config.json", "model.safetensors", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
@@ -107,7 +115,8 @@ def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: De
     folder = given_folder(name)
     unknown = dict.fromkeys(("dev_ce", "tokens", "words", "flops", "seconds"))
     # the hash: by it runs are known to have had the same teacher, wherever that lay
-    record = {"name": folder.name if Path(name).is_dir() else name, "run": None, "hash": given_hash(config), **unknown}
+    shown = folder.name if paths.given(name).is_dir() else name
+    record = {"name": shown, "run": None, "hash": given_hash(config), **unknown}
     return _opened(folder, f"the teacher {name!r}", record, config, tokenizer, device)
 
 
@@ -160,9 +169,8 @@ def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTo
 
 def _loaded(folder: Path, who: str, objective: str) -> PreTrainedModel:
     kind = "a masked" if objective == "mlm" else "a causal"
-    named = read_settings(folder / "config.json").get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else ""
-    if objective_of_class(architecture) != objective:  # AutoModelForCausalLM would take a masked one too
+    # AutoModelForCausalLM would take a masked one too
+    if objective_of_class(declared_architecture(folder)) != objective:
         raise UserError(f"{who} is not {kind} language model; expected one for objective {objective}; choose another")
     return load_model(folder, objective)
 

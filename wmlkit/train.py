@@ -101,19 +101,7 @@ def run(
         if device.is_main:
             if force:
                 paths.remove(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            paths.remove_leftovers(folder)
-            paths.write_json(
-                folder / "config.json",
-                {
-                    "format": FORMAT,
-                    "config": config.resolved(),
-                    "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
-                    "hash": identity,
-                    "students": [found.document() for found in students],
-                },
-            )
-            paths.write_json(folder / "environment.json", environment.document(device, config))
+            _begin(folder, config, prepared, identity, students, device)
         device.wait()
         try:
             forget_peak_memory(device.device)  # of this process's earlier runs, that of a teacher among them
@@ -131,6 +119,23 @@ def run(
             ) from None
     device.wait()
     return folder
+
+
+def _begin(
+    folder: Path, config: Config, prepared: Prepared, identity: str, students: list[Found], device: Device
+) -> None:
+    """Make the run folder, without what a killed process left half-written, and note what is going to be trained."""
+    paths.make_folder(folder)
+    paths.remove_leftovers(folder)
+    document = {
+        "format": FORMAT,
+        "config": config.resolved(),
+        "data": {"folder": prepared.folder.name, "hash": prepared.hash, "name": prepared.name},
+        "hash": identity,
+        "students": [found.document() for found in students],
+    }
+    paths.write_json(folder / "config.json", document)
+    paths.write_json(folder / "environment.json", environment.document(device, config))
 
 
 def _teacher(
@@ -198,10 +203,7 @@ def _train(
                     progress(row)
             if curve:  # before the checkpoint: what a checkpoint covers has been scored
                 began += faults.once_more(partial(curve, state, words, last), device)
-            # Several processes must agree on the step, which they do where they meet anyway.
-            stopped = stop_asked() if device.processes == 1 else 0
-            if device.processes > 1 and state.step % train.log_every == 0:
-                stopped = device.largest(stop_asked())
+            stopped = _stop_signal(stop_asked, device, state.step % train.log_every == 0)
             if state.step % train.checkpoint_every == 0 or last or stopped:
                 _check_numbers(state)
                 if device.is_main:
@@ -221,6 +223,14 @@ def _train(
                     "a checkpoint; run the same command again to go on",
                     stopped,
                 )
+
+
+def _stop_signal(stop_asked: Callable[[], int], device: Device, meets: bool) -> int:
+    """The number of a signal that asks this run to stop, or 0. Several processes must agree on the step, which they do
+    where they meet anyway."""
+    if device.processes == 1:
+        return stop_asked()
+    return device.largest(stop_asked()) if meets else 0
 
 
 def _resume(state: State, folder: Path) -> int:

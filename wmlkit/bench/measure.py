@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 from .. import environment
 from ..device import CLEAR_REFS, forget_peak_memory, peak_memory, process_memory
 from ..errors import UserError
+from ..shapes import Student
 
 Run = Callable[[], Any]
 MALLOC_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
@@ -122,6 +124,30 @@ def peak_above(run: Run, device: torch.device) -> float:
         before = process_memory("VmRSS")
     run()
     return peak_memory(device) - before
+
+
+def warm_peaks(variants: Mapping[str, Run], device: torch.device) -> dict[str, float]:
+    """`peak_above` of each variant, after one run of all, which makes what is made once."""
+    for run in variants.values():
+        run()
+    return {name: peak_above(run, device) for name, run in variants.items()}
+
+
+def plain_model(shape: Student, vocab_size: int, block_size: int) -> RobertaForMaskedLM:
+    """A RoBERTa of `shape` without dropout, as transformers builds it; no tokenizer is needed."""
+    return RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=vocab_size,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            max_position_embeddings=block_size + 2,
+            type_vocab_size=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
 
 
 def rows(times: Mapping[str, Mapping[str, float]], memory: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.nursery_pairs import write_pairs
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
 from ..evaluate.minimal_pairs import score_sentences
-from .measure import check_repeats, interleaved, peak_above, peaks, rows
+from ..shapes import Student
+from .measure import check_repeats, interleaved, peaks, plain_model, rows, warm_peaks
 
 # Vocabulary of the model (50,265 is that of RoBERTa, which the paper uses) and pairs; the model has 4 layers of
 # width 256.
@@ -76,10 +77,7 @@ def bench_scoring(setting: str = "paper", repeats: int = 5, pairs: int | None = 
 
 def scoring_peaks(vocab_size: int, pairs: int, batch_size: int) -> dict[str, float]:
     """Peak memory of each scorer in this process, MiB; after one run each, which makes what is made once."""
-    variants = _variants(_make_work(vocab_size, pairs), batch_size)
-    for score in variants.values():
-        score()
-    return {name: peak_above(score, CPU) for name, score in variants.items()}
+    return warm_peaks(_variants(_make_work(vocab_size, pairs), batch_size), CPU)
 
 
 def _make_work(vocab_size: int, pairs: int) -> Work:
@@ -117,17 +115,7 @@ def _sentences(pairs: int) -> list[str]:
 def _student(vocab_size: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = RobertaConfig(
-            vocab_size=vocab_size,
-            hidden_size=256,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            intermediate_size=1024,
-            max_position_embeddings=130,
-            type_vocab_size=1,
-            pad_token_id=1,
-        )
-        return RobertaForMaskedLM(config).eval()
+        return plain_model(Student(4, 4, 256, 1024), vocab_size, 128).eval()
 
 
 def _masked_copies(sentences: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[Copy]:

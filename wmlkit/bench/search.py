@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
+from transformers import PreTrainedModel
 
 from ..config import load_preset
 from ..search import count_parameters, search_students, students
 from ..shapes import Student, base_student
-from .measure import Run, check_repeats, interleaved, peak_above, peaks, rows
+from .measure import Run, check_repeats, interleaved, peaks, plain_model, rows, warm_peaks
 
 LARGE = {  # a space of many thousand shapes around the paper's
     "search.num_layers": list(range(1, 49)),
@@ -41,9 +41,7 @@ def bench_search(repeats: int = 5) -> dict[str, Any]:
 def search_peaks() -> dict[str, float]:
     """Peak memory of each way in this process."""
     runs, _, _ = _runs()
-    for run in runs.values():
-        run()
-    return {name: peak_above(run, torch.device("cpu")) for name, run in runs.items()}
+    return warm_peaks(runs, torch.device("cpu"))
 
 
 def _runs() -> tuple[dict[str, Run], int, int]:
@@ -65,14 +63,4 @@ def _runs() -> tuple[dict[str, Run], int, int]:
 
 def _on_meta(shape: Student, vocab_size: int, block_size: int) -> PreTrainedModel:
     with torch.device("meta"):
-        return RobertaForMaskedLM(
-            RobertaConfig(
-                vocab_size=vocab_size,
-                num_hidden_layers=shape.num_layers,
-                num_attention_heads=shape.num_heads,
-                hidden_size=shape.hidden_size,
-                intermediate_size=shape.intermediate_size,
-                max_position_embeddings=block_size + 2,
-                type_vocab_size=1,
-            )
-        )
+        return plain_model(shape, vocab_size, block_size)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
+from transformers import PreTrainedModel
 
 from .. import losses
 from ..config import load_preset
@@ -28,7 +28,7 @@ from ..search import search_students
 from ..search_cost import flop_per_token
 from ..settings import TrainConfig
 from ..shapes import Student, base_student
-from .measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
+from .measure import Run, check_repeats, interleaved, matrix_product, peaks, plain_model, rows, warm_peaks
 
 MASKED = 0.15  # share of the positions that are scored
 RELEASED = MutualOptions(0.5, "target", "peer", detach_targets=False, kl_reduction="batchmean")
@@ -61,8 +61,7 @@ def find_setting(name: str) -> Setting:
     if name == "paper":
         paper = load_preset("paper-10m")
         vocabulary = paper.data.vocab_size
-        found = search_students(base_student(paper.model), 4, paper.search, paper.model, vocabulary, 512)
-        shapes = [Student(s.num_layers, s.num_heads, s.hidden_size, s.intermediate_size) for s in found]
+        shapes = search_students(base_student(paper.model), 4, paper.search, paper.model, vocabulary, 512)
         return Setting(vocabulary, 1, 128, tuple(shapes))
     raise UserError(f"there is no setting {name!r}; expected small, paper or all-positions")
 
@@ -91,25 +90,10 @@ def make_work(name: str) -> Work:
     setting, device = find_setting(name), setup("fp32", torch.get_num_threads()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        models = [_model(shape, setting).to(device) for shape in setting.shapes]  # type: ignore[arg-type]
+        built = [plain_model(shape, setting.vocab_size, setting.block_size).train() for shape in setting.shapes]
+        models = [model.to(device) for model in built]  # type: ignore[arg-type]
         batch = random_batch(setting.vocab_size, setting.batch_size, setting.block_size).to(device)
     return Work(setting, models, batch, device)
-
-
-def _model(shape: Student, setting: Setting) -> PreTrainedModel:
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=setting.vocab_size,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            max_position_embeddings=setting.block_size + 2,
-            type_vocab_size=1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    ).train()
 
 
 def random_batch(vocab_size: int, batch_size: int, block_size: int) -> Batch:
@@ -254,11 +238,7 @@ def measured_peaks(variants: dict[str, Run], leaves: Sequence[Tensor], device: t
     """Peak of each variant above weights and gradients, MiB; after one run each, which makes what is made once."""
     for leaf in leaves:
         leaf.grad = torch.zeros_like(leaf)
-    peaks = {}
-    for name, run in variants.items():
-        run()
-        peaks[name] = peak_above(run, device)
-    return peaks
+    return warm_peaks(variants, device)
 
 
 def agreement(variants: dict[str, Run], first: str, others: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from ..optim import set_learning_rate
 from ..state import build_state
 from ..steps import clip_and_update, inner_loss, mutual_options, outer_gradient
 from ..students import find_students
-from .measure import Run, check_repeats, interleaved, matrix_product, peak_above, peaks, rows
+from .measure import Run, check_repeats, interleaved, matrix_product, peaks, rows, warm_peaks
 
 WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
 PARTS = ("batch", "inner", "optimizer", "outer, direct", "outer, sgd", "outer, adam", "matrix product")
@@ -69,9 +69,7 @@ def train_peaks(config: Config) -> dict[str, float]:
     """Peak memory of each part in this process."""
     with tempfile.TemporaryDirectory() as folder:
         _, variants, device = _parts(config, Path(folder))
-        for run in variants.values():
-            run()
-        return {name: peak_above(run, device.device) for name, run in variants.items()}
+        return warm_peaks(variants, device.device)
 
 
 def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:

@@ -103,7 +103,7 @@ def fetch(
         )
     final = paths.fetched(out, name)
     work = final.with_name(f".{name}.partial")
-    work.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(work.parent)
     try:
         with FileLock(work.with_suffix(".lock"), timeout=0):  # released by the system when the process ends
             if not _is_whole(final):
@@ -308,7 +308,7 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
         for split, suffix in wanted.items():
             if split not in dataset:
                 continue
-            with (folder / f"{name}.{suffix}").open("w", encoding="utf-8", newline="\n") as file:
+            with (folder / f"{name}.{suffix}").open("a", encoding="utf-8", newline="\n") as file:
                 for text in _texts(dataset[split], column, repository):
                     file.write(text + ("\n\n" if "\n" in text else "\n"))
 

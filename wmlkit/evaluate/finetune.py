@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..models import hidden_states, max_length
+from ..optim import decayed
 from .spans import Objective
 
 
@@ -207,8 +208,7 @@ def lr_factor(step: int, total: int, recipe: Recipe) -> float:
     if step < warmup:
         return step / max(1, warmup)
     done = min(1.0, (step - warmup) / max(1, total - warmup))
-    shape = 1 - done if recipe.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return recipe.min_lr_ratio + (1 - recipe.min_lr_ratio) * shape
+    return decayed(recipe.schedule, done, recipe.min_lr_ratio)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> list[int]:

@@ -96,9 +96,7 @@ def evaluate_glue(
             scored = [column for column in present if _trained(column) == task]
             recipe = replace(rules.recipe, **rules.overrides.get(task, {}))
             recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
-            rows |= _task_rows(
-                model, tokenizer, task, scored, data, recipe, rules, plan.settings["seeds"], plan.objective, device
-            )
+            rows |= _task_rows(model, tokenizer, task, scored, data, recipe, plan, device)
             progress.update()
         ordered = [rows[task] for task in present]
         members.append(
@@ -245,13 +243,11 @@ def _task_rows(
     scored: Sequence[str],
     data: dict[str, list[Example]],
     recipe: Recipe,
-    rules: GlueProtocol,
-    seeds: Sequence[int],
-    objective: Objective,
+    plan: _Plan,
     device: str | torch.device | None,
 ) -> dict[str, dict[str, Any]]:
     """Rows of the result for the columns `scored`, all from trainings on `task`."""
-    select_by: Metric = "f1" if task in rules.f1_selects else "accuracy"
+    select_by: Metric = "f1" if task in plan.rules.f1_selects else "accuracy"
     num_labels = TASKS[task].num_labels
     valid = {name: data[f"{name}.valid.jsonl"] for name in dict.fromkeys([task, *scored])}
     began = time.perf_counter()
@@ -261,14 +257,14 @@ def _task_rows(
             tokenizer,
             data[f"{task}.train.jsonl"],
             valid,
-            objective=objective,
+            objective=plan.objective,
             num_labels=num_labels,
             recipe=recipe,
             seed=seed,
             select=lambda labels, predictions: metrics(labels, predictions, num_labels)[select_by],
             device=device,
         )
-        for seed in seeds
+        for seed in plan.settings["seeds"]
     ]
     seconds = time.perf_counter() - began
     rows = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ from .spans import Encoded, Objective
 UNIT_WORDS = 64  # texts are cut into units of about this many words, whatever the tokenizer
 
 Documents = Sequence[Sequence[str]]  # documents of lines
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the members make of the text of one domain."""
+
+    nats: np.ndarray  # (members,), summed
+    tokens: int
+    bytes: int
+    unknown: int  # tokens among them
 
 
 def evaluate_text(
@@ -71,8 +82,8 @@ def evaluate_text(
     ensembles = ensemble_rows(member_weights, len(peers), single)
     objective = objective or objective_of(peers[0])
     window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
-    losses, counts, unknown = [], [], 0
-    for domain, documents in texts.items():
+
+    def read(domain: str, documents: Documents) -> _Read:
         units = draw_units(documents, words_per_domain, seed)
         if not units:
             raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
@@ -90,20 +101,16 @@ def evaluate_text(
             token_budget=token_budget,
             device=device,
         )
-        losses.append(-totals.sum(axis=1))
-        tokens = sum(len(item.scored) for item in encoded)
-        counts.append((tokens, sum(len(line.encode()) for unit in units for line in unit)))
-        unknown += sum(item.ids[i] == tokenizer.unk_token_id for item in encoded for i in item.scored)
+        return _Read(
+            nats=-totals.sum(axis=1),
+            tokens=sum(len(item.scored) for item in encoded),
+            bytes=sum(len(line.encode()) for unit in units for line in unit),
+            unknown=sum(item.ids[i] == tokenizer.unk_token_id for item in encoded for i in item.scored),
+        )
+
+    domains = {domain: read(domain, documents) for domain, documents in texts.items()}
     names = ["model"] if single else member_names(len(peers))
-    members = []
-    for row, name in enumerate(names):
-        own = [float(loss[row]) for loss in losses]
-        domains = [
-            {"domain": domain, **_measures(loss, *count, f"{name} on {domain}")}
-            for domain, loss, count in zip(texts, own, counts, strict=True)
-        ]
-        pooled = _measures(sum(own), sum(c[0] for c in counts), sum(c[1] for c in counts), name)
-        members.append({"member": name, **pooled, "domains": domains})
+    members = [_member(name, row, domains) for row, name in enumerate(names)]
     settings = {
         "words_per_domain": words_per_domain,
         "seed": seed,
@@ -114,7 +121,19 @@ def evaluate_text(
         "dtype": str(peers[0].dtype).removeprefix("torch."),
     }
     document: dict[str, Any] = {"objective": objective, "settings": settings, "members": members}
-    return document | _unknown(unknown, sum(tokens for tokens, _ in counts))
+    unknown, tokens = (sum(getattr(one, name) for one in domains.values()) for name in ("unknown", "tokens"))
+    return document | _unknown(unknown, tokens)
+
+
+def _member(name: str, row: int, read: Mapping[str, _Read]) -> dict[str, Any]:
+    """The losses of one member, by domain and over all tokens."""
+    domains = [
+        {"domain": domain, **_measures(float(one.nats[row]), one.tokens, one.bytes, f"{name} on {domain}")}
+        for domain, one in read.items()
+    ]
+    loss = sum(float(one.nats[row]) for one in read.values())
+    tokens, size = sum(one.tokens for one in read.values()), sum(one.bytes for one in read.values())
+    return {"member": name, **_measures(loss, tokens, size, name), "domains": domains}
 
 
 def evaluate_run_text(
@@ -199,20 +218,17 @@ def nursery_floor(
     None where it cannot be told: for text that is not the grammar's as it stands (not cleaned), and for a masked
     model whose tokenizer splits words, because each piece then tells of the others.
     """
-    domains = []
+    read = {}
     for row in measured["domains"]:
-        domain = row["domain"]
-        lines = [line for unit in drawn[domain] for line in unit]
-        floors = [nursery.line_floor(line, domain, objective) for line in lines]
+        lines = [line for unit in drawn[row["domain"]] for line in unit]
+        floors = [nursery.line_floor(line, row["domain"], objective) for line in lines]
         known = [floor for floor in floors if floor is not None]
         split = objective == "mlm" and sum(words for _, words in known) != row["tokens"]
         if len(known) < len(floors) or split:
             return None
-        loss = math.fsum(nats for nats, _ in known)
-        domains.append({"domain": domain, "loss": loss, "tokens": row["tokens"], "bytes": row["bytes"]})
-    pooled = _measures(sum(d["loss"] for d in domains), measured["tokens"], measured["bytes"], "the floor")
-    each = [{"domain": d["domain"], **_measures(d["loss"], d["tokens"], d["bytes"], "the floor")} for d in domains]
-    return {"member": "floor", **pooled, "domains": each}
+        nats = np.array([math.fsum(nats for nats, _ in known)])
+        read[row["domain"]] = _Read(nats, row["tokens"], row["bytes"], unknown=0)
+    return _member("floor", 0, read)
 
 
 def prepared_of(run_folder: Path) -> Path:

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
-from ..models import load_model, objective_of_class
-from ..untrusted import read_settings
+from ..models import declared_architecture, load_model, objective_of_class
 from .spans import Objective
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,7 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
 
     Raises UserError for an architecture that is neither a masked nor a causal language model.
     """
-    named = read_settings(folder / "config.json").get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else "unnamed"
+    architecture = declared_architecture(folder) or "unnamed"
     objective = objective_of_class(architecture)
     if objective is None:
         raise UserError(

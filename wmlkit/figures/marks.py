@@ -14,7 +14,13 @@ from matplotlib.transforms import ScaledTranslation
 
 from .. import results
 from ..errors import UserError
+from ..runs import ARMS
 from .style import ARM_COLOURS, ARM_MARKERS
+
+
+def arms_of(table: pd.DataFrame) -> list[str]:
+    """The arms in a table, from control to claim."""
+    return [arm for arm in ARMS if (table["arm"] == arm).any()]
 
 
 def band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
@@ -25,7 +31,7 @@ def band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
     value = rows.groupby("step").agg(
         tokens=("tokens", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max")
     )
-    ax.plot(value["tokens"], value["mean"], color=colour, markersize=4, **line)
+    ax.plot(value["tokens"], value["mean"], color=colour, **{"markersize": 4, **line})
     if rows["seed"].nunique() > 1:
         ax.fill_between(value["tokens"], value["low"], value["high"], color=colour, alpha=0.18, linewidth=0)
 

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .. import results
-from ..runs import ARMS
-from .marks import expect_one, mean_and_seeds
+from .marks import arms_of, expect_one, mean_and_seeds
 from .style import ARM_COLOURS, COLUMN, TEXT, finish, new_axes, short_number, styled
 
 
@@ -27,7 +26,7 @@ def plot_scores_by_peers(scores: pd.DataFrame, member: str = "best_peer", ax: Ax
     teacher = shown[shown["member"] == "teacher"]
     shown = shown[shown["member"] == member]
     places = {peers: place for place, peers in enumerate(sorted(shown["peers"].unique()))}
-    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
+    arms = arms_of(shown)
     for number, arm in enumerate(arms):
         offset = 0.16 * (number - (len(arms) - 1) / 2)
         of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["peers"].map(places) + 0.0)
@@ -90,7 +89,7 @@ def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | N
     perfect = {name: shown[shown["member"] == name] for name in ("perfect_scorer", "perfect_swapped")}
     shown = shown[shown["member"] == member]
     protocols = sorted(shown["protocol"].unique(), reverse=True)
-    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
+    arms = arms_of(shown)
     ax = new_axes(ax, 1.4 * COLUMN, 1.15 + 0.14 * len(protocols) * max(len(arms), 2))
     for number, arm in enumerate(arms):
         offset = -0.7 * (number - (len(arms) - 1) / 2) / max(len(arms), 2)
@@ -121,7 +120,7 @@ def plot_accuracy_by_words(table: pd.DataFrame, member: str = "best_peer", ax: A
     due = shown["target_words"].fillna(-1)
     shown = shown.assign(point=shown.groupby(due)["words"].transform("mean"))
     wide = shown["words"].max() > 10 * shown["words"].min()
-    arms = [arm for arm in ARMS if arm in set(shown["arm"])]
+    arms = arms_of(shown)
     for number, arm in enumerate(arms):
         apart = 3.2 * (number - (len(arms) - 1) / 2)
         mean_and_seeds(ax, shown[shown["arm"] == arm], "point", arm, apart=apart, line=True)

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..runs import ARMS
-from .marks import band, expect_one
+from .marks import arms_of, band, expect_one
 from .style import ARM_COLOURS, ARM_MARKERS, COLUMN, finish, new_axes, sequence, styled, tokens_axis
 
 
@@ -47,7 +46,7 @@ def plot_study_losses(metrics: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, COLUMN, 2.4)
     dev = metrics[metrics["quantity"] == "dev_ce"]
     means = dev.groupby(["arm", "peers", "seed", "step"])[["tokens", "value"]].mean()
-    for arm in [name for name in ARMS if name in set(dev["arm"])]:
+    for arm in arms_of(dev):
         look: dict[str, Any] = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "markersize": 3}
         for _, rows in means.loc[[arm]].groupby(level=["peers", "seed"]):
             ax.plot(rows["tokens"], rows["value"], linewidth=0.9, label=arm, **look)
@@ -82,12 +81,8 @@ def plot_diversity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     expect_one(table, "peers", "setting")
     ax = new_axes(ax, COLUMN, 2.4)
     shown = table[table["quantity"] == "diversity"]
-    for arm in [name for name in ARMS if name in set(shown["arm"])]:
-        rows = shown[shown["arm"] == arm].groupby("step")  # by step: seeds differ a little in their tokens
-        value = rows.agg(tokens=("tokens", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max"))
-        look = {"color": ARM_COLOURS[arm], "marker": ARM_MARKERS[arm], "markersize": 3}
-        ax.plot(value["tokens"], value["mean"], label=arm, **look)
-        ax.fill_between(value["tokens"], value["low"], value["high"], color=ARM_COLOURS[arm], alpha=0.18, linewidth=0)
+    for arm in arms_of(shown):
+        band(ax, shown[shown["arm"] == arm], ARM_COLOURS[arm], label=arm, marker=ARM_MARKERS[arm], markersize=3)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("diversity (nats / scored token)")
     tokens_axis(ax)
