@@ -12,15 +12,8 @@ from fake_runs import PARADIGMS, evaluated, write_evaluation, write_prepared, wr
 from scipy import stats
 
 from wmlkit import paths, results, tables
-from wmlkit.ablations import (
-    ablation_base,
-    ablation_name,
-    ablation_table,
-    changes,
-    clear,
-    note_plan,
-    noted_plan,
-)
+from wmlkit.ablation_table import ablation_table, clear
+from wmlkit.ablations import ablation_base, ablation_name, changes, note_plan, noted_plan
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
 from wmlkit.figures.ablations import plot_ablations

@@ -10,7 +10,7 @@ from fake_runs import PARADIGMS, write_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wmlkit import notebook_checks, notebooks, paths, results, runs, students
+from wmlkit import notebook_checks, notebooks, paths, results, run_files, students
 from wmlkit.config import load_preset
 from wmlkit.data import corpora
 from wmlkit.errors import UserError
@@ -84,8 +84,8 @@ LIKE = {  # files that wmlkit reads, by what reads them, and a document that is 
                         {"T4": {"command": "", "commit": "", "seeds": [0], "device": "", "created_by": ""}}),
     "shapes.json": (lambda path: students._read_saved(str(path)),
                     [{"num_layers": 1, "num_heads": 2, "hidden_size": 8, "intermediate_size": 9}]),
-    "done.json": (lambda path: runs.read_object(path, ("steps",)), {"steps": 3}),
-    "metrics.jsonl": (lambda path: list(runs.read_lines(path, ("step",))), {"step": 1}),
+    "done.json": (lambda path: run_files.read_object(path, ("steps",)), {"steps": 3}),
+    "metrics.jsonl": (lambda path: list(run_files.read_lines(path, ("step",))), {"step": 1}),
 }  # fmt: skip
 
 

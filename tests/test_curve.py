@@ -14,7 +14,7 @@ from wmlkit.evaluate.curve import points_passed
 from wmlkit.evaluate.pairs import load_peers
 from wmlkit.evaluate.suites import pairs_folder
 from wmlkit.identity import run_hash
-from wmlkit.runs import run_facts
+from wmlkit.run_files import run_facts
 
 TINY = {
     "data.words": 4000, "data.dev_words": 1500, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 3,

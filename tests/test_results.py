@@ -19,7 +19,8 @@ from wmlkit.cli import app
 from wmlkit.config import Config
 from wmlkit.errors import UserError
 from wmlkit.items import item_bootstrap, items_table, paired_items
-from wmlkit.runs import FORMAT, read_runs, unfinished_beside, unfinished_runs
+from wmlkit.run_files import FORMAT
+from wmlkit.runs import read_runs, unfinished_beside, unfinished_runs
 from wmlkit.summary import write_summary
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))

@@ -1,25 +1,15 @@
-"""Ablations (T8): what each setting of the method does, one change at a time, paired by seed with the run that
-changes nothing, the base."""
+"""Ablations: runs that differ from one, the base, in one thing each; what is asked for, and what a run changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from . import paths, results
-from .alike import told_apart
+from . import paths
 from .config import Config
 from .errors import UserError
 from .identity import PLACES, SHAPING
-from .run_settings import difference, most_common
-from .runs import Run, evaluations, read_runs
-
-MEMBERS = ("best_peer", "mean_peer", "ensemble")
-_KEYS = ["suite", "protocol", "member", "evaluated"]
 
 
 def ablation_base(config: Config) -> Config:
@@ -68,68 +58,3 @@ def ablation_name(changed: Mapping[str, Any]) -> str:
 
 def _in_sections(name: str) -> int:
     return sum(name in Config.model_fields[section].annotation.model_fields for section in SHAPING)  # type: ignore[union-attr]
-
-
-def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
-    """T8 from the finished runs in `folder`, those of ``[ablations]`` of `config`.
-
-    One row an ablation, suite, protocol and member: ablation (what it changes; ``base`` changes nothing; in brackets
-    what an evaluation has otherwise than most, which is compared with its like alone), corpus, arm, peers, steps, mean,
-    low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and the same minus the
-    base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds), p (two-sided paired
-    t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
-    flops (a teacher's training included, NaN where that is unknown) and the final peer_weights are means over seeds.
-    Empty without finished runs.
-    """
-    base = ablation_base(config)
-    runs = read_runs(folder) if folder.is_dir() else []
-    scores = pd.concat([results.scores_table(folder), results.dev_table(folder)], ignore_index=True) if runs else None
-    if scores is None or scores.empty:
-        return pd.DataFrame()
-    names = {run.folder.name: ablation_name(changes(run.config, base)) for run in runs}
-    scores = results.with_mean_peer(scores)
-    scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
-    scores = scores.assign(evaluated=_otherwise(runs, scores))
-    rows = results.over_seeds(scores, ["ablation", "corpus", "arm", "peers", *_KEYS])
-    against = results.against(scores, "ablation", "base", _KEYS)
-    rows = rows.merge(against, on=["ablation", *_KEYS], how="left").merge(_ends(runs, names), on="ablation")
-    rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
-    told = [
-        f"{name} ({text})" if text else name for name, text in zip(rows["ablation"], rows["evaluated"], strict=True)
-    ]
-    rows = rows.assign(ablation=told).drop(columns="evaluated")
-    order = [ablation_name(own) for own in ({}, *config.ablations.settings)]
-    order += [name for name in rows["ablation"].unique() if name not in order]
-    return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
-
-
-def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
-    """For each row of `scores` what its text or evaluation has otherwise than most: only those alike are compared."""
-    texts = {run.folder.name: str(run.data["hash"])[:8] for run in runs}
-    common = {"data.hash": most_common(list(texts.values()))}
-    of_text = {name: difference({"data.hash": text}, common) for name, text in texts.items()}
-    found = [(run, document) for run in runs for document in evaluations(run)]
-    told = {
-        (run.folder.name, document["suite"], document["protocol"]): text
-        for (run, document), text in zip(found, told_apart(found, across_settings=True), strict=True)
-    }
-    places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
-    return [", ".join(filter(None, (of_text[place[0]], told.get(place, "")))) for place in places]
-
-
-def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:
-    """Steps, FLOP and final peer weights of each ablation, means over its seeds."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(names[run.folder.name], []).append(run)
-    rows = []
-    for name, own in found.items():
-        weights = np.mean([run.done["peer_weights"] for run in own], axis=0)
-        row = {"ablation": name, "steps": own[0].done["steps"], "flops": np.mean([run.flops for run in own])}
-        rows.append({**row, "peer_weights": " ".join(f"{weight:.3f}" for weight in weights)})
-    return pd.DataFrame(rows)
-
-
-def clear(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of T8 whose difference from the base is not explained by the seeds: its 95 % interval leaves out 0."""
-    return table[(table["difference_low"] > 0) | (table["difference_high"] < 0)]

@@ -20,7 +20,7 @@ from . import paths
 from .data.tokenizer import continuing, load_tokenizer, save_tokenizer, template_of
 from .errors import UserError
 from .models import load_model, max_length, objective_of_class
-from .runs import other_format, read_object, run_document, run_facts
+from .run_files import other_format, read_object, run_document, run_facts
 
 VERSION = 2
 WRITTEN = ("tensors.safetensors", "state.json")

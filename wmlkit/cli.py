@@ -6,7 +6,6 @@ Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no t
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -115,7 +114,7 @@ def train(
     options = {key: value for key, value in given.items() if value is not None}
     # All at once: what --set asks for may be right only for these peers.
     config = load_preset(preset, dict(map(parse_assignment, set_ or [])) | options)
-    if "WORLD_SIZE" not in os.environ:  # of several processes each would prepare the text at once
+    if not started_together():  # of several processes each would prepare the text at once
         for sentence in unfinished_beside(run_folder(config, paths.output(out)), settled(config).resolved()):
             say(sentence)
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)

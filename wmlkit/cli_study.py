@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any
 
 import typer
@@ -91,8 +90,8 @@ def study_submit(
 @study_app.command("collect")
 def study_collect(preset: Preset = "nursery", out: Out = None) -> None:
     """Write the tables of all finished runs of a preset."""
+    from . import environment
     from .tables import write_tables
 
-    words = ["wmlkit", "study", "collect", "--preset", preset, *(["--out", out.name] if out else [])]
-    for path in write_tables(paths.preset(paths.output(out), preset), shlex.join(words)):
+    for path in write_tables(paths.preset(paths.output(out), preset), environment.command()):
         print(path)

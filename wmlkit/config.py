@@ -1,7 +1,7 @@
 """Frozen, validated configuration. Presets are TOML files; every number there carries its source.
 
-A configuration has one level of sections (``train.lr``), no inheritance and no defaults that
-depend on other sections: what a run does is what `Config.resolved` prints.
+A configuration has one level of sections (``train.lr``) and no inheritance: what a run does is what `Config.resolved`
+prints. One default depends on another section: `outer.min_lr_ratio` = none is that of ``[train]``.
 """
 
 from __future__ import annotations

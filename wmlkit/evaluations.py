@@ -12,7 +12,8 @@ import pandas as pd
 
 from . import paths
 from .alike import read_evaluations, shared_columns
-from .runs import curve_points, read_object, read_runs
+from .run_files import read_object
+from .runs import curve_points, read_runs
 
 
 def glue_table(folder: Path) -> pd.DataFrame:

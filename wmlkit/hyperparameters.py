@@ -12,6 +12,7 @@ import pandas as pd
 
 from . import paths
 from .config import load_preset
+from .identity import OF_EACH_RUN
 
 
 def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -21,7 +22,6 @@ def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.
     resolved configuration, the values are those of the run and a changed one says what the preset has (arm, number
     of peers and seed stay the preset's: they differ from run to run).
     """
-    of_each_run = (("mutual", "arm"), ("mutual", "num_peers"), ("train", "seed"))
     shipped = load_preset(preset).resolved()
     sources = value_sources((paths.PRESETS / f"{preset}.toml").read_text(encoding="utf-8"))
     rows = []
@@ -31,7 +31,7 @@ def hyperparameters(preset: str, config: Mapping[str, Any] | None = None) -> pd.
         for name, value in values.items():
             source = sources.get(f"{section}.{name}", "default of wmlkit.settings")
             used = value
-            if config is not None and (section, name) not in of_each_run:
+            if config is not None and f"{section}.{name}" not in OF_EACH_RUN:
                 used = config.get(section, {}).get(name, value)
             if used != value:
                 source = f"set for these runs; the preset has {_shown(value)} ({source})"

@@ -12,6 +12,7 @@ from .config import Config
 SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
 # Where a run's text lies and what is said of it for people: no part of what a run is, the text's content is
 PLACES = ("data.corpus", "data.tokenizer", "data.legality")
+OF_EACH_RUN = ("mutual.arm", "mutual.num_peers", "train.seed")  # what the runs of one study differ in
 
 
 def digest(document: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ def hidden_at(
     """
     trunk: Any = model.base_model
     if model.config.model_type == "roberta" and not model.config.is_decoder:
-        hidden = trunk.embeddings(input_ids=input_ids, position_ids=position_ids + model.config.pad_token_id + 1)
+        hidden = trunk.embeddings(input_ids=input_ids, position_ids=position_ids + first_position(model))
         for layer in trunk.encoder.layer[:-1]:
             hidden = layer(hidden, attention_mask)
         last = trunk.encoder.layer[-1]
@@ -333,3 +334,16 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def evaluation_mode(models: Sequence[PreTrainedModel]) -> Iterator[None]:
+    """All `models` in evaluation mode inside the block, as they were after it."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was_training in zip(models, training, strict=True):
+            model.train(was_training)

@@ -10,6 +10,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from .data.encode import open_tokens
+from .evaluate.protocols import credit
 from .evaluate.suites import Pair
 
 SMOOTHING = 0.1  # added to every count
@@ -44,18 +45,12 @@ def accuracy_table(prepared_folder: Path, tokenizer: PreTrainedTokenizerBase, pa
     tokens, _ = open_tokens(prepared_folder / "train.tokens")
     counts = Counts(np.asarray(tokens), len(tokenizer))
 
-    def credit(good: float, bad: float) -> float:
-        return 50.0 if abs(good - bad) < 1e-9 else 100.0 * (good > bad)
-
-    rows = []
+    scores: dict[str, list[list[float]]] = {"unigram": [], "bigram": []}  # (good, bad) of each pair
     for pair in pairs:
         both = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (pair.good, pair.bad)]
         framed = [np.concatenate([[tokenizer.eos_token_id], ids, [tokenizer.eos_token_id]]) for ids in both]
-        rows.append(
-            {
-                "paradigm": pair.paradigm,
-                "unigram": credit(*(counts.unigram_score(ids) for ids in both)),
-                "bigram": credit(*(counts.bigram_score(ids) for ids in framed)),
-            }
-        )
-    return pd.DataFrame(rows).groupby("paradigm").mean()
+        scores["unigram"].append([counts.unigram_score(ids) for ids in both])
+        scores["bigram"].append([counts.bigram_score(ids) for ids in framed])
+    columns = {name: np.array(rows).T for name, rows in scores.items()}
+    earned = {name: 100 * credit(good, bad, "half") for name, (good, bad) in columns.items()}
+    return pd.DataFrame({"paradigm": [pair.paradigm for pair in pairs], **earned}).groupby("paradigm").mean()

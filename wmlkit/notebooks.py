@@ -35,17 +35,16 @@ def run_notebook(
     parameters: Mapping[str, Any],
     required: Sequence[Path] = (),
     *,
-    cwd: Path | None = None,
     kernel: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Execute the notebook `source` with `parameters`; returns the executed copy `target`.
 
     The kernel is this very Python and imports this very wmlkit. `required`: files that the notebook must write; they
-    are deleted first and looked for afterwards (a ``.json`` must hold finite numbers only). `cwd`: the notebook's
-    working directory, by default the caller's, so that relative paths mean the same in both. `kernel`: one that was
-    started already in that folder (`wmlkit.kernels`), which whoever started it ends. `progress` gets a line
-    when the notebook starts, each line that it prints, and a line with its seconds at the end.
+    are deleted first and looked for afterwards (a ``.json`` must hold finite numbers only). The notebook's
+    working directory is the caller's, so that relative paths mean the same in both. `kernel`: one that was started
+    already in that folder (`wmlkit.kernels`), which whoever started it ends. `progress` gets a line when the notebook
+    starts, each line that it prints, and a line with its seconds at the end.
 
     Raises UserError for a mistake in the parameters or the notebook, a cell that fails (the executed copy is kept as
     ``<name>.failed.ipynb``), a kernel that dies, or a required file that was not written; Stopped, after the kernel has
@@ -58,13 +57,13 @@ def run_notebook(
     failed = target.with_suffix(".failed.ipynb")
     for old in (target, failed, *required):
         old.unlink(missing_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.ipynb")
 
     say(f"{source.stem}: running")
     started = time.perf_counter()
     try:
-        folder = (cwd or Path.cwd()).resolve()
+        folder = Path.cwd()
         with nullcontext(kernel) if kernel else kernels.started(folder) as manager:
             _execute(source, temporary, given, folder, failed, manager, _Lines(say))
         _check_results(source.name, required)

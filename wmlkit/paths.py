@@ -2,7 +2,10 @@
 
 Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
 
-    OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets
+    OUT/downloads/<name>/                         fetched releases
+    OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets, and pairs
+    OUT/search/                                   losses that the search has measured
+    OUT/start/<preset>/                           the peers that notebook 00 trains
     OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
     OUT/<preset>/replay/<name>/                   one folder a replay of the released code
     OUT/<preset>-ablations/                       runs of [ablations], and what was asked for, ablations.json

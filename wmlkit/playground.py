@@ -26,11 +26,11 @@ from .errors import UserError
 from .evaluate.minimal_pairs import check_fit
 from .evaluate.pairs import load_peers
 from .evaluate.protocols import credit, get_protocol, is_tie
-from .evaluate.scoring import evaluation_mode
 from .evaluate.spans import Encoded, Objective, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
-from .models import hidden_states, lm_logits
-from .runs import read_runs, run_document, run_facts
+from .models import evaluation_mode, hidden_states, lm_logits
+from .run_files import run_document, run_facts
+from .runs import read_runs
 from .shapes import SHAPE
 from .study_plan import plan
 
@@ -309,8 +309,8 @@ def with_weight(weights: np.ndarray, peer: int, share: float) -> np.ndarray:
     return moved
 
 
-def nearest_shapes(grid: pd.DataFrame, target: float, max_step_ms: float, top: int = 5) -> pd.DataFrame:
-    """The `top` shapes of `search_cost.landscape` nearest to `target` parameters among those with a step short enough.
+def nearest_shapes(grid: pd.DataFrame, target: float, max_step_ms: float) -> pd.DataFrame:
+    """The five shapes of `search_cost.landscape` nearest to `target` parameters among those with a step short enough.
 
     Adds `error_percent`; for one size only the first number of heads is kept. Raises UserError if no step is.
     """
@@ -319,7 +319,7 @@ def nearest_shapes(grid: pd.DataFrame, target: float, max_step_ms: float, top: i
         raise UserError(f"no shape has a step of at most {max_step_ms:g} ms; expected some: allow a longer step")
     error = 100 * (allowed["parameters"] - target) / target
     ranked = allowed.assign(error_percent=error, distance=error.abs()).sort_values("distance", kind="stable")
-    ranked = ranked.drop_duplicates(["num_layers", "hidden_size"]).head(top).reset_index(drop=True)
+    ranked = ranked.drop_duplicates(["num_layers", "hidden_size"]).head(5).reset_index(drop=True)
     return ranked[[*SHAPE, "parameters", "error_percent", "step_ms", "memory_mib"]]
 
 

@@ -170,10 +170,7 @@ def _diversity(table: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault(tuple(record[key] for key in keys), {key: record[key] for key in (*keys, "n_seeds")})
         row[record["quantity"]] = _with_interval(record, 3)
         if record["quantity"] == "diversity":
-            change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
-            row["diversity minus independent's [95 %]"] = _with_interval(
-                {**record, **change, "values": record["differences"]}, 3, "+"
-            )
+            row["diversity minus independent's [95 %]"] = _change(record, 3)
             row |= {"p": p_value(record["p"]), "p, adjusted": p_value(record["p_adjusted"])}
     frame = pd.DataFrame(rows.values())
     return _plain(frame.rename(columns={"members": "weighted mean of the peers", "ensemble": "ensemble"}))
@@ -201,10 +198,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault(name, {"ablation": name, **ends})
         row["n_seeds"].add(int(record["n_seeds"]))
         row[f"{measure} ({unit})"] = _with_interval(record, digits)
-        change = {"mean": record["difference"], "low": record["difference_low"], "high": record["difference_high"]}
-        row[f"{measure} minus base [95 %]"] = _with_interval(
-            {**record, **change, "values": record["differences"]}, digits, "+"
-        )
+        row[f"{measure} minus base [95 %]"] = _change(record, digits)
         row[f"{measure} p adj."] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
@@ -235,6 +229,12 @@ def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
         )
         row[column] = _with_interval(record, 1)
     return _plain(pd.DataFrame(rows.values()).sort_values("phenomenon"))
+
+
+def _change(record: dict[str, Any], digits: int) -> str:
+    """The difference of a record from its control, with its interval."""
+    own = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
+    return _with_interval({**record, **{name: record[of] for name, of in own.items()}}, digits, "+")
 
 
 def _with_interval(record: dict[str, Any], digits: int, sign: str = "") -> str:

@@ -17,7 +17,8 @@ from scipy import stats
 
 from .alike import read_evaluations
 from .errors import UserError
-from .runs import Run, distinct, metric_lines, other_format, read_runs
+from .run_files import other_format
+from .runs import Run, distinct, metric_lines, read_runs
 
 # lists of P values
 PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from .config import Config, load_preset, preset_names
-from .identity import PLACES, SHAPING, digest, idle_teacher_keys
+from .identity import OF_EACH_RUN, PLACES, SHAPING, digest, idle_teacher_keys
 from .shapes import SHAPE
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def beside_main(runs: Sequence[Run], config: Config) -> str:
     main = next((run for run in runs if not run.setting), None)
     if main is None:
         return ""
-    aside = {"mutual.arm", "mutual.num_peers", "train.seed", *PLACES, *_TEACHER_KEYS}
+    aside = {*OF_EACH_RUN, *PLACES, *_TEACHER_KEYS}
     of_both = [all_settings(document) for document in (config.resolved(), main.config)]
     own, there = ({key: value for key, value in one.items() if key not in aside} for one in of_both)
     own["data.corpus"], there["data.corpus"] = (PurePath(one["data.corpus"]).name for one in of_both)
@@ -64,7 +64,7 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in runs:
         flat, name = all_settings(run.config), run.folder.name
         idle = [f"mutual.{key}" for key in idle_teacher_keys(run.config["mutual"])]
-        for key in ("mutual.arm", "mutual.num_peers", "train.seed", *PLACES, *idle):
+        for key in (*OF_EACH_RUN, *PLACES, *idle):
             flat.pop(key, None)
         if name in saved:
             flat["search.saved"] = saved[name]

@@ -1,4 +1,4 @@
-"""Finished run folders, read and checked: the one place that knows their files."""
+"""Finished runs of a preset's folder, with their evaluations and learning curves, read and checked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from . import paths
 from .errors import UserError
 from .identity import SHAPING
+from .run_files import other_format, read_lines, read_object, run_document
 from .run_settings import all_settings, difference, settings_apart
-
-FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
@@ -184,75 +183,6 @@ def unfinished_beside(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:
-    """``config.json`` of a run folder, finished or not, with the `required` keys. Raises UserError where a newer wmlkit
-    wrote it; older formats are read as they are."""
-    path = folder / "config.json"
-    document = read_object(path, required)
-    found = document.get("format", 1)
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
-        raise UserError(
-            f"{path} has format {found!r}, expected one up to {FORMAT}: another version of wmlkit wrote the run; use "
-            "that version, or move the folder elsewhere and train again"
-        )
-    return document
-
-
-def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
-    """Learned peer weights and objective of a finished run."""
-    if not (run_folder / "done.json").is_file():
-        raise not_finished(run_folder)
-    weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
-    if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
-        raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
-    model = run_document(run_folder, ("config",))["config"]
-    model = model.get("model") if isinstance(model, dict) else None
-    objective = model.get("objective") if isinstance(model, dict) else None
-    if objective not in ("mlm", "clm"):
-        raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
-    return [float(weight) for weight in weights], objective
-
-
-def not_finished(run_folder: Path) -> UserError:
-    """What to say of a run folder without ``done.json``."""
-    return UserError(
-        f"{run_folder} has no done.json, so the run is not finished; start the same training command again to resume it"
-    )
-
-
-def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
-    """One JSON object that has the `required` keys. Raises UserError, naming the file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; expected it in every finished run; remove that run's folder and repeat it")
-    return _parsed(path.read_bytes(), str(path), path, required)
-
-
-def known_result(path: Path, required: Sequence[str]) -> dict[str, Any] | None:
-    """A result that was written before; None where there is none, or none of this version: it is then made again."""
-    try:
-        document = read_object(path, required)
-    except UserError:
-        return None
-    return document if isinstance(document.get("settings"), dict) else None
-
-
-def other_settings(path: Path) -> UserError:
-    """What to say where an evaluation would replace one with other settings, which tables may show already."""
-    return UserError(
-        f"{path} has this evaluation with other settings or data; expected the same again; give --force to replace it, "
-        "which the tables will show"
-    )
-
-
-def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """JSON objects, one a line, that have the `required` keys. Raises UserError, naming the file and the line."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; expected one JSON object a line; remove that run's folder and repeat it")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield _parsed(line, f"line {number} of {path}", path, required)
-
-
 def distinct(values: Iterable[Any]) -> str:
     """The different values, in the order in which they first come, joined by commas; None reads ``unknown``."""
     return ", ".join(dict.fromkeys("unknown" if value is None else str(value) for value in values))
@@ -292,25 +222,3 @@ def _fits(done: Mapping[str, Any], peers: Any) -> bool:
     if not sizes or not all(_is_number(value) for value in (*values, *(value for one in lists for value in one))):
         return False
     return bool(1 <= done["best_peer"] <= peers)
-
-
-def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
-    try:
-        document = paths.parse_json(text)
-    except ValueError as error:
-        again = "remove that run's folder and repeat the run"
-        if path.parent.name == "evaluation":
-            again = "remove that file and evaluate the run again"
-        raise UserError(f"{place} is not JSON ({error}); expected one JSON object; {again}") from None
-    for key in required:
-        if not isinstance(document, dict) or key not in document:
-            raise other_format(path, repr(key))
-    return document  # type: ignore[no-any-return]
-
-
-def other_format(path: Path, key: str) -> UserError:
-    """What to say of a run's file that lacks `key`."""
-    return UserError(
-        f"{path} has no {key}; expected the files that this version of wmlkit writes; move runs of other versions "
-        "elsewhere and repeat them"
-    )

@@ -1,4 +1,4 @@
-"""T4's companions and T6 from the tidy tables of `wmlkit.evaluations`, and intervals for results of one seed."""
+"""T4's companions and T6 from the tidy tables of `wmlkit.evaluations`."""
 
 from __future__ import annotations
 

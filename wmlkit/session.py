@@ -22,6 +22,7 @@ from .config import Config, load_preset
 from .device import setup
 from .errors import UserError
 from .figures.style import save_figure
+from .provenance import record_provenance
 from .tables import save_table
 
 
@@ -58,8 +59,6 @@ class Session:
 
     def figure(self, name: str, figure: Any, seeds: Sequence[int] = ()) -> None:
         """Save ``figures/<name>`` as PNG, PDF and SVG with what made it; its caption is shown here."""
-        from .provenance import record_provenance
-
         folder = self.folder / "figures"
         self.files.append(save_figure(figure, folder, name))
         record_provenance(folder, name, **self.provenance(seeds))

@@ -102,7 +102,7 @@ def outer_gradient(
     """
     positions, teacher = config.mutual.kl_positions, state.teacher
     parameters = [parameters_of(peer) for peer in state.peers]
-    gradients = [{k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in own.items()} for own in parameters]
+    gradients = [{name: _gradient(p) for name, p in own.items()} for own in parameters]
     inner = [
         inner_batch(state.peers, part, positions, teacher, share_of(part, whole, positions, options)) for part in parts
     ]
@@ -173,10 +173,15 @@ def _sum(parts: Sequence[losses.MutualLoss], state: State, device: Device) -> lo
     return losses.MutualLoss(*device.total(sums))
 
 
+def _gradient(parameter: Tensor) -> Tensor:
+    """That of the last step; zeros where nothing depended on the parameter."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
 def _exchange_gradients(state: State, device: Device) -> None:
     """Each parameter's gradient summed over the processes."""
     parameters = [p for peer in state.peers for p in peer.weights]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    gradients = [_gradient(p) for p in parameters]
     for parameter, gradient in zip(parameters, device.total(gradients), strict=True):
         parameter.grad = gradient
 

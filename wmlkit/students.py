@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate.utils import set_seed
 from filelock import FileLock
@@ -68,13 +68,11 @@ def find_students(config: Config, vocab_size: int, prefer: Preference | None = N
     )
 
 
-def compare_methods(
-    config: Config, vocab_size: int, methods: Sequence[Literal["exact", "bayesian"]] = ("exact", "bayesian")
-) -> list[dict[str, Any]]:
+def compare_methods(config: Config, vocab_size: int) -> list[dict[str, Any]]:
     """T3: one row a method and a peer: shape, parameters, target, error_percent, evaluations, and the milliseconds of
     the method's whole search (the same in all its rows). Limits and preferences are those of `find_students`."""
     rows = []
-    for method in methods:
+    for method in ("exact", "bayesian"):
         chosen = config.updated({"search.method": method})
         start = time.perf_counter()
         found = find_students(chosen, vocab_size)
@@ -120,7 +118,7 @@ def proxy_losses(
     file = out / "search" / f"proxy-{digest(key)[:16]}.json"
 
     def loss(student: Student) -> float:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(file.parent)
         name = "-".join(str(value) for value in asdict(student).values())
         with FileLock(file.with_suffix(".lock")):
             known = paths.read_json(file) if file.is_file() else {}

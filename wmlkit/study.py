@@ -27,7 +27,7 @@ from .evaluate.pairs import evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
-from .runs import read_object, run_document
+from .run_files import read_object, run_document
 from .settings import Arm
 from .study_plan import Part, plan, shard
 from .train import run as train_run

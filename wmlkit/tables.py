@@ -1,4 +1,5 @@
-"""Tables T1 to T8 as data frames, from tidy tables (`wmlkit.results`), prepared corpora and presets.
+"""Tables T1, T3 to T5 and T7 as data frames, from tidy tables (`wmlkit.results`) and prepared corpora; all tables that
+the runs of a preset's folder give, written.
 
 A table holds what there is data for and nothing else; every table made from runs has a column `corpus`.
 """
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from . import evaluations, paths, results
-from .ablations import ablation_table, noted_plan
+from .ablation_table import ablation_table
+from .ablations import noted_plan
 from .config import Config, preset_names
 from .data.statistics import read_statistics
 from .diversity import diversity, diversity_table

@@ -82,16 +82,22 @@ def given_folder(name: str) -> Path:
         ) from None
 
 
+def given_weights(name: str, key: str) -> Path:
+    """Weights of the teacher `name`, which setting `key` gives. Raises UserError where it has none as safetensors."""
+    weights = given_folder(name) / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"the teacher {name!r} has no model.safetensors; wmlkit loads weights from such a file only, because other "
+            f"formats can run code: convert the model or choose another for {key}"
+        )
+    return weights
+
+
 def given_hash(config: Config) -> str:
     """SHA-256 of the model that `mutual.teacher` names, part of a run's identity; empty for the trained teacher."""
     if not config.mutual.uses_teacher or config.mutual.teacher is None:
         return ""
-    folder = given_folder(config.mutual.teacher)
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"the teacher {config.mutual.teacher!r} has no model.safetensors; wmlkit loads weights from such a "
-            "file only, because other formats can run code: convert the model or choose another"
-        )
+    folder = given_weights(config.mutual.teacher, "mutual.teacher").parent
     names = ("config.json", "tokenizer.json", "model.safetensors")
     return digest({name: paths.file_sha256(folder / name) for name in names if (folder / name).is_file()})
 

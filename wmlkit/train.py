@@ -35,7 +35,7 @@ from .guard import exclusive, stop_signals
 from .identity import run_hash
 from .measure import evaluation_row
 from .models import body_parameters
-from .runs import FORMAT, read_object, run_document
+from .run_files import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
 from .steps import mutual_options, outer_lr, read_by_teacher, train_step
@@ -151,7 +151,7 @@ def _teacher(
         return given_teacher(config, tokenizer, device)
     own = teacher_config(config)
     folder = run_folder(own, out, prepared)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder.parent)
     # Runs side by side share a teacher: one trains it, the others wait here. Processes of one run enter together.
     with FileLock(folder.with_name(f".{folder.name}.lock")) if device.is_main else nullcontext():
         device.wait()

@@ -24,13 +24,11 @@ from .errors import UserError
 from .figures import playground as figure_playground
 from .figures.training import member_name
 from .playground import Peers, Sample
-from .runs import run_document
+from .run_files import run_document
 from .search import count_parameters
 from .search_cost import landscape
 from .shapes import base_student
 from .students import workload_of
-
-DOTS = 110  # an inch, of the pictures
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def _plain(table: pd.DataFrame) -> Any:
 def _html(part: Any, title: str, place: str) -> str:
     """A picture (figure or PNG) as an embedded PNG, a styled table as HTML, a sentence as a paragraph."""
     if isinstance(part, Figure):
-        part = live.png(part, DOTS)
+        part = live.png(part, figure_playground.DOTS)
     if isinstance(part, bytes):
         source = f"data:image/png;base64,{base64.b64encode(part).decode()}"
         return f'<img alt="{html.escape(title)}" style="max-width: 100%" src="{source}">'

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .batches import word_starts
 from .encode import open_documents, open_tokens
+from .splits import SPLITS
 from .tokenizer import load_tokenizer
 
 _LETTER, _DIGIT, _SPACE = 1, 2, 3
@@ -26,7 +27,7 @@ def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tu
     given = {row["domain"] for row in statistics["domains"] if row["split"] == "dev"}
     kinds = _kinds(load_tokenizer(prepared_folder / "tokenizer"))
     counts: dict[tuple[str, str], tuple[int, int]] = {}
-    for split in ("train", "held_out", "dev"):
+    for split in SPLITS:
         path = prepared_folder / f"{split}.tokens"
         tokens, _ = open_tokens(path)
         ends = [*open_documents(path).tolist(), len(tokens)]

@@ -82,7 +82,7 @@ def download(
         if size in (None, path.stat().st_size) and sha256 in (None, paths.file_sha256(path)):
             return path
         path.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(path.parent)
     part = path.with_name(f".{path.name}.part")
     check_space(path.parent, max(0, (size or 0) - _length(part)))
     _persist(url, lambda: _continue(url, part, size, patience), lambda: _length(part), patience)

@@ -95,7 +95,7 @@ def write_corpus(folder: Path, words: int, dev_words: int, seed: int) -> None:
 
     Dev text comes from a stream of its own; the same arguments give the same bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     for domain in DOMAINS:
         for stream, (split, total) in enumerate((("train", words), ("dev", dev_words))):
             text = "".join(line + "\n" for line in lines(domain, math.ceil(total / len(DOMAINS)), seed, stream))

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import paths
 from ..device import best_device
 from ..errors import UserError
-from ..runs import known_result, other_settings, read_object, run_facts
+from ..run_files import known_result, other_settings, read_object, run_facts
 from .finetune import Example, Recipe, finetune, window
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
@@ -126,13 +126,12 @@ def evaluate_run_glue(
     *,
     protocol: str = "babylm2025",
     best: bool = False,
-    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """`evaluate_glue` of a finished run's peers, written into the run folder.
 
     A run that has this document already, with the same settings and data, is not fine-tuned again unless `force`.
-    best: only the peer that the held-out text chose, at a fraction of the time. device: None: the best of this machine.
+    best: only the peer that the held-out text chose, at a fraction of the time.
     Raises UserError where the document is there with other settings or data and `force` is off.
     """
     models, tokenizer = load_peers(run_folder)
@@ -156,7 +155,7 @@ def evaluate_run_glue(
         options,
         protocol=protocol,
         objective=objective,
-        device=device or best_device(),
+        device=best_device(),
         names=names,
     )
     paths.write_json(path, document)

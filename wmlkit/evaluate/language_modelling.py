@@ -29,12 +29,13 @@ from ..data.tokenizer import load_tokenizer
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
-from ..runs import known_result, other_format, run_document, run_facts
+from ..run_files import known_result, other_format, run_document, run_facts
 from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
 from .pairs import load_peers
 from .scoring import score_encoded
 from .spans import Encoded, Objective
 
+SEED = 0  # of the units that are drawn
 UNIT_WORDS = 64  # texts are cut into units of about this many words, whatever the tokenizer
 
 Documents = Sequence[Sequence[str]]  # documents of lines
@@ -57,16 +58,14 @@ def evaluate_text(
     *,
     objective: Objective | None = None,
     words_per_domain: int | None = 2000,
-    seed: int = 0,
     by_line: bool = False,
     member_weights: Sequence[float] | None = None,
-    temperature: float = 1.0,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
 ) -> dict[str, Any]:
     """Loss of one model (member "model") or of peers and their ensembles on `texts`, domain -> documents of lines.
 
-    Documents are cut into units of consecutive lines, `words_per_domain` words of units are drawn with `seed`
+    Documents are cut into units of consecutive lines, `words_per_domain` words of units are drawn
     (None: all; masked models need one forward pass a token), and each unit is read as ``<s> line </s> line </s>``, in
     the pieces that training cuts (`segments`), as long as the models allow; by_line: each line is a piece, for models
     that saw no line beside another (`data.packing` "lines"). Every token of the text is scored once, start and end
@@ -84,7 +83,7 @@ def evaluate_text(
     window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
 
     def read(domain: str, documents: Documents) -> _Read:
-        units = draw_units(documents, words_per_domain, seed)
+        units = draw_units(documents, words_per_domain, SEED)
         if not units:
             raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
         encoded = [
@@ -97,7 +96,6 @@ def evaluate_text(
             encoded,
             objective=objective,
             weights=ensembles,
-            temperature=temperature,
             token_budget=token_budget,
             device=device,
         )
@@ -113,8 +111,8 @@ def evaluate_text(
     members = [_member(name, row, domains) for row, name in enumerate(names)]
     settings = {
         "words_per_domain": words_per_domain,
-        "seed": seed,
-        "temperature": temperature,
+        "seed": SEED,
+        "temperature": 1.0,
         "window": window,
         "by_line": by_line,
         "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
@@ -142,13 +140,12 @@ def evaluate_run_text(
     *,
     words_per_domain: int | None = 2000,
     token_budget: int | None = None,
-    device: str | torch.device | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder.
 
     For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
-    settings on the same corpus is not measured again unless `force` is set. device: None: the best of this machine.
+    settings on the same corpus is not measured again unless `force` is set.
     """
     data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
     known = None if force else known_text(run_folder, data_hash, words_per_domain)
@@ -166,7 +163,7 @@ def evaluate_run_text(
         by_line=reads_lines(run_folder),
         member_weights=weights,
         token_budget=token_budget,
-        device=device or best_device(),
+        device=best_device(),
     )
     document["data_hash"] = data_hash
     document |= _unknown(*unknown_tokens(prepared_folder, tokenizer))
@@ -246,12 +243,12 @@ def prepared_of(run_folder: Path) -> Path:
     return folder
 
 
-def prepared_texts(prepared_folder: Path, split: str = "dev") -> dict[str, list[list[str]]]:
-    """The text of one split of a prepared corpus, domain -> documents of lines, decoded from its tokens."""
-    documents = decoded_documents(prepared_folder / f"{split}.tokens", load_tokenizer(prepared_folder / "tokenizer"))
+def prepared_texts(prepared_folder: Path) -> dict[str, list[list[str]]]:
+    """The dev text of a prepared corpus, domain -> documents of lines, decoded from its tokens."""
+    documents = decoded_documents(prepared_folder / "dev.tokens", load_tokenizer(prepared_folder / "tokenizer"))
     texts: dict[str, list[list[str]]] = {}
     for row in paths.read_json(prepared_folder / "statistics.json")["splits"]:
-        if row["split"] == split:
+        if row["split"] == "dev":
             texts.setdefault(row["domain"], []).extend(islice(documents, row["documents"]))
     return texts
 

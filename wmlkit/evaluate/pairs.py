@@ -16,7 +16,7 @@ from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
-from ..runs import known_result, run_facts
+from ..run_files import known_result, run_facts
 from ..settings import EvaluateConfig
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (

@@ -7,8 +7,7 @@ share a batch, so nothing is ever padded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import UserError
+from ..models import evaluation_mode
 from .last_layer import Reader, logits_at
 from .spans import Encoded, Objective
 
@@ -205,16 +205,3 @@ def _picked(logits: Tensor, place: Tensor, target: Tensor) -> Tensor:
     shifted = logits.sub_(largest)
     chosen = shifted[place, target]
     return chosen - shifted.exp_().sum(dim=-1).log_()[place]
-
-
-@contextmanager
-def evaluation_mode(models: Sequence[PreTrainedModel]) -> Iterator[None]:
-    """All `models` in evaluation mode inside the block, as they were after it."""
-    training = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, was_training in zip(models, training, strict=True):
-            model.train(was_training)

@@ -11,7 +11,7 @@ from .. import paths
 from ..config import Config
 from ..device import best_device
 from ..errors import UserError
-from ..runs import known_result, not_finished, other_settings, run_document, run_facts
+from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import (
     evaluate_run_text,

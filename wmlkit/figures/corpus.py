@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from ..data.splits import SPLITS
 from ..errors import UserError
 from .style import COLOURS, COLUMN, TEXT, finish, new_axes, panels, sequence, short_number, styled
 
 MOST_DOMAINS = len(COLOURS)
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
-_SPLITS = ("train", "held_out", "dev")
 
 
 @styled
@@ -68,7 +68,7 @@ def plot_domain_mix(mix: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Share of each domain in the words of training, held-out and dev text, of `statistics.domain_mix`."""
     shown = _largest(mix, "words", "train")
     ax = new_axes(ax, 0.65 * TEXT, 0.9 + 0.3 * len(shown))
-    splits = [split for split in _SPLITS if split in set(mix["split"])]
+    splits = [split for split in SPLITS if split in set(mix["split"])]
     for number, (split, colour) in enumerate(zip(splits, sequence(len(splits)), strict=True)):
         rows = mix[(mix["split"] == split) & mix["domain"].isin(shown)]
         places = rows["domain"].map(shown.index) + 0.26 * (number - (len(splits) - 1) / 2)

@@ -16,6 +16,8 @@ from .search import plot_pareto
 from .style import COLOURS, panels, sequence, styled, tokens_axis
 from .training import member_name, plot_peer_weights
 
+DOTS = 110  # an inch, of the pictures that move
+
 
 @styled
 def effect_figure(edges: pd.DataFrame) -> Figure:
@@ -41,13 +43,13 @@ def effect_figure(edges: pd.DataFrame) -> Figure:
 
 
 @styled
-def effect_picture(edges: pd.DataFrame, dots: int = 110) -> Callable[[np.ndarray, float, float], bytes]:
+def effect_picture(edges: pd.DataFrame) -> Callable[[np.ndarray, float, float], bytes]:
     """Draw `effect_figure` once; the returned function marks (weights, dev loss, accuracy) in it, as PNG.
 
     Marks: the weights tried, one a peer. Only the marks are drawn anew, so that a slider is answered at once.
     """
     figure = effect_figure(edges)
-    figure.set_dpi(dots)
+    figure.set_dpi(DOTS)
     axes, colours = figure.axes, sequence(edges["peer"].nunique())
     levels = [ax.axhline(0, color="black", linewidth=0.8, linestyle=":", animated=True) for ax in axes]
     look: dict[str, Any] = {"marker": "o", "markeredgecolor": "black", "markersize": 6, "animated": True}

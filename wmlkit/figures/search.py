@@ -38,14 +38,16 @@ def plot_search(grid: pd.DataFrame, found: pd.DataFrame | None = None, ax: Axes 
 
 
 @styled
-def plot_pareto(table: pd.DataFrame, cost: str = "step_ms", unit: str = "step (ms)", ax: Axes | None = None) -> Axes:
-    """F5: every shape's `cost` against its parameters; a line joins those that the boolean column `pareto` marks."""
+def plot_pareto(table: pd.DataFrame, unit: str = "step (ms)", ax: Axes | None = None) -> Axes:
+    """F5: every shape's `step_ms` against its parameters; a line joins those that the boolean column `pareto` marks."""
     ax = new_axes(ax, COLUMN, 2.5)
-    ax.plot(table["parameters"] / 1e6, table[cost], "o", color="0.65", markersize=3, label="shapes")
+    ax.plot(table["parameters"] / 1e6, table["step_ms"], "o", color="0.65", markersize=3, label="shapes")
     front = table[table["pareto"]].sort_values("parameters")
-    ax.plot(front["parameters"] / 1e6, front[cost], marker="D", markersize=3.5, color=COLOURS[3], label="Pareto front")
+    ax.plot(
+        front["parameters"] / 1e6, front["step_ms"], marker="D", markersize=3.5, color=COLOURS[3], label="Pareto front"
+    )
     log_if_wide(ax, "x", table["parameters"])
-    log_if_wide(ax, "y", table[cost])
+    log_if_wide(ax, "y", table["step_ms"])
     ax.set_xlabel("parameters (millions)")
     ax.set_ylabel(unit)
     return finish(ax, legend=2)

@@ -26,13 +26,12 @@ from ..data.prepare import Prepared
 from ..data.texts import measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
 from ..device import Device
-from ..errors import UserError
 from ..forward import AtPositions
 from ..identity import digest
 from ..measure import measure
 from ..state import build_state
 from ..students import find_students
-from ..teacher import frozen_model, given_folder
+from ..teacher import frozen_model, given_folder, given_weights
 from .released import Case
 from .released_data import possible_pairs, widened
 from .steps import Setting, epochs
@@ -94,7 +93,7 @@ def teacher_for(
         kind = "foreign" if foreign else "described"
         alone = _alone(config)
         folder, who = _folder(alone, kind, out, described), f"the {kind} teacher"
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(folder.parent)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # replays side by side share a teacher
             if not (folder / "record.json").is_file():
                 _train(alone, kind, described, device, folder)
@@ -108,13 +107,7 @@ def teacher_identity(config: Config, case: Case) -> str:
     """SHA-256 of a given teacher's weights, part of the identity of what it teaches; empty for a trained one."""
     if not case.defects.foreign_teacher or config.replay.teacher is None:
         return ""
-    weights = given_folder(config.replay.teacher) / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(
-            f"the teacher {config.replay.teacher!r} has no model.safetensors; wmlkit loads weights from such a file "
-            "only, because other formats can run code: convert the model or choose another for replay.teacher"
-        )
-    return paths.file_sha256(weights)
+    return paths.file_sha256(given_weights(config.replay.teacher, "replay.teacher"))
 
 
 def _alone(config: Config) -> Config:

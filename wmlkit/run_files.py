@@ -1,0 +1,103 @@
+"""The JSON files of a run folder, read one by one and checked; what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from . import paths
+from .errors import UserError
+
+FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
+
+
+def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:
+    """``config.json`` of a run folder, finished or not, with the `required` keys. Raises UserError where a newer wmlkit
+    wrote it; older formats are read as they are."""
+    path = folder / "config.json"
+    document = read_object(path, required)
+    found = document.get("format", 1)
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise UserError(
+            f"{path} has format {found!r}, expected one up to {FORMAT}: another version of wmlkit wrote the run; use "
+            "that version, or move the folder elsewhere and train again"
+        )
+    return document
+
+
+def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
+    """Learned peer weights and objective of a finished run."""
+    if not (run_folder / "done.json").is_file():
+        raise not_finished(run_folder)
+    weights = read_object(run_folder / "done.json", ("peer_weights",))["peer_weights"]
+    if not isinstance(weights, list) or not all(isinstance(weight, (int, float)) for weight in weights):
+        raise other_format(run_folder / "done.json", "list of numbers as 'peer_weights'")
+    model = run_document(run_folder, ("config",))["config"]
+    model = model.get("model") if isinstance(model, dict) else None
+    objective = model.get("objective") if isinstance(model, dict) else None
+    if objective not in ("mlm", "clm"):
+        raise other_format(run_folder / "config.json", "objective mlm or clm below 'config', 'model'")
+    return [float(weight) for weight in weights], objective
+
+
+def read_object(path: Path, required: Sequence[str]) -> dict[str, Any]:
+    """One JSON object that has the `required` keys. Raises UserError, naming the file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected it in every finished run; remove that run's folder and repeat it")
+    return _parsed(path.read_bytes(), str(path), path, required)
+
+
+def read_lines(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """JSON objects, one a line, that have the `required` keys. Raises UserError, naming the file and the line."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; expected one JSON object a line; remove that run's folder and repeat it")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield _parsed(line, f"line {number} of {path}", path, required)
+
+
+def known_result(path: Path, required: Sequence[str]) -> dict[str, Any] | None:
+    """A result that was written before; None where there is none, or none of this version: it is then made again."""
+    try:
+        document = read_object(path, required)
+    except UserError:
+        return None
+    return document if isinstance(document.get("settings"), dict) else None
+
+
+def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dict[str, Any]:
+    try:
+        document = paths.parse_json(text)
+    except ValueError as error:
+        again = "remove that run's folder and repeat the run"
+        if path.parent.name == "evaluation":
+            again = "remove that file and evaluate the run again"
+        raise UserError(f"{place} is not JSON ({error}); expected one JSON object; {again}") from None
+    for key in required:
+        if not isinstance(document, dict) or key not in document:
+            raise other_format(path, repr(key))
+    return document  # type: ignore[no-any-return]
+
+
+def not_finished(run_folder: Path) -> UserError:
+    """What to say of a run folder without ``done.json``."""
+    return UserError(
+        f"{run_folder} has no done.json, so the run is not finished; start the same training command again to resume it"
+    )
+
+
+def other_settings(path: Path) -> UserError:
+    """What to say where an evaluation would replace one with other settings, which tables may show already."""
+    return UserError(
+        f"{path} has this evaluation with other settings or data; expected the same again; give --force to replace it, "
+        "which the tables will show"
+    )
+
+
+def other_format(path: Path, key: str) -> UserError:
+    """What to say of a run's file that lacks `key`."""
+    return UserError(
+        f"{path} has no {key}; expected the files that this version of wmlkit writes; move runs of other versions "
+        "elsewhere and repeat them"
+    )
