@@ -124,7 +124,7 @@ def chaos(what: str, arguments: Sequence[str], folder: Path, kills: int, seed: i
     The moments are drawn from the time that the undisturbed run takes. A run that ends before its moment is compared
     too but not counted: its folder is deleted, so that the next one has work again.
     """
-    whole, killed = folder / "whole", folder / "killed"
+    whole, killed = folder / "whole" / "runs", folder / "killed" / "runs"  # one name: notes have it in their commands
     command = [sys.executable, "-c", PROGRAM, what, *arguments]
     environment = os.environ | {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     rng = random.Random(seed)
