@@ -47,7 +47,7 @@ def causal(out):
 
 @pytest.fixture(scope="module")
 def sample(masked):
-    return playground.draw_sample(masked, playground.out_of(masked.run))
+    return playground.draw_sample(masked, paths.out_of(masked.run))
 
 
 @pytest.fixture(params=["masked", "causal"])
@@ -111,14 +111,14 @@ def test_long_and_empty_sentences_are_refused_in_words(peers):
 
 def test_the_learned_weights_give_the_loss_that_training_reported(peers, request):
     done = paths.read_json(peers.run / "done.json")
-    sample = playground.draw_sample(peers, playground.out_of(peers.run))
+    sample = playground.draw_sample(peers, paths.out_of(peers.run))
     assert playground.ensemble_effect(sample, peers.weights)[0] == pytest.approx(done["dev_ce_ensemble"], abs=1e-5)
     for peer, expected in enumerate(done["dev_ce"]):
         assert playground.ensemble_effect(sample, np.eye(2)[peer])[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_accuracy_is_that_of_the_evaluation(peers):
-    out = playground.out_of(peers.run)
+    out = paths.out_of(peers.run)
     sample = playground.draw_sample(peers, out)
     assert sample.count == 17 * 6
     weights = [0.2, 0.8]
@@ -131,7 +131,7 @@ def test_the_accuracy_is_that_of_the_evaluation(peers):
 
 def test_a_small_sample_keeps_whole_pairs(masked, sample):
     room = 4 * len(masked.models) * len(masked.tokenizer) * 60
-    few = playground.draw_sample(masked, playground.out_of(masked.run), cells=room)
+    few = playground.draw_sample(masked, paths.out_of(masked.run), cells=room)
     assert 1 <= few.count < sample.count
     assert few.dev.logits.numel() + few.pairs.logits.numel() <= room
     assert set(few.pairs.text) == set(range(2 * few.count))
@@ -259,7 +259,7 @@ def test_the_small_run_is_trained_where_there_is_none_and_chosen_by_peers_where_
     seen = []
     chosen = playground.choose_run(config, tmp_path, progress=seen.append)
     assert chosen.name.startswith("wml-p2-s0-") and seen
-    assert playground.out_of(chosen) == tmp_path
+    assert paths.out_of(chosen) == tmp_path
     more = train.run(config.updated({"mutual.arm": "wml", "mutual.num_peers": 3}), tmp_path)
     assert playground.choose_run(config, tmp_path) == more
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_playground import TINY
 
-from wmlkit import live, playground, train, widgets
+from wmlkit import live, paths, playground, train, widgets
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.search import count_parameters
@@ -29,7 +29,7 @@ def explorers(peers):
     return {
         "pair": widgets.pair_explorer(peers, "The cat sees the dog.", "The cat see the dog."),
         "blank": widgets.blank_explorer(peers, "The cat __ the dog."),
-        "weights": widgets.weights_explorer(peers, playground.draw_sample(peers, playground.out_of(peers.run))),
+        "weights": widgets.weights_explorer(peers, playground.draw_sample(peers, paths.out_of(peers.run))),
         "search": widgets.search_explorer(peers.config, len(peers.tokenizer)),
         "replay": widgets.replay_explorer(peers.run),
     }

@@ -66,6 +66,21 @@ def prepared(out: Path, name: str, data_hash: str) -> Path:
     return out / "data" / f"{name}-{data_hash[:8]}"
 
 
+def prepared_named(out: Path, folder_name: str) -> Path:
+    """A prepared corpus by the name of its folder, as a run notes it."""
+    return out / "data" / folder_name
+
+
+def proxy_losses(out: Path, key: str) -> Path:
+    """Losses that the search has measured of shapes, all under the settings that `key` stands for."""
+    return out / "search" / f"proxy-{key}.json"
+
+
+def start(out: Path) -> Path:
+    """Output folder of runs that belong to no study: those that notebooks 00 and 08 train to have something to show."""
+    return out / "start"
+
+
 def pairs(out: Path, name: str) -> Path:
     """Folder of minimal pairs that wmlkit writes: the nursery's, or a part of a suite."""
     return out / "data" / name
@@ -94,6 +109,11 @@ def ablations(out: Path, preset_name: str) -> Path:
 def run(out: Path, preset_name: str, arm: str, num_peers: int, seed: int, run_hash: str) -> Path:
     """Folder of one run: ``<arm>-p<P>-s<seed>-<hash8>``."""
     return preset(out, preset_name) / f"{arm}-p{num_peers}-s{seed}-{run_hash[:8]}"
+
+
+def out_of(run_folder: Path) -> Path:
+    """The output folder that a run ``OUT/<preset>/<run>`` lies in."""
+    return run_folder.parents[1]
 
 
 def replays(preset_folder: Path) -> Path:

@@ -92,7 +92,7 @@ def _on_nursery(config: Config) -> Config:
 
 def demo_out(config: Config, out: Path) -> Path:
     """Where that run belongs: among the study's runs if it is one of them, else apart, so that no table counts it."""
-    return out if demo_config(config) in plan(_on_nursery(config)) else out / "start"
+    return out if demo_config(config) in plan(_on_nursery(config)) else paths.start(out)
 
 
 def demo_run(config: Config, out: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -107,11 +107,6 @@ def choose_run(config: Config, out: Path, progress: Callable[[dict[str, Any]], N
     if not found:
         return demo_run(config, out, progress)
     return min(found, key=lambda run: (-run.peers, bool(run.setting), run.seed)).folder
-
-
-def out_of(run_folder: Path) -> Path:
-    """The output folder that a run lies in."""
-    return run_folder.parents[1]
 
 
 def open_run(run_folder: Path) -> Peers:

@@ -115,7 +115,7 @@ def proxy_losses(
     alone, data = _alone(config), config.data
     key = [alone.resolved()[section] for section in ("model", "train")]
     key += [prepared.hash, data.packing, data.block_size, data.block_schedule]  # the text, and how rows are cut from it
-    file = out / "search" / f"proxy-{digest(key)[:16]}.json"
+    file = paths.proxy_losses(out, digest(key)[:16])
 
     def loss(student: Student) -> float:
         paths.make_folder(file.parent)

@@ -218,7 +218,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     runs = finished_runs(folder)
     main = next((run for run in runs if not run.setting), runs[0])
     largest = max(runs, key=lambda run: run.peers)
-    prepared = folder.parent / "data" / Path(main.data["folder"]).name
+    prepared = paths.prepared_named(folder.parent, Path(main.data["folder"]).name)
     ablated = paths.ablations(folder.parent, folder.name)
     asked = noted_plan(ablated)
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}

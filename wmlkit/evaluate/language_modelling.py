@@ -234,7 +234,7 @@ def prepared_of(run_folder: Path) -> Path:
     name = data.get("folder") if isinstance(data, dict) else None
     if not isinstance(name, str) or Path(name).name != name:
         raise other_format(run_folder / "config.json", "name of a prepared corpus below 'data', 'folder'")
-    folder = run_folder.resolve().parents[1] / "data" / name
+    folder = paths.prepared_named(paths.out_of(run_folder.resolve()), name)
     if not folder.is_dir():
         raise UserError(
             f"{folder}, the text of {run_folder.name}, is not there; expected it in the output folder that the run was "
