@@ -110,6 +110,8 @@ def test_a_folder_that_the_system_cannot_make(tmp_path):
         pytest.skip("only Linux has a folder in which nothing can be made")
     done = wmlkit("search", "--preset", "smoke", "--out", "/proc/x", *TINY)
     assert done.returncode == 2 and "the folder /proc/x/data cannot be made" in done.stderr
+    done = wmlkit("data", "fetch", "babylm2024-10m", "--out", "/proc/x")
+    assert done.returncode == 2 and "the folder /proc/x/downloads cannot be made" in done.stderr
 
 
 def test_search_json(tmp_path):

@@ -196,6 +196,8 @@ def test_a_run_of_a_kernel_is_noted_with_the_command_that_trains_it(monkeypatch)
     same = load_preset("nursery", words[5::2])
     assert same == config.updated({"study.seeds": load_preset("nursery").study.seeds}) and len(words) == 4 + 2 * 6
     assert environment.command(load_preset("smoke")) == "wmlkit train --preset smoke"
+    own = load_preset("smoke", {"data.corpus": "/home/somebody/private/text"})
+    assert environment.command(own) == "wmlkit train --preset smoke --set 'data.corpus=\"text\"'"
     assert environment.command(Config(preset="my own")) == "a cell of a notebook"
 
 

@@ -505,6 +505,8 @@ def test_what_is_no_model_is_refused(out, given, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(given.parent))
     from_home, here = (config({"mutual.teacher": name}) for name in (f"~/{given.name}", str(given)))
     assert train.run_folder(from_home, out) == train.run_folder(here, out)
+    tokenizer = load_tokenizer(given)
+    assert teacher.given_teacher(from_home, tokenizer, setup("fp32", 1)).record["name"] == given.name
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         train.run_folder(config({"mutual.teacher": str(tmp_path / "empty")}), out)

@@ -533,6 +533,8 @@ def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "hub.train": "One line.\nTwo\nlines.\n\n\nÉlodie\n".encode(),
         "hub.dev": b"Dev.\n",
     }
+    pd.DataFrame({"text": ["More dev."]}).to_parquet(folder / "dev.parquet")  # two splits for one kind of file
+    assert content(fetch.fetch("hf:hub", tmp_path / "both"))["hub.dev"] == b"Dev.\nMore dev.\n"
     with pytest.raises(UserError, match="has the columns text; expected 'story'; choose another"):
         fetch.fetch_hub("hub", tmp_path / "out", column="story")
     with pytest.raises(UserError, match="cannot be opened"):
