@@ -521,6 +521,16 @@ def test_a_dataset_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert not paths.fetched(tmp_path, "me--text").exists()
 
 
+def test_splits_of_one_kind_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows(list[dict[str, str]]):
+        column_names = ("text",)
+
+    splits = {name: Rows([{"text": name}]) for name in ("train", "validation", "dev")}
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: splits)
+    found = fetch.fetch_hub("me/text", tmp_path)
+    assert content(found) == {"me--text.train": b"train\n", "me--text.dev": b"validation\ndev\n"}
+
+
 def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     folder = tmp_path / "hub"
@@ -533,8 +543,6 @@ def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "hub.train": "One line.\nTwo\nlines.\n\n\nÉlodie\n".encode(),
         "hub.dev": b"Dev.\n",
     }
-    pd.DataFrame({"text": ["More dev."]}).to_parquet(folder / "dev.parquet")  # two splits for one kind of file
-    assert content(fetch.fetch("hf:hub", tmp_path / "both"))["hub.dev"] == b"Dev.\nMore dev.\n"
     with pytest.raises(UserError, match="has the columns text; expected 'story'; choose another"):
         fetch.fetch_hub("hub", tmp_path / "out", column="story")
     with pytest.raises(UserError, match="cannot be opened"):
