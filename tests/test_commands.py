@@ -43,11 +43,13 @@ def studied(tmp_path_factory):
     return out, printed
 
 
-def test_a_study_prints_its_folders_and_is_collected(studied):
+def test_a_study_prints_its_folders_and_is_collected(studied, monkeypatch):
     out, printed = studied
     (folder,) = printed.splitlines()
     assert paths.read_json(paths.Path(folder) / "done.json")["steps"] == 2
-    files, _ = wmlkit("study", "collect", "--preset", "smoke", "--out", out)
+    asked = ["study", "collect", "--preset", "smoke", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["/home/somebody/.venv/bin/wmlkit", *asked])
+    files, _ = wmlkit(*asked)
     tables = [paths.Path(line) for line in files.splitlines()]
     assert "T4.csv" in {path.name for path in tables} and all(path.is_file() for path in tables)
     noted = paths.read_json(tables[0].parent / "provenance.json")["T4"]
