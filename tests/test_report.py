@@ -191,12 +191,12 @@ LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
         (
             MIXED,
             LOW,
-            "Not shown by accuracy on nursery: no difference between mutual learning (wml) and a teacher",
+            "Not shown by accuracy on nursery: a difference between mutual learning (wml) and a teacher",
         ),
         (
             LOW,
             LOW,
-            "Not shown by accuracy on nursery: no difference between mutual learning (wml) and a teacher",
+            "Not shown by accuracy on nursery: a difference between mutual learning (wml) and a teacher",
         ),
     ],
 )

@@ -154,7 +154,7 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     verdict = {
         "better": f"Yes, on {corpus}: the best of the mutually learning peers ({a}) beat a teacher's best student",
         "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
-        "none": f"Not shown by accuracy on {corpus}: no difference between mutual learning ({a}) and a teacher",
+        "none": f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher",
     }
     return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
 
