@@ -262,6 +262,19 @@ def test_one_folder_is_not_scored_as_two_suites(tmp_path: Path) -> None:
         pairs_folder(two, "supplement", tmp_path)
 
 
+@pytest.mark.parametrize("suite", ["nursery", "nursery_tuning"])
+def test_pairs_that_a_killed_process_left_half_written_are_written_again(tmp_path: Path, suite: str) -> None:
+    config = load_preset("nursery", {"evaluate.per_paradigm": 2})
+    found = pairs_folder(config, suite, tmp_path)
+    whole = {file.name: file.read_bytes() for file in found.iterdir()}
+    (found / "done.json").unlink()
+    (found / ".binding.jsonl.7.tmp").write_text("half")
+    found.with_name(f".{found.name}.7.tmp").mkdir()
+    assert pairs_folder(config, suite, tmp_path) == found
+    assert {file.name: file.read_bytes() for file in found.iterdir()} == whole
+    assert [path.name for path in found.parent.iterdir() if path.name.endswith(".tmp")] == []
+
+
 def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
     unknown = EWOK | {"Context2": "Anna is Ben's zymurgist."}
     clitic = EWOK | {"Domain": "agent-properties", "Context2": "Anna isn't Ben's boss."}

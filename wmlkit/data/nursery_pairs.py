@@ -223,9 +223,9 @@ def pairs(paradigm: int, seed: int) -> Iterator[tuple[str, str]]:
             yield good, bad
 
 
-def write_pairs(folder: Path, seed: int, per_paradigm: int = 100) -> None:
-    """Write ``<paradigm>.jsonl`` for every paradigm, keys as in BLiMP; nothing where one has too few pairs."""
-    texts: dict[str, str] = {}
+def pair_files(seed: int, per_paradigm: int) -> dict[str, bytes]:
+    """Paradigm -> its pairs, a JSON object a line, keys as in BLiMP. Raises UserError where one has too few pairs."""
+    files: dict[str, bytes] = {}
     for number, (paradigm, term, field, _) in enumerate(PAIRS):
         rows = [
             {
@@ -239,6 +239,13 @@ def write_pairs(folder: Path, seed: int, per_paradigm: int = 100) -> None:
             }
             for index, (good, bad) in enumerate(itertools.islice(pairs(number, seed), per_paradigm))
         ]
-        texts[paradigm] = "".join(json.dumps(row) + "\n" for row in rows)
-    for paradigm, text in texts.items():
-        paths.write_text(folder / f"{paradigm}.jsonl", text)
+        files[paradigm] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return files
+
+
+def write_pairs(folder: Path, seed: int, per_paradigm: int) -> None:
+    """Write `pair_files` as ``<paradigm>.jsonl``; nothing where one has too few pairs."""
+    files = pair_files(seed, per_paradigm)
+    paths.make_folder(folder)
+    for paradigm, content in files.items():
+        (folder / f"{paradigm}.jsonl").write_bytes(content)

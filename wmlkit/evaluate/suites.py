@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from .. import paths
 from ..config import Config
@@ -83,12 +84,32 @@ def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
             f"{whole} has {len(files)} file of pairs, which leaves none for {suite}_{part}; score all of it: {suite}"
         )
 
-    def write(temporary: Path) -> None:
-        for name in names:
-            shutil.copyfile(files[name], temporary / files[name].name)
-
     folder = paths.pairs(out, f"{suite}_{part}-{suite_hash(whole)[:8]}")
-    return folder if folder.is_dir() else paths.write_folder(folder, write)
+    return _written_once(folder, lambda: {name: files[name].read_bytes() for name in names})
+
+
+def _written_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> Path:
+    """`folder`, on first use filled with the files (name without .jsonl -> bytes) that `make` gives. One process writes
+    and others wait; what a killed one left half-written goes."""
+    done = folder / "done.json"
+    if done.is_file():
+        return folder
+    files = make()  # may refuse, so before anything is written
+
+    def write(temporary: Path) -> None:
+        for name, content in files.items():
+            (temporary / f"{name}.jsonl").write_bytes(content)
+
+    paths.make_folder(folder.parent)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with FileLock(lock):
+        if not done.is_file():
+            for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            paths.write_folder(folder, write)
+            paths.write_json(done, {"files": len(files)})
+        lock.unlink(missing_ok=True)  # whoever still waits for it finds the folder done
+    return folder
 
 
 def _first_phenomenon(file: Path) -> str:
@@ -103,11 +124,9 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     if part in PARTS:
         return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
-        folder = paths.pairs(out, f"nursery-pairs-s{config.data.seed}-n{config.evaluate.per_paradigm or 200}")
-        if not (folder / "done.json").is_file():
-            nursery_pairs.write_pairs(folder, config.data.seed, config.evaluate.per_paradigm or 200)
-            paths.write_json(folder / "done.json", {"paradigms": len(nursery_pairs.PAIRS)})
-        return folder
+        seed, count = config.data.seed, config.evaluate.per_paradigm or 200
+        folder = paths.pairs(out, f"nursery-pairs-s{seed}-n{count}")
+        return _written_once(folder, lambda: nursery_pairs.pair_files(seed, count))
     hint = f"; {EWOK_HELP}" if suite == "ewok" else ""
     if config.evaluate.pairs is None:
         raise UserError(
