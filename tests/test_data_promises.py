@@ -179,6 +179,7 @@ NOTEBOOK = {
         ("a/tables/T3.csv", "peer,search_ms\n1,0.3\n", "peer,search_ms\n1,0.4\n", "peer,search_ms\n2,0.3\n"),
         ("a/tables/T4.csv", "mean\n1\n", "mean\n1\n", "mean\n2\n"),
         ("a/summary.json", '{"total": 1.5, "mean": 2}', '{"total": 2.5, "mean": 2}', '{"total": 1.5, "mean": 3}'),
+        ("a/summary.json", '{"total": 1.5, "mean": 2}', '{"total": null, "mean": 2}', '{"total": 1.5, "mean": null}'),
         (
             "r/environment.json",
             '{"command": "wmlkit --out \\"a\\"", "commit": "1"}',

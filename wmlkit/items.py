@@ -47,6 +47,8 @@ def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
 def items_of(
     runs: Sequence[Run], scores: pd.DataFrame, suite: str, protocol: str
 ) -> dict[tuple[Any, ...], dict[int, pd.DataFrame]]:
+    """``{(setting, peers, arm): {seed: items_table}}`` of the runs that `scores` (`results.scores_table`) has under one
+    suite and protocol."""
     of_one = scores[(scores["suite"] == suite) & (scores["protocol"] == protocol)]
     settings = dict(zip(of_one["run"], of_one["setting"], strict=True))  # which also tell evaluations apart
     found: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}

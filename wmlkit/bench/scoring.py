@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..data.nursery_pairs import write_pairs
+from ..data.nursery_pairs import pair_files
 from ..data.tokenizer import train_tokenizer
 from ..errors import UserError
 from ..evaluate.minimal_pairs import score_sentences
@@ -101,13 +99,8 @@ def _batched_run(work: Work, batch_size: int) -> Score:
 
 def _sentences(pairs: int) -> list[str]:
     """Both members of `pairs` nursery pairs, spread over the paradigms."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_pairs(Path(folder), seed=0, per_paradigm=max(1, pairs // 8))
-        found = [
-            json.loads(line)
-            for path in sorted(Path(folder).glob("*.jsonl"))
-            for line in path.read_text(encoding="utf-8").splitlines()
-        ]
+    files = pair_files(seed=0, per_paradigm=max(1, pairs // 8))
+    found = [json.loads(line) for name in sorted(files) for line in files[name].splitlines()]
     chosen = np.linspace(0, len(found) - 1, pairs).astype(int)
     return [found[i][key] for i in chosen for key in ("sentence_good", "sentence_bad")]
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from .. import paths
 from ..errors import UserError
 from . import grammar
 from .nursery import uniform_numbers, words_of
@@ -241,11 +239,3 @@ def pair_files(seed: int, per_paradigm: int) -> dict[str, bytes]:
         ]
         files[paradigm] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     return files
-
-
-def write_pairs(folder: Path, seed: int, per_paradigm: int) -> None:
-    """Write `pair_files` as ``<paradigm>.jsonl``; nothing where one has too few pairs."""
-    files = pair_files(seed, per_paradigm)
-    paths.make_folder(folder)
-    for paradigm, content in files.items():
-        (folder / f"{paradigm}.jsonl").write_bytes(content)
