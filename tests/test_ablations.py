@@ -170,6 +170,9 @@ def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, 
                 for name, unit in (("dev loss", "nats"), ("nursery", "%"))]  # fmt: skip
     assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "flops", "weights"]
     assert len(shown) == 3 and title == "mean over the peers of a run; protocol babylm2025"
+    row = table[(table["member"] == "mean_peer") & (table["suite"] == "dev_ce") & table["p"].notna()].iloc[0]
+    change = shown.set_index("ablation").loc[row["ablation"], "dev loss minus base [95 %]"].split("\n")[0]
+    assert change == f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
     # asked for once more with another base: the same runs, seen from there
     other = config.updated({"ablations.base": {"mutual.num_peers": 2, "mutual.arm": "independent"}})
     note_plan(other, folder.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -284,3 +285,11 @@ def test_files_that_are_no_documents(tmp_path, content):
     assert not (tmp_path / "page.md").exists()
     with pytest.raises(UserError, match="there is no file"):
         bench_report.write_page([tmp_path / "missing.json"], tmp_path / "page.md")
+
+
+def test_peaks_are_taken_after_one_run_of_every_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first run makes once and keeps is no variant's own."""
+    called: list[str] = []
+    runs = {name: partial(called.append, name) for name in ("a", "b")}
+    monkeypatch.setattr(bench_measure, "peak_above", lambda run, device: run() or len(called))
+    assert bench_measure.warm_peaks(runs, CPU) == {"a": 3, "b": 4} and called == ["a", "b", "a", "b"]

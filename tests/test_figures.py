@@ -19,6 +19,7 @@ from wmlkit import captions, evaluations, figures, results
 from wmlkit.errors import UserError
 from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
+from wmlkit.figures.marks import arms_of
 from wmlkit.figures.method import plot_method
 from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
 from wmlkit.provenance import read_provenance, record_provenance
@@ -302,3 +303,8 @@ def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> Non
     assert [path.name for path in write_figures(folder)] == ["F1.png", "F2.png", "F3.png"]
     with pytest.raises(UserError, match="no finished run"):
         write_figures(tmp_path)
+
+
+def test_arms_stand_from_control_to_claim() -> None:
+    table = pd.DataFrame({"arm": ["distill", "wml", "wml", "independent"]})
+    assert arms_of(table) == ["independent", "wml", "distill"]

@@ -87,6 +87,11 @@ def test_rows_of_the_main_setting_and_of_the_most_peers() -> None:
     assert results.most_peers(results.main_setting(pd.DataFrame(), arm="wml")).empty
 
 
+def test_means_of_a_group_s_rows() -> None:
+    rows = pd.DataFrame({"arm": ["a", "a", "b"], "ties": [1.0, 4.0, 7.0]})
+    assert list(results.with_means(pd.DataFrame({"arm": ["b", "a"]}), rows, ["arm"], ["ties"])["ties"]) == [7.0, 2.5]
+
+
 def test_differences_from_a_control_by_hand() -> None:
     """3 - 1 and 6 - 2 on the seeds that both have; the third seed has no control."""
     table = pd.DataFrame({"arm": ["a"] * 3 + ["b"] * 2, "seed": [1, 2, 3, 2, 1], "on": "x", "run": "r"})

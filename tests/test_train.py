@@ -596,3 +596,19 @@ def test_a_study_evaluates_again_when_other_pairs_or_text_are_asked_for(finished
     assert study._is_done(finished, few, out, "evaluate")
     for changed in (few.updated({"evaluate.per_paradigm": 3}), few.updated({"evaluate.text_words": 9})):
         assert not study._is_done(finished, changed, out, "evaluate")
+
+
+def test_a_parameter_that_nothing_depended_on_has_a_zero_gradient():
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    weights[0].grad = torch.tensor([1.0, 2.0])
+    twice = SimpleNamespace(total=lambda gradients: [2 * gradient for gradient in gradients])  # two equal processes
+    steps._exchange_gradients(SimpleNamespace(peers=[SimpleNamespace(weights=weights)]), twice)
+    assert [weight.grad.tolist() for weight in weights] == [[2.0, 4.0], [0.0, 0.0]]
+
+
+def test_processes_stop_together_and_only_where_they_meet():
+    asked, largest = [0, 15], lambda own: max(own, 2)  # another process was asked with signal 2
+    alone, several = (SimpleNamespace(processes=n, largest=largest) for n in (1, 2))
+    assert [train._stop_signal(lambda own=own: own, alone, False) for own in asked] == [0, 15]
+    assert [train._stop_signal(lambda own=own: own, several, False) for own in asked] == [0, 0]
+    assert [train._stop_signal(lambda own=own: own, several, True) for own in asked] == [2, 15]
