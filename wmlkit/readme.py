@@ -43,7 +43,8 @@ def results_section(folder: Path) -> str:
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
         accuracy = f"Accuracy on {suite} under `{protocol}` in percent (chance 50)"
         title, digits = (LOSS, 3) if suite == "dev_ce" else (accuracy, 1)
-        lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds, and the seeds' values.", ""]
+        beyond = ", which over few seeds may reach beyond 100" if shown["high"].max() > 100 else ""
+        lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds{beyond}, and the seeds' values.", ""]
         lines += _members(shown.assign(row=shown["arm"]), ("arm", "peers"), digits, _cell)
         compared = differences[(differences["suite"] == suite) & (differences["protocol"].fillna("") == protocol)]
         lines += ["", DIFFERENCES, ""]
