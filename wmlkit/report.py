@@ -85,11 +85,8 @@ _POLICY = (
 )
 
 
-def write_report(
-    folder: Path, path: Path | None = None, command: str = "wmlkit report", overwrite: bool = False
-) -> Path:
-    """Write the report of a preset's folder, ``<folder>/report.html`` unless `path` says otherwise; returns the file.
-    Its answer stands in ``<folder>/answer.json`` too.
+def write_report(folder: Path, command: str = "wmlkit report", overwrite: bool = False) -> Path:
+    """Write ``<folder>/report.html`` of a preset's folder and, beside it, its answer in answer.json; returns the page.
 
     It shows the CSV tables in ``tables/`` and the figures in ``figures/``; those that the finished runs give are
     made first, with `overwrite` also those that a notebook has made. Raises UserError where there
@@ -131,7 +128,7 @@ def write_report(
         script=_SCRIPT,
         policy=_POLICY.format(script=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()),
     )
-    return paths.write_text(path or folder / "report.html", page)
+    return paths.write_text(folder / "report.html", page)
 
 
 def _check_inputs(folder: Path, runs: Sequence[Run]) -> None:

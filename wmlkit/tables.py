@@ -121,9 +121,7 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
     return table.astype({**numbers, "peers": "Int64", "n_seeds": "Int64"})
 
 
-def differences(
-    scores: pd.DataFrame, runs: Sequence[Run] = (), rng: np.random.Generator | None = None, resamples: int = 2000
-) -> pd.DataFrame:
+def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int = 2000) -> pd.DataFrame:
     """T4_differences: `results.paired_differences` of the members of T4, with p_adjusted (Benjamini-Hochberg over the
     contrasts of one measure, number of peers and member); with `runs`, item_low and item_high too."""
     shown = results.with_mean_peer(scores)
@@ -134,7 +132,7 @@ def differences(
         "p_adjusted",
         table.groupby(measure, dropna=False)["p"].transform(results.adjusted),
     )
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     loaded: dict[
         tuple[Any, ...], dict[int, pd.DataFrame]
     ] = {}  # of one suite and protocol: (arm, ...) -> seed -> items
