@@ -151,12 +151,14 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     found = f"{row['mean']:+.1f} points"
     if pd.notna(row["low"]):
         found += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f} over {int(row['n_seeds'])} seeds"
-    verdict = {
-        "better": f"Yes, on {corpus}: the best of the mutually learning peers ({a}) beat a teacher's best student",
-        "worse": f"No, on {corpus}: the best of the mutually learning peers ({a}) fell behind a teacher's best student",
-        "none": f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher",
-    }
-    return f"{verdict[_verdict(row)]} ({found}{_doubt(row)})."
+    verdict, doubt = _verdict(row), _doubt(row)
+    if verdict == "none":
+        said = f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher"
+    else:
+        reply = "Only a hint" if doubt else {"better": "Yes", "worse": "No"}[verdict]
+        did = {"better": "beat", "worse": "fell behind"}[verdict]
+        said = f"{reply}, on {corpus}: the best of the mutually learning peers ({a}) {did} a teacher's best student"
+    return f"{said} ({found}{doubt})."
 
 
 def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
