@@ -45,13 +45,14 @@ TABLES = {
     "of the most frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
     "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
-    "words do not. Tokens, words, FLOP and seconds of runs with a teacher include its training, as the note says; "
-    "tokens_per_second is that of the run alone. Seconds depend on what else the machine did: compare FLOP.",
+    "words do not; they leave out the output layer. Tokens, words, FLOP and seconds of runs with a teacher include "
+    "its training, as the note says; tokens_per_second is that of the run alone. Seconds depend on what else the "
+    "machine did: compare FLOP.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
     "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
     "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per "
-    "scored token). flops includes the training of a teacher, in full for every row that has one. peer_weights are "
-    "those at the end.",
+    "scored token). flops includes the training of a teacher, in full for every row that has one, and leaves out the "
+    "output layer, which kl_positions = all computes for every position. peer_weights are those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
     "teacher), compared with distill, which has neither of that mode's two defects. finding: the defect's id in "
     "docs/deviations.md. Losses in nats per scored "

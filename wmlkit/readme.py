@@ -90,8 +90,9 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     lines = [
         f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
         f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and p-value, "
-        "adjusted for the changes of a column, and how many times its FLOP were taken, a teacher's training included. "
-        "Arms that are also compared above have another adjusted p there; to compare arms, that is the one to take:",
+        "adjusted for the changes of a column, and how many times its FLOP were taken, a teacher's training included "
+        "and the output layer left out. Arms that are also compared above have another adjusted p there; to compare "
+        "arms, that is the one to take:",
         "",
         "| change | FLOP | " + " | ".join(names) + " |",
         "|---" * (2 + len(names)) + "|",
