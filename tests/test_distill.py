@@ -274,6 +274,19 @@ def test_a_teacher_of_a_peers_size(tmp_path):
     assert base[0] == base[1] != own
 
 
+def test_a_teacher_of_fewer_steps_is_that_of_shorter_students(tmp_path):
+    """Its run is what students of 4 steps share with their teacher; these take 6, and pay for what it read."""
+    settings = config(mutual__teacher_steps=4)
+    done = paths.read_json(train.run(settings, tmp_path) / "done.json")
+    (folder,) = teacher_runs(tmp_path)
+    own = teacher.teacher_config(settings)
+    assert own == teacher.teacher_config(config(train__steps=4)) and folder == train.run_folder(own, tmp_path)
+    assert folder == train.run_folder(own.updated({"mutual.teacher_steps": 4, "train.steps": 6}), tmp_path)
+    of_teacher = paths.read_json(folder / "done.json")
+    assert (of_teacher["steps"], done["steps"]) == (4, 6)
+    assert done["teacher"]["tokens"] == of_teacher["tokens"] < done["tokens"]
+
+
 def test_the_teacher_is_trained_once(distilled, out):
     (folder,) = teacher_runs(out)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -545,6 +558,11 @@ def test_settings_of_the_teacher_count_only_where_there_is_one():
         config(mutual__arm="teacher")
     with pytest.raises(UserError, match=r"teacher_size is 'peer', and mutual\.teacher names a model"):
         config({**peer, "mutual.teacher": "a/b"})
+    short = {"mutual.teacher_steps": 3}
+    assert run_hash(config(short), "data") != run_hash(config(), "data")
+    assert run_hash(config(short, mutual__arm="dml"), "data") == run_hash(config(mutual__arm="dml"), "data")
+    with pytest.raises(UserError, match=r"teacher_steps is 3, and mutual\.teacher names a model"):
+        config({**short, "mutual.teacher": "a/b"})
     assert dataclasses.replace(MutualOptions(), frozen=1) != MutualOptions()
 
 

@@ -160,6 +160,7 @@ def test_ablations_note_what_was_asked_for(start, tmp_path):
         ({"mutual.arm": "teacher", "mutual.num_peers": 1}, 1),
         ({"mutual.arm": "teacher", "mutual.num_peers": 1, "mutual.teacher_size": "peer"}, 1 / 2),
         ({"mutual.arm": "distill", "mutual.num_peers": 1, "mutual.teacher_size": "peer"}, 1 / 2 + 1 / 2 + 1 / 6),
+        ({"mutual.arm": "distill", "mutual.num_peers": 1, "mutual.teacher_steps": 15}, 1 / 2 + 1 / 4 + 1 / 3),
     ],
 )
 def test_the_work_of_a_run_by_hand(settings, expected):

@@ -29,7 +29,7 @@ def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
     if not has:
         idle += ["teacher", "teacher_within_budget"]
     trained = mutual["arm"] == "teacher" or (has and mutual["teacher"] is None)
-    return idle if trained else [*idle, "teacher_size"]
+    return idle if trained else [*idle, "teacher_size", "teacher_steps"]
 
 
 def run_hash(config: Config, data_hash: str, teacher_hash: str = "", students_hash: str = "") -> str:
@@ -54,7 +54,8 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     if document["outer"]["min_lr_ratio"] is None:  # so it was before there was a choice
         del document["outer"]["min_lr_ratio"]
     mutual = document["mutual"]
-    off = {"frozen_teacher": False, "teacher_size": "base"}  # so they were before there was a choice
+    # so they were before there was a choice
+    off = {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None}
     dropped = idle_teacher_keys(mutual) + [key for key, value in off.items() if mutual[key] == value]
     document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
     if document["mutual"].get("teacher") is not None:

@@ -15,7 +15,10 @@ from .shapes import SHAPE
 if TYPE_CHECKING:
     from .runs import Run
 
-_TEACHER_KEYS = ("mutual.teacher", "mutual.teacher_size", "mutual.teacher_within_budget", "mutual.frozen_teacher")
+_TEACHER_KEYS = (
+    "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
+    "mutual.frozen_teacher",
+)  # fmt: skip
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:

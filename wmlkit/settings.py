@@ -139,6 +139,8 @@ class MutualConfig(Section):
     teacher: str | None = Field(None, min_length=1)
     # Shape of a teacher that is trained: the base model's, or that of peer 1, which then learns from its own like
     teacher_size: Literal["base", "peer"] = "base"
+    # Its steps; None: as many as the students'. Fewer keep it from learning a small text by heart
+    teacher_steps: int | None = Field(None, ge=1)
     teacher_within_budget: bool = False  # vouches that such a model saw no text beyond this corpus
     frozen_teacher: bool = False  # dml, wml: the teacher is one more peer, a target that learns nothing
 
@@ -152,6 +154,11 @@ class MutualConfig(Section):
             raise ValueError(
                 f"mutual.teacher_size is {self.teacher_size!r}, and mutual.teacher names a model, which has a size of "
                 "its own; leave one of the two out"
+            )
+        if self.teacher is not None and self.teacher_steps is not None:
+            raise ValueError(
+                f"mutual.teacher_steps is {self.teacher_steps}, and mutual.teacher names a model, which is trained; "
+                "leave one of the two out"
             )
         return self
 

@@ -64,13 +64,15 @@ def work(run: Config) -> float:
     """About what a run costs, in steps of its base model, of N parameters: peer i has N / (i + 1) (docs/notation.md).
 
     A teacher, as large as the base model or as peer 1, costs a forward pass, a third of a step, and where it is trained
-    for these runs a step more.
+    for these runs its own steps.
     """
     mutual = run.mutual
     students = 1.0 if mutual.trains_base else sum(1 / (i + 1) for i in range(1, mutual.num_peers + 1))
     size = 1.0 if mutual.teacher_size == "base" else 1 / 2
-    teacher = 0.0 if not mutual.uses_teacher else size * (1 / 3 + (mutual.teacher is None))
-    return run.train.steps * (students + teacher)
+    steps = run.train.steps
+    taught = 0 if mutual.teacher is not None else mutual.teacher_steps or steps
+    teacher = size * (steps / 3 + taught) if mutual.uses_teacher else 0.0
+    return steps * students + teacher
 
 
 def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 By default it is the base model, trained like any run on the same text with the same tokenizer, order of batches and
 number of updates (arm `teacher`, one run folder a seed). With ``mutual.teacher_size = "peer"`` it has the shape of peer
-1 instead: what `distill` then gains is not owed to a larger model. `mutual.teacher` names a Hugging Face model.
+1 instead: what `distill` then gains is not owed to a larger model; `mutual.teacher_steps` gives it a number of updates
+of its own. `mutual.teacher` names a Hugging Face model.
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ class Teacher:
 
 
 def teacher_config(config: Config) -> Config:
-    """The run that trains the teacher of `config`: one model with the same data, seed and training settings.
+    """The run that trains the teacher of `config`: one model with the same data, seed and training settings, for
+    `mutual.teacher_steps` steps where those are given.
 
     Nothing else of `config` shapes it but, for a teacher of a peer's size, the search; so all arms, numbers of peers
     and values of alpha share one teacher a seed.
     """
     size = config.mutual.teacher_size
-    return Config(
+    own = Config(
         preset=config.preset,
         data=config.data,
         model=config.model,
@@ -64,6 +66,7 @@ def teacher_config(config: Config) -> Config:
         mutual=MutualConfig(arm="teacher", num_peers=1, teacher_size=size),
         evaluate=config.evaluate,
     )
+    return own.updated({"train.steps": config.mutual.teacher_steps or config.train.steps})
 
 
 @lru_cache
