@@ -12,6 +12,7 @@ import pandas as pd
 
 from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
+from .overfitting import risen
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation, main_setting, most_peers
 from .runs import Run
@@ -91,7 +92,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {_loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_diversity(runs)
+    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs) + _of_diversity(runs)
     basis += losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
@@ -245,6 +246,21 @@ def _of_others(main_result: pd.DataFrame) -> list[str]:
     return [
         f"Left out of this, because most runs were evaluated otherwise: {'; '.join(places)}. T4 says in its column "
         "setting how, and `wmlkit evaluate RUN --force` evaluates a run again."
+    ]
+
+
+def _of_length(runs: Sequence[Run]) -> list[str]:
+    """Who was trained past the lowest dev loss, at each arm's largest number of peers."""
+    most = {arm: max(run.peers for run in runs if run.arm == arm) for arm in {run.arm for run in runs}}
+    told = [
+        f"{row['who']} by {row['rise']:.3f} (lowest after {row['lowest_step']:.0f} of {row['steps']:.0f} steps)"
+        for row in risen([run for run in runs if run.peers == most[run.arm]]).to_dict("records")
+    ]
+    if not told:
+        return []
+    return [
+        f"Dev loss rose before the end, so the text was learned by heart (nats a scored token): {'; '.join(told)}. "
+        "Arms that stop in time may compare otherwise; a teacher's steps are mutual.teacher_steps."
     ]
 
 

@@ -1,0 +1,73 @@
+"""Runs that went on after their dev loss was lowest: found, and told in the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_runs import write_study
+
+from wmlkit import paths, tables
+from wmlkit.answer import answer
+from wmlkit.overfitting import risen
+from wmlkit.runs import read_runs
+
+STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
+
+
+def set_dev_losses(run: Path, losses: list[list[float]]) -> None:
+    """Leave of a run's log three steps with these dev losses, one list a step, one value a peer."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][:3]
+    kept = [{**line, "step": 100 * (i + 1), "dev_ce": losses[i]} for i, line in enumerate(lines)]
+    paths.write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two seeds: `independent` rises, `wml` by less than a hundredth, and `distill` not, but its teacher does."""
+    folder = write_study(tmp_path / "nursery", STUDY, (0, 1), protocols=("babylm2025",))
+    by_arm = {
+        "independent": ([[3.0, 3.2], [2.0, 2.2], [2.5, 2.9]], [[3.0, 3.0], [2.6, 2.6], [2.5, 2.7]]),
+        "wml": ([[3.0, 3.0], [2.0, 2.0], [2.02, 2.01]],) * 2,
+        "distill": ([[3.0, 3.0], [2.5, 2.5], [2.0, 2.0]],) * 2,
+    }
+    for run in read_runs(folder):
+        set_dev_losses(run.folder, by_arm[run.arm][run.seed])
+    for seed in (0, 1):
+        (student,) = folder.glob(f"distill-p2-s{seed}-*")
+        teacher = folder / f"teacher-p1-s{seed}-0123abcd"
+        paths.write_text(teacher / "metrics.jsonl", (student / "metrics.jsonl").read_text(encoding="utf-8"))
+        set_dev_losses(teacher, [[2.4], [3.0], [3.2]])
+        document = paths.read_json(student / "done.json")
+        known = {"name": teacher.name, "run": teacher.name, "dev_ce": 3.2}
+        cost = {"tokens": 1, "words": 1, "flops": 1.0, "seconds": 1.0, "parameters": 1}
+        paths.write_json(student / "done.json", {**document, "teacher": {**known, **cost}})
+    return folder
+
+
+def test_rises_by_hand(folder: Path) -> None:
+    """independent: seed 0 from 2.1 to 2.7, seed 1 at 2.6 from step 200 on; so it rises by 0.3 from 2.35 on average."""
+    found = risen(read_runs(folder)).set_index("who")
+    assert list(found.index) == ["independent", "the teacher of distill"]
+    assert found.loc["independent"].tolist() == pytest.approx([0.3, 2.35, 200.0, 300.0])
+    assert found.loc["the teacher of distill"].tolist() == pytest.approx([0.8, 2.4, 100.0, 300.0])
+
+
+def test_the_answer_tells_it(folder: Path) -> None:
+    def basis() -> str:
+        runs, scores = read_runs(folder), tables.all_scores(folder)
+        return " ".join(answer(runs, tables.main_result(scores), tables.differences(scores)).basis)
+
+    told = "independent by 0.300 (lowest after 200 of 300 steps); the teacher of distill by 0.800 (lowest after 100 of "
+    assert told in basis()
+    for run in [run.folder for run in read_runs(folder)] + sorted(folder.glob("teacher-*")):
+        set_dev_losses(run, [[3.0], [2.5], [2.0]])
+    assert "rose before the end" not in basis()
+
+
+def test_a_log_without_dev_losses_says_nothing(folder: Path) -> None:
+    for run in read_runs(folder):
+        set_dev_losses(run.folder, [[], [], []])
+    assert list(risen(read_runs(folder))["who"]) == ["the teacher of distill"]
+    assert risen([]).empty
