@@ -61,6 +61,10 @@ def test_the_answer_tells_it(folder: Path) -> None:
 
     told = "independent by 0.300 (lowest after 200 of 300 steps); the teacher of distill by 0.800 (lowest after 100 of "
     assert told in basis()
+    for run in read_runs(write_study(folder, (("wml", 1),), (0, 1), protocols=())):
+        if run.peers == 1:  # not the number of peers that the rest of the answer is about
+            set_dev_losses(run.folder, [[3.0], [2.0], [2.9]])
+    assert told in basis() and "wml by" not in basis()
     for run in [run.folder for run in read_runs(folder)] + sorted(folder.glob("teacher-*")):
         set_dev_losses(run, [[3.0], [2.5], [2.0]])
     assert "rose before the end" not in basis()

@@ -259,8 +259,8 @@ def _of_length(runs: Sequence[Run]) -> list[str]:
     if not told:
         return []
     return [
-        f"Dev loss rose before the end, so the text was learned by heart (nats a scored token): {'; '.join(told)}. "
-        "Arms that stop in time may compare otherwise; a teacher's steps are mutual.teacher_steps."
+        f"Dev loss rose before the end (nats a scored token): {'; '.join(told)}. A small text that is read often is "
+        "learned by heart: with fewer train.steps, or mutual.teacher_steps for a teacher, arms may compare otherwise."
     ]
 
 

@@ -38,6 +38,6 @@ def risen(runs: Sequence[Run]) -> pd.DataFrame:
 def _of_one(run_folder: Path) -> dict[str, float]:
     logged = run_metrics(run_folder)
     way = logged[logged["quantity"] == "dev_ce"].groupby("step")["value"].mean()
-    if way.empty:  # a run of no version of wmlkit; other tables may still be made of it
+    if way.empty:  # a log that was cut or edited: nothing is known, and the rest of the answer stands
         return dict.fromkeys(MEANS, math.nan)
     return dict(zip(MEANS, (way.iloc[-1] - way.min(), way.min(), way.idxmin(), way.index[-1]), strict=True))

@@ -157,8 +157,8 @@ class MutualConfig(Section):
             )
         if self.teacher is not None and self.teacher_steps is not None:
             raise ValueError(
-                f"mutual.teacher_steps is {self.teacher_steps}, and mutual.teacher names a model, which is trained; "
-                "leave one of the two out"
+                f"mutual.teacher_steps is {self.teacher_steps}, and mutual.teacher names a model, which is trained "
+                "already; leave one of the two out"
             )
         return self
 
