@@ -12,12 +12,12 @@ import pytest
 from fake_runs import write_prepared, write_run, write_study
 
 from wmlkit import environment, paths, results, tables
-from wmlkit.answer import loss_difference
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.hyperparameters import hyperparameters, value_sources
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.readable import readable
+from wmlkit.readings import loss_difference
 from wmlkit.runs import read_runs
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from . import readings
 from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
 from .overfitting import risen
@@ -33,7 +34,6 @@ FOREIGN_PAIRS = (
     "The pairs of suite nursery are sentences of the nursery's grammar, and these models read other text: compare the "
     "arms by dev loss, or score pairs of that text (evaluate.suites, evaluate.pairs)."
 )
-ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 
 
@@ -75,9 +75,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         rows = most_peers(rows)
         for member in ("best_peer", "ensemble"):
             for _, row in rows[rows["member"] == member].iterrows():
-                shown.append(
-                    {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member, **_read(row)}
-                )
+                compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
+                shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer" and not headline:
                     headline, told = _headline(a, row, runs), (a, b)
     if not headline:
@@ -89,60 +88,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     losses = _of_loss(differences, *told)
     says_little = _saturated(measured, evaluation) or _foreign(runs, evaluation)
     if losses and told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
-        headline += f" {_loss_in_short(differences, *told)}"
+        headline += f" {readings.loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
     basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs) + _of_diversity(runs)
     basis += losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
-
-
-def _read(row: Any) -> dict[str, str]:
-    """Columns `difference`, `interval`, `p`, `p, adjusted` and what they say together."""
-    seeds = int(row["n_seeds"])
-    interval = "none"
-    if seeds == 1:
-        reading = "one seed only: nothing can be said about other seeds"
-        if pd.notna(row.get("item_low")):
-            reading += f" (resampling this seed's items: {row['item_low']:+.1f} to {row['item_high']:+.1f})"
-    elif pd.isna(row["low"]):
-        reading = "the same for all seeds, so no interval can be estimated and no difference claimed"
-    else:
-        interval = f"[{row['low']:+.1f}, {row['high']:+.1f}] over {seeds} seeds"
-        reading = _reading(row, _WORDS)
-    return {
-        "difference (points)": f"{row['mean']:+.1f}", "95 % interval": interval, "p": p_value(row["p"]),
-        "p, adjusted": p_value(row["p_adjusted"]), "reading": reading,
-    }  # fmt: skip
-
-
-_WORDS = {
-    "better": "better: the interval lies above 0",
-    "worse": "worse: the interval lies below 0",
-    "none": "not shown: the interval contains 0",
-}
-_WORDS_OF_LOSS = {
-    "better": "worse: the loss is higher",
-    "worse": "better: the loss is lower",
-    "none": "not shown: the interval contains 0",
-}
-
-
-def _reading(row: Any, words: dict[str, str]) -> str:
-    """In words what an interval of one comparison says, and whether the family of comparisons takes it back."""
-    return words[_verdict(row)] + _doubt(row)
-
-
-def _doubt(row: Any) -> str:
-    """What to add to a difference that one comparison shows and the family of comparisons does not."""
-    doubted = _verdict(row) != "none" and pd.notna(row["p_adjusted"]) and row["p_adjusted"] >= ADJUSTED
-    return f", but adjusted p is {p_value(row['p_adjusted'])}" if doubted else ""
-
-
-def _verdict(row: Any) -> str:
-    if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
-        return "none"
-    return "better" if row["low"] > 0 else "worse"
 
 
 def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
@@ -152,7 +103,7 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     found = f"{row['mean']:+.1f} points"
     if pd.notna(row["low"]):
         found += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f} over {int(row['n_seeds'])} seeds"
-    verdict, doubt = _verdict(row), _doubt(row)
+    verdict, doubt = readings.verdict(row), readings.doubt(row)
     if verdict == "none":
         said = f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher"
     else:
@@ -266,51 +217,8 @@ def _of_length(runs: Sequence[Run]) -> list[str]:
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
     """The same comparison in dev loss, which has no ceiling; nothing where one seed has no interval."""
-    measured = any(pd.notna(row["low"]) for row in _rows_of_loss(differences, a, b))
-    return [loss_difference(differences, a, b)] if measured else []
-
-
-def _rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, Any]]:
-    """a - b in dev loss, of T4_differences: the main setting, most peers, one row for each member that is shown there.
-    A teacher is no peer and left out."""
-    members = ["best_peer", "mean_peer", "ensemble"]
-    rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = most_peers(main_setting(rows))
-    rows = rows[rows["member"].isin(members)]
-    return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
-
-
-def _loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
-    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint."""
-    words = {
-        "better": f"{a} is behind {b}",
-        "worse": f"{a} is ahead of {b}",
-        "hint": f"only a hint, with an adjusted p of {ADJUSTED} or more",
-        "none": "no difference is shown",
-    }
-    shown: dict[str, list[str]] = {verdict: [] for verdict in words}  # "better": above 0, here a higher loss
-    for row in _rows_of_loss(differences, a, b):
-        verdict = "hint" if _doubt(row) else _verdict(row)
-        shown[verdict].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
-    told = [f"{words[verdict]} ({', '.join(members)})" for verdict, members in shown.items() if members]
-    return f"In dev loss (nats a scored token, lower is better) {'; '.join(told)}."
-
-
-def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
-    """A sentence about a - b in dev loss, of T4_differences, with the interval of each member (`_rows_of_loss`)."""
-    rows = _rows_of_loss(differences, a, b)
-    if not rows:
-        return f"These runs do not compare {a} with {b}."
-    told = []
-    for row in rows:
-        found = f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}"
-        if pd.isna(row["low"]):
-            told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
-        else:
-            reading = _reading(row, _WORDS_OF_LOSS)
-            told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
-    seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
-    return f"In dev loss (nats a scored token), {a} minus {b}, {row['peers']} peers, {seeds}: {'; '.join(told)}."
+    measured = any(pd.notna(row["low"]) for row in readings.rows_of_loss(differences, a, b))
+    return [readings.loss_difference(differences, a, b)] if measured else []
 
 
 def _of_diversity(runs: Sequence[Run]) -> list[str]:

@@ -234,7 +234,8 @@ def paired_differences(
     """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group of `by`.
 
     Columns: by, a, b, mean, low, high (95 % t-interval over the seeds' differences), p (two-sided paired t-test,
-    for one comparison), n_seeds, seeds, values, note. One seed has neither interval nor p.
+    for one comparison), p_adjusted (Benjamini-Hochberg over the contrasts of a group), n_seeds, seeds, values, note.
+    One seed has neither interval nor p.
     """
     rows = []
     for a, b in CONTRASTS:
@@ -247,8 +248,9 @@ def paired_differences(
             notes = [text for side in ("note_a", "note_b") if side in group for text in group[side] if text]
             known = {"a": a, "b": b, **described, "p": paired_p(differences), "note": distinct(notes)}
             rows.append({**dict(zip(by, key, strict=True)), **known})
-    columns = [*by, "a", "b", "mean", "low", "high", "p", "n_seeds", "seeds", "values", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = [*by, "a", "b", "mean", "low", "high", "p", "p_adjusted", "n_seeds", "seeds", "values", "note"]
+    found = pd.DataFrame(rows, columns=columns)
+    return found.assign(p_adjusted=found.groupby(list(by), dropna=False)["p"].transform(adjusted))
 
 
 def against(table: pd.DataFrame, name: str, control: str, by: Sequence[str], value: str = "score") -> pd.DataFrame:

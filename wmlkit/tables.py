@@ -122,16 +122,9 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
 
 
 def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int = 2000) -> pd.DataFrame:
-    """T4_differences: `results.paired_differences` of the members of T4, with p_adjusted (Benjamini-Hochberg over the
-    contrasts of one measure, number of peers and member); with `runs`, item_low and item_high too."""
+    """T4_differences: `results.paired_differences` of the members of T4; with `runs`, item_low and item_high too."""
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
-    measure = ["setting", "corpus", "suite", "protocol", "peers", "member"]
-    table.insert(
-        table.columns.get_loc("p") + 1,
-        "p_adjusted",
-        table.groupby(measure, dropna=False)["p"].transform(results.adjusted),
-    )
     rng = np.random.default_rng(0)
     loaded: dict[
         tuple[Any, ...], dict[int, pd.DataFrame]
