@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from . import readings
+from . import readings, results
 from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
-from .overfitting import risen
+from .overfitting import risen, stopped
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation, main_setting, most_peers
 from .runs import Run
@@ -91,7 +91,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {readings.loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs) + _of_diversity(runs)
+    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs, *told) + _of_diversity(runs)
     basis += losses + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
@@ -200,19 +200,23 @@ def _of_others(main_result: pd.DataFrame) -> list[str]:
     ]
 
 
-def _of_length(runs: Sequence[Run]) -> list[str]:
-    """Who was trained past the lowest dev loss, at each arm's largest number of peers."""
-    most = {arm: max(run.peers for run in runs if run.arm == arm) for arm in {run.arm for run in runs}}
+def _of_length(runs: Sequence[Run], a: str, b: str) -> list[str]:
+    """Who was trained past the lowest dev loss, and what a - b would have been, had each run been stopped in time."""
     told = [
         f"{row['who']} by {row['rise']:.3f} (lowest after {row['lowest_step']:.0f} of {row['steps']:.0f} steps)"
-        for row in risen([run for run in runs if run.peers == most[run.arm]]).to_dict("records")
+        for row in risen(runs).to_dict("records")
     ]
     if not told:
         return []
-    return [
+    sentences = [
         f"Dev loss rose before the end (nats a scored token): {'; '.join(told)}. A small text that is read often is "
         "learned by heart: with fewer train.steps, or mutual.teacher_steps for a teacher, arms may compare otherwise."
     ]
+    in_time = results.paired_differences(results.with_mean_peer(stopped(runs)))
+    for first, second in dict.fromkeys([(a, b), ("wml", "independent")]):
+        for sentence in _of_loss(in_time, first, second):
+            sentences.append(f"Each run stopped where its loss on held-out text was lowest (T4_stopped): {sentence}")
+    return sentences
 
 
 def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:

@@ -33,7 +33,7 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         parts = [("", _measured(measured.drop(columns=_single(measured)))), (_OTHERS, _published(others))]
         return [part for part in parts if len(part[1])]
     table = table.drop(columns=_single(table))
-    if name == "T4_differences":
+    if name in ("T4_differences", "T4_stopped"):
         return [("", _differences(table))]
     if name == "T4_diversity":
         return [("", _diversity(table))]

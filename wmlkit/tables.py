@@ -22,6 +22,7 @@ from .diversity import diversity, diversity_table
 from .errors import UserError
 from .hyperparameters import hyperparameters
 from .items import item_bootstrap, items_of, paired_items, with_item_intervals
+from .overfitting import stopped
 from .provenance import from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .runs import Run, finished_runs, read_runs
@@ -220,6 +221,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
         "T4_diversity": lambda: diversity(diversity_table(runs)),
+        "T4_stopped": lambda: differences(stopped(runs)),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
         "T4_thirds": lambda: thirds(_main_protocol(results.paradigm_table(folder), main)),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),
