@@ -292,7 +292,7 @@ def main_setting(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Rows of the folder's main setting that have these `values`, ``main_setting(scores, arm="wml", peers=4)``."""
     if table.empty:
         return table
-    table = table[table["setting"].fillna("") == ""]  # a CSV file has nothing there
+    table = table[table["setting"].isna() | (table["setting"] == "")]  # a CSV file has nothing there
     for column, value in values.items():
         table = table[table[column] == value]
     return table
