@@ -14,6 +14,7 @@ from mistakes import run_cli
 
 from wmlkit import paths
 from wmlkit.config import load_preset
+from wmlkit.errors import UserError
 from wmlkit.study_plan import parse_rows, parse_shard, plan, shard, work
 
 TINY = [f"--set={setting}" for setting in ("data.words=3000", "data.dev_words=1000", "train.steps=4")]
@@ -112,6 +113,8 @@ def test_a_folder_that_the_system_cannot_make(tmp_path):
     assert done.returncode == 2 and "the folder /proc/x/data cannot be made" in done.stderr
     done = wmlkit("data", "fetch", "babylm2024-10m", "--out", "/proc/x")
     assert done.returncode == 2 and "the folder /proc/x/downloads cannot be made" in done.stderr
+    with pytest.raises(UserError, match="the folder /proc takes no new files"):
+        paths.write_text(Path("/proc/x.html"), "of a report")
 
 
 def test_search_json(tmp_path):

@@ -171,7 +171,8 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
         best, others = rows.loc[rows["mean"].idxmax()], int((rows["mean"] == rows["mean"].max()).sum()) - 1
         peers = "1 peer" if best["peers"] == 1 else f"{int(best['peers'])} peers"
         who = f"{best['arm']}, {peers}, {best['member'].replace('_', ' ')}"
-        who += f"; {others} other rows of T4 have it too" if others else ""
+        if others:
+            who += "; 1 other row of T4 has it too" if others == 1 else f"; {others} other rows of T4 have it too"
         sentences.append(
             f"Accuracy is that of suite {evaluation[0]} under protocol {evaluation[1]}; chance is 50 %, and the "
             f"highest mean is {best['mean']:.1f} % ({who})."

@@ -215,7 +215,10 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except FileNotFoundError:  # the folder is there, but a view of something else, as /proc
+        raise UserError(f"the folder {path.parent} takes no new files; expected one that does; give another") from None
 
 
 def json_text(document: Any) -> str:

@@ -158,7 +158,10 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
                 "item level [95 %]": items, **({"note": record["note"]} if "note" in table else {}),
             }
         )  # fmt: skip
-    return _plain(pd.DataFrame(records))
+    frame = pd.DataFrame(records)
+    if not any(record["item level [95 %]"] for record in records):  # dev loss alone
+        frame = frame.drop(columns="item level [95 %]", errors="ignore")
+    return _plain(frame)
 
 
 def _diversity(table: pd.DataFrame) -> pd.DataFrame:
