@@ -15,6 +15,7 @@ from wmlkit.answer import Answer, answer
 from wmlkit.diversity import diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.report import _markdown, write_report
+from wmlkit.results import TEACHER_COST
 from wmlkit.runs import read_runs
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
@@ -252,6 +253,18 @@ def test_scores_near_chance_are_called_so(folder: Path) -> None:
     same = given(folder, {"wml": [100.0, 100.0, 100.0], "distill": [100.0, 100.0, 100.0]})
     assert "(wml, 2 peers, best peer; 3 other rows of T4 have it too)" in " ".join(same.basis)
     assert "near chance" not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+    small = given(folder, {"wml": [51.0, 52.0, 51.4], "distill": [50.0, 50.9, 50.3]}).headline
+    assert small.startswith("Only a hint, on nursery: the best") and "3 seeds; all means lie near chance)." in small
+
+
+def test_a_teacher_that_was_given_is_told_of(folder: Path) -> None:
+    told = "The teacher roberta-base was given, not trained on the runs' text"
+    assert told not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+    for run in read_runs(folder):
+        if run.arm == "distill":
+            known = {"name": "roberta-base", "run": None, "dev_ce": None, **dict.fromkeys(TEACHER_COST)}
+            paths.write_json(run.folder / "done.json", {**run.done, "teacher": known, "teacher_outside_budget": True})
+    assert told in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
 
 
 def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
@@ -259,6 +272,10 @@ def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
     own = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses)
     other = given(folder, {"wml": HIGH, "distill": LOW}, losses=losses, corpus="letters")
     assert "sentences of the nursery's grammar" in " ".join(other.basis) and "In dev loss (nats" in other.headline
+    assert (
+        other.headline.startswith("Only a hint, on letters")
+        and "3 seeds; of pairs of another text). In dev" in other.headline
+    )
     assert "sentences of the nursery's grammar" not in " ".join(own.basis) and "In dev loss" not in own.headline
 
 

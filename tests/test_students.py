@@ -16,7 +16,7 @@ from wmlkit.errors import UserError
 from wmlkit.search import Found
 from wmlkit.search_cost import Workload, diversity, step_seconds
 from wmlkit.shapes import Student
-from wmlkit.students import compare_methods, find_students, least_alike, students_of
+from wmlkit.students import compare_methods, find_students, least_alike, students_of, workload_of
 
 V = 600
 
@@ -42,6 +42,14 @@ def saved(tmp_path):
     found = find_students(config(mutual__num_peers=2), V)
     file.write_text(json.dumps([f.document() for f in reversed(found)]))
     return file
+
+
+def test_shapes_are_costed_for_the_longest_rows_of_the_schedule():
+    """Stages have the same tokens a step: 256 rows of 128 are 64 of 512."""
+    full = load_preset("modern-10m")
+    assert (full.train.batch_size, full.data.block_size, full.data.longest_block) == (256, 128, 512)
+    assert workload_of(full).batch_size == 64
+    assert workload_of(load_preset("nursery")).batch_size == load_preset("nursery").train.batch_size
 
 
 def test_limits_of_the_configuration_leave_shapes_out():

@@ -21,10 +21,10 @@ from .runs import Run
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
 TERMS = (
     "Arms: independent, peers that train alone; dml, peers that imitate one another with equal weights; wml, with "
-    "learned weights; distill, peers that imitate a teacher, which was trained first on the same text. Best peer: that "
-    "with the lowest loss on held-out training text. Ensemble: the peers' weighted mean of logits. Accuracy: share of "
-    "pairs of sentences of which the good one gets the higher probability. Dev loss: mean of -log p of a scored token, "
-    "in nats, on text that is used for nothing else."
+    "learned weights; distill, peers that imitate a teacher, which was trained first, on the same text unless it is "
+    "told otherwise. Best peer: that with the lowest loss on held-out training text. Ensemble: the peers' weighted "
+    "mean of logits. Accuracy: share of pairs of sentences of which the good one gets the higher probability. Dev "
+    "loss: mean of -log p of a scored token, in nats, on text that is used for nothing else."
 )
 NURSERY = (
     "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "
@@ -66,6 +66,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
+    saturated, foreign = _saturated(measured, evaluation), _foreign(runs, evaluation)
+    caveat = "; of pairs of another text" if foreign else "; all means lie near chance" if saturated == "chance" else ""
     chosen = main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
@@ -78,7 +80,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
                 shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer" and not headline:
-                    headline, told = _headline(a, row, runs), (a, b)
+                    headline, told = _headline(a, row, runs, caveat), (a, b)
     if not headline:
         headline = f"Not answered: {_why_not(runs, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
@@ -86,8 +88,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
     losses = _of_loss(differences, *told)
-    says_little = _saturated(measured, evaluation) or _foreign(runs, evaluation)
-    if losses and told[1] == "distill" and says_little:  # then accuracy could not have shown a difference
+    if losses and told[1] == "distill" and (saturated or foreign):  # then accuracy could not have shown a difference
         headline += f" {readings.loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
@@ -96,7 +97,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
-def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
+def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
+    """caveat: why these accuracies cannot carry a Yes or a No, "" where they can."""
     corpus = ", ".join(dict.fromkeys(run.corpus for run in runs))
     if int(row["n_seeds"]) == 1:
         return f"Open: on {corpus}, {a} and distill were compared with one seed only, which cannot answer the question."
@@ -107,10 +109,10 @@ def _headline(a: str, row: Any, runs: Sequence[Run]) -> str:
     if verdict == "none":
         said = f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher"
     else:
-        reply = "Only a hint" if doubt else {"better": "Yes", "worse": "No"}[verdict]
+        reply = "Only a hint" if doubt or caveat else {"better": "Yes", "worse": "No"}[verdict]
         did = {"better": "beat", "worse": "fell behind"}[verdict]
         said = f"{reply}, on {corpus}: the best of the mutually learning peers ({a}) {did} a teacher's best student"
-    return f"{said} ({found}{doubt})."
+    return f"{said} ({found}{doubt}{caveat if verdict != 'none' else ''})."
 
 
 def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
@@ -166,6 +168,12 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
     sentences = [f"{counted} on {', '.join(corpora)} with {number}, {length} tokens a run."]
     if "nursery" in corpora:
         sentences.append(NURSERY)
+    outside = sorted({run.done["teacher"]["name"] for run in runs if run.done.get("teacher_outside_budget")})
+    if outside:
+        sentences.append(
+            f"The teacher {', '.join(outside)} was given, not trained on the runs' text: it may have seen far more, so "
+            "the comparison with distill is none of small datasets."
+        )
     if evaluation is not None:
         rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
         best, others = rows.loc[rows["mean"].idxmax()], int((rows["mean"] == rows["mean"].max()).sum()) - 1

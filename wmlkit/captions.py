@@ -31,8 +31,9 @@ TABLES = {
     "to each). Nats per scored token; 95 % t-intervals over seeds; difference: against independent with as many peers, "
     "paired by seed (empty without one), p_adjusted over the arms of a quantity (Benjamini-Hochberg).",
     "T4_stopped": "As T4_differences in dev loss, had each run been stopped where its loss on held-out text, the mean "
-    "over its peers, was lowest; of train.eval_rows rows. Only for runs of which some arm's dev loss rose before the "
-    "end. The learning rate was still on its way down, and a teacher's training is the whole one.",
+    "over its peers, was lowest; of train.eval_rows rows. Only where the dev loss of some arm, at its largest number "
+    "of peers, rose by more than 1 % before the end. The learning rate was still on its way down, and a teacher's "
+    "training is the whole one.",
     "T4_protocols": "The same models under several scoring protocols, ties counted as in the protocol's own year; "
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",

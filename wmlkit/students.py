@@ -93,9 +93,12 @@ def compare_methods(config: Config, vocab_size: int) -> list[dict[str, Any]]:
 
 
 def workload_of(config: Config) -> Workload:
-    """The training step that shapes are costed for, of these settings."""
+    """The training step that shapes are costed for: that of the longest rows, which has as many tokens as the others
+    (`data.texts.stages`)."""
+    data = config.data
+    rows = max(1, config.train.batch_size * data.block_size // data.longest_block)
     scored = config.train.mask_ratio if config.model.objective == "mlm" else 1.0
-    return Workload(config.train.batch_size, scored, config.search.flop_per_second)
+    return Workload(rows, scored, config.search.flop_per_second)
 
 
 def least_alike(student: Student, found: Sequence[Found]) -> float:
