@@ -245,6 +245,14 @@ def test_a_curve_joins_the_points_that_were_due_at_the_same_words(curve: pd.Data
     assert ax.get_ylim()[0] < bars["low"].min() and bars["high"].max() < ax.get_ylim()[1]
 
 
+def test_a_step_that_passes_two_points_is_one(curve: pd.DataFrame) -> None:
+    """As where the last step is the one that passes a target, or steps are long."""
+    twice = curve[curve["target_words"] == curve["target_words"].min()]
+    both = pd.concat([curve, twice.assign(target_words=twice["target_words"] + 1)]).sort_index(kind="stable")
+    drawn, once = (figure_data(figures.plot_accuracy_by_words(table).figure) for table in (both, curve))  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(drawn, once)
+
+
 def test_mixed_runs_are_refused(folder: Path, scores: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="values of 'arm'"):
         figures.plot_losses(results.metrics_table(folder))

@@ -77,7 +77,8 @@ def test_a_shape_costs_in_the_landscape_what_it_costs_in_the_search(preset, voca
     config = load_preset(preset, {"search.num_layers": [6], "search.num_heads": [4], "search.hidden_size": [64]})
     explorer = widgets.search_explorer(config, vocabulary)
     shape = Student(6, 4, 64, 4 * 64 if preset == "nursery" else 2 * 64)
-    workload = Workload(config.train.batch_size, config.train.mask_ratio, config.search.flop_per_second)
+    rows = config.train.batch_size * config.data.block_size // config.data.longest_block
+    workload = Workload(rows, config.train.mask_ratio, config.search.flop_per_second)
     cost = 1000 * step_seconds(shape, config.model.family, vocabulary, config.data.longest_block, workload)
     base = count_parameters(base_student(config.model), config.model.family, vocabulary, config.data.longest_block)
     text, _, table = explorer.draw(0.5, np.inf)

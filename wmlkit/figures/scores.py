@@ -116,6 +116,7 @@ def plot_accuracy_by_words(table: pd.DataFrame, member: str = "best_peer", ax: A
     ax = new_axes(ax, COLUMN, 2.5)
     shown = results.with_mean_peer(table)
     shown = shown[shown["member"] == member]
+    shown = shown.drop_duplicates(["run", "step"], keep="last")  # a step may pass two points, the last one among them
     # A point is due at the same number of words in every run, and passed a few words later.
     due = shown["target_words"].fillna(-1)
     shown = shown.assign(point=shown.groupby(due)["words"].transform("mean"))
