@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from .results import run_metrics
+from .results import dev_rows, run_metrics
 from .runs import Run, metric_lines
 
 MEANS = ("rise", "lowest", "lowest_step", "steps")
@@ -55,12 +55,8 @@ def stopped(runs: Sequence[Run]) -> pd.DataFrame:
         if not at:
             continue
         stop = min(at, key=lambda line: fmean(line["held_out_ce"]))
-        values = {f"peer_{index}": value for index, value in enumerate(stop["dev_ce"], start=1)}
-        values["best_peer"] = stop["dev_ce"][stop["held_out_ce"].index(min(stop["held_out_ce"]))]
-        if run.peers > 1:
-            values["ensemble"] = stop["dev_ce_ensemble"]
-        shared = {**run.shared, "suite": "dev_ce", "protocol": ""}
-        rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
+        best_peer = stop["held_out_ce"].index(min(stop["held_out_ce"])) + 1
+        rows += dev_rows(run, stop["dev_ce"], stop["dev_ce_ensemble"], best_peer)
     return pd.DataFrame(rows, columns=[*_SHARED, "suite", "protocol", "member", "score"])
 
 

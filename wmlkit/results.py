@@ -137,15 +137,20 @@ def dev_table(folder: Path) -> pd.DataFrame:
     """Final dev cross-entropy in nats per scored token, in the form of `scores_table`: suite `dev_ce`, no protocol."""
     rows = []
     for run in read_runs(folder):
-        values = {f"peer_{index}": value for index, value in enumerate(run.done["dev_ce"], start=1)}
-        if run.peers > 1:
-            values["ensemble"] = run.done["dev_ce_ensemble"]
-        values["best_peer"] = values[run.best_member]
+        rows += dev_rows(run, run.done["dev_ce"], run.done["dev_ce_ensemble"], run.done["best_peer"])
         if (run.done.get("teacher") or {}).get("dev_ce") is not None:
-            values["teacher"] = run.done["teacher"]["dev_ce"]
-        shared = {**run.shared, "suite": "dev_ce", "protocol": ""}
-        rows += [{**shared, "member": member, "score": value} for member, value in values.items()]
+            rows.append({**rows[-1], "member": "teacher", "score": run.done["teacher"]["dev_ce"]})
     return pd.DataFrame(rows)
+
+
+def dev_rows(run: Run, dev_ce: Sequence[float], ensemble: float, best_peer: int) -> list[dict[str, Any]]:
+    """Rows of `dev_table` from dev losses of a run: its peers, the best of which has number best_peer; ensemble."""
+    values = {f"peer_{index}": value for index, value in enumerate(dev_ce, start=1)}
+    if run.peers > 1:
+        values["ensemble"] = ensemble
+    values["best_peer"] = dev_ce[best_peer - 1]
+    shared = {**run.shared, "suite": "dev_ce", "protocol": ""}
+    return [{**shared, "member": member, "score": value} for member, value in values.items()]
 
 
 def with_mean_peer(scores: pd.DataFrame) -> pd.DataFrame:
