@@ -66,6 +66,44 @@ def test_folder_and_zip_are_the_same_source(tmp_path: Path) -> None:
     assert childes.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
+def test_linked_folders_and_files_are_read(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"b.txt": "linked\n", "deep/c.txt": "deeper\n"})
+    folder = write(tmp_path / "mine", {"a.txt": "five\n"})
+    (folder / "poems").symlink_to(elsewhere)
+    (folder / "d.txt").symlink_to(elsewhere / "b.txt")
+    assert lines_of(corpora.find_source(str(folder), tmp_path)) == {
+        ("mine", "train"): ["five", "linked"],
+        ("poems", "train"): ["linked"],
+        ("poems.deep", "train"): ["deeper"],
+    }
+
+
+@pytest.mark.parametrize("target", [".", "..", "poems", "nothing"])
+def test_links_that_would_lose_or_repeat_text(tmp_path: Path, target: str) -> None:
+    """To the corpus itself, to what holds it, to a part of it, to nothing: refused, without walking round and round."""
+    folder = write(tmp_path / "mine", {"poems/a.txt": "five\n"})
+    (folder / "link").symlink_to(target)
+    expected = "is a link to nothing; expected a file" if target == "nothing" else "remove the link that leads there"
+    with pytest.raises(UserError, match=expected):
+        corpora.find_source(str(folder), tmp_path)
+    (folder / "link").rename(folder / ".link")  # hidden ones are not read
+    assert lines_of(corpora.find_source(str(folder), tmp_path)) == {("poems", "train"): ["five"]}
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "mine", {"a.txt": "five\n", "locked/b.txt": "six\n"})
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\); expected a folder of text"):
+        corpora.find_source(str(folder), tmp_path)
+
+
 def test_fetched_corpus_is_found_by_its_name(tmp_path: Path) -> None:
     write(paths.fetched(tmp_path, "some-corpus"), {"a.train": "one\n"})
     source = corpora.find_source("some-corpus", tmp_path)

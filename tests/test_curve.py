@@ -8,10 +8,11 @@ import pytest
 
 from wmlkit import checkpoint, evaluations, paths, train
 from wmlkit.config import load_preset
+from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs
 from wmlkit.evaluate.curve import points_passed
-from wmlkit.evaluate.pairs import load_peers
+from wmlkit.evaluate.pairs import check_window, load_peers, read_pairs
 from wmlkit.evaluate.suites import pairs_folder
 from wmlkit.identity import run_hash
 from wmlkit.run_files import run_facts
@@ -132,6 +133,24 @@ def test_what_a_checkpoint_covers_has_been_scored(curved, out, monkeypatch):
     folder = train.run(settings, out)
     due = paths.read_json(paths.curve(folder) / "words-0000000900.json")
     assert due["step"] <= step and len(list(paths.curve(folder).glob("*.json"))) == 3
+
+
+def test_pairs_too_long_for_the_students_are_found_before_training(out, monkeypatch):
+    """With rows of 8 tokens; the longest of the curve's sentences is counted here, start and end token with it."""
+    settings = config(data__block_size=8)
+    prepared = train.prepare(settings.data, out)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    pairs = read_pairs(pairs_folder(settings, "nursery", out), "babylm2025", 2)
+    longest = max(len(tokenizer(text)["input_ids"]) for pair in pairs for text in (pair.good, pair.bad))
+    assert longest > 8
+    expected = f"up to {longest} tokens .*window is 8; .*block_size={longest} or .*or train without a learning"
+    with pytest.raises(UserError, match=expected):
+        train.run(settings, out)
+    assert not train.run_folder(settings, out).exists()
+    wide = config(data__block_size=longest)
+    check_window("nursery", pairs, tokenizer, wide, "babylm2025")
+    with pytest.raises(UserError, match=f"window is {longest - 1}"):
+        check_window("nursery", pairs, tokenizer, config(data__block_size=longest - 1), "babylm2025")
 
 
 def test_peers_of_a_point_can_be_kept(out):

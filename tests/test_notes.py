@@ -60,7 +60,23 @@ def test_only_white_space_that_has_a_meaning_is_noted(tmp_path: Path, lines: lis
 
 
 def test_white_space_of_a_known_format_is_no_loss(tmp_path: Path) -> None:
-    assert notes_of(write(tmp_path / "mine", childes__train=[f"  *MOT:\t {line}" for line in LINES])) == []
+    found = notes_of(write(tmp_path / "mine", childes__train=[f"  *MOT:\t {line}" for line in LINES]))
+    assert not any("white space" in note for note in found)
+
+
+def test_rules_that_a_name_brings_are_noted(tmp_path: Path) -> None:
+    """A folder `wikipedia` of one's own: its heading marks go, as in BabyLM's file of that name."""
+    own, other = [*LINES, "= = = A heading = = =", "= = = Another = = ="], [f"{line} Indeed." for line in LINES]
+    (note,) = notes_of(write(tmp_path / "mine" / "wikipedia", a__txt=own).parent)
+    assert note.startswith("cleaned by the rules for BabyLM's text of the same name: wikipedia (2 deletions); where it")
+    (note,) = notes_of(write(tmp_path / "alone", wikipedia__train=own))
+    assert "wikipedia (2 deletions)" in note
+    (note,) = notes_of(write(tmp_path / "beside", wikipedia__train=own, my__train=other))
+    assert "name: wikipedia (2 deletions);" in note
+    assert notes_of(write(tmp_path / "babylm", wikipedia__train=own, childes__train=other)) == []
+    assert notes_of(write(tmp_path / "nothing", wikipedia__train=LINES)) == []
+    assert notes_of(write(tmp_path / "kept", wikipedia__train=own), clean=False) == []
+    assert notes_of(write(tmp_path / "other", wiki__train=own)) == []
 
 
 def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def test_processes_share_what_is_left(tmp_path):
     commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
     assert folders[2] == third and "--rows" not in commands[2]
     assert ["--rows 1 " in commands[0], "--rows 2 " in commands[1]] == [True, True], commands
+
+
+def test_a_suite_that_could_not_be_scored_is_found_before_training(tmp_path):
+    """Own pairs with one sentence of more words than a row has tokens; what is trained already may be told after."""
+    pairs = tmp_path / "mine"
+    pairs.mkdir()
+    rows = [{"sentence_good": "a dog sees the cat", "sentence_bad": "a dog see " + "the cat " * 20}]
+    paths.write_text(pairs / "long.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    own = [*SMALL, "train.steps=2", "evaluate.curve=[]", 'study.runs=[["independent", 1]]']
+    config = study.load_preset("smoke", [*own, 'evaluate.suites=["nursery", "mine"]', f"evaluate.pairs={tmp_path}"])
+    with pytest.raises(UserError, match=r"suite 'mine' has sentences of up to 6\d tokens \(long.jsonl line 1\)"):
+        study.run_rows(config, tmp_path, [1])
+    assert not (tmp_path / "smoke").exists()
+    study.run_rows(config, tmp_path, [1], "train")
+    with pytest.raises(UserError, match="long.jsonl line 1 has 6"):
+        study.run_rows(config, tmp_path, [1])
 
 
 @pytest.mark.parametrize(

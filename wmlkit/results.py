@@ -21,7 +21,10 @@ from .run_files import other_format
 from .runs import Run, distinct, metric_lines, read_runs
 
 # lists of P values
-PER_PEER = ("ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged")
+PER_PEER = (
+    "ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged",
+    "clipped",
+)  # fmt: skip
 PER_RUN = (
     "lr", "muon_lr", "outer_lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory",
     "seconds",
@@ -38,7 +41,8 @@ def runs_table(folder: Path) -> pd.DataFrame:
     """One row a finished run: what it is, where it ran and what it cost.
 
     `parameters` and `flops` are summed over the peers, `peak_memory` is in MiB, cross-entropies in nats per
-    scored token; `dev_ce` and `held_out_ce` are those of the best peer. `teacher` names whom the peers learned from;
+    scored token; `clipped` is the share of updates with a clipped gradient, mean over the peers, NaN where it was not
+    counted; `dev_ce` and `held_out_ce` are those of the best peer. `teacher` names whom the peers learned from;
     teacher_tokens, ... are the cost of its training, which the other columns leave out: 0 without one, NaN if unknown.
     """
     rows = []
@@ -57,6 +61,7 @@ def runs_table(folder: Path) -> pd.DataFrame:
                 "flops": done["flops"],
                 "seconds": done["seconds"],
                 "peak_memory": done["peak_memory"],
+                "clipped": np.mean(done["clipped"]) if done.get("clipped") else np.nan,
                 "best_peer": done["best_peer"],
                 "dev_ce": done["dev_ce"][best],
                 "held_out_ce": done["held_out_ce"][best],

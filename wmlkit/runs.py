@@ -24,6 +24,7 @@ _DONE = (
 )  # fmt: skip
 
 _PER_PEER = ("held_out_ce", "dev_ce", "parameters", "peer_weights")  # lists of P values among them
+_PER_PEER_SINCE = ("clipped",)  # not written by every version, nor with every setting
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _read_run(folder: Path) -> Run:
 
 def _fits(done: Mapping[str, Any], peers: Any) -> bool:
     """Whether ``done.json`` has numbers, one a peer where there is one for each."""
-    lists = [done[key] for key in _PER_PEER]
+    lists = [done[key] for key in (*_PER_PEER, *_PER_PEER_SINCE) if key in done]
     values = [done[key] for key in _DONE if key not in _PER_PEER]
     sizes = all(isinstance(one, list) and len(one) == peers for one in lists)
     if not sizes or not all(_is_number(value) for value in (*values, *(value for one in lists for value in one))):

@@ -41,6 +41,7 @@ class State:
     seconds: float = 0.0
     parts: int = 1  # in which a process takes its rows; grows where memory runs out
     skipped: int = 0  # steps without an update, because a number was not finite
+    clipped: Tensor | None = None  # (P,): updates with a clipped gradient; None: not counted from the start on
     faults: Tensor | None = None  # of `faults.note`; not remembered, as a run with one stops or has skipped the step
 
     @property
@@ -66,6 +67,12 @@ class State:
         return bilevel.on_simplex(self.log_weights)
 
     @property
+    def clipped_shares(self) -> dict[str, list[float]]:
+        """`clipped`, of each peer the share of its updates whose gradient was; nothing where that is not known."""
+        updates = self.step - self.skipped
+        return {} if self.clipped is None or not updates else {"clipped": (self.clipped.cpu() / updates).tolist()}
+
+    @property
     def ensemble_weights(self) -> Tensor:
         """(P,): the peers' weights without the frozen teacher's, on the simplex."""
         return bilevel.on_simplex(self.log_weights[: len(self.peers)])
@@ -80,6 +87,7 @@ class State:
             "seconds": self.seconds,
             "parts": self.parts,
             "skipped": self.skipped,
+            "clipped": None if self.clipped is None else self.clipped.tolist(),
             "metrics_bytes": metrics_bytes,
         }
 
@@ -89,6 +97,8 @@ class State:
         self.hypergradient = record["hypergradient"]
         self.tokens, self.words, self.outer_tokens = record["tokens"], record["words"], record["outer_tokens"]
         self.seconds, self.parts, self.skipped = record["seconds"], record["parts"], record["skipped"]
+        clipped = record.get("clipped")  # a checkpoint from before they were counted has none
+        self.clipped = None if clipped is None else torch.tensor(clipped)
 
 
 def build_state(
@@ -111,4 +121,5 @@ def build_state(
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
     equal = torch.full((count,), -math.log(count), dtype=torch.float64)
     averages = [averaging.average_of(peer) for peer in peers] if config.train.ema_decay else []
-    return State(peers, optimizers, equal, teacher, averages, parts=config.train.accumulate)
+    clipped = torch.zeros(len(peers), dtype=torch.int64) if config.train.grad_clip else None
+    return State(peers, optimizers, equal, teacher, averages, parts=config.train.accumulate, clipped=clipped)

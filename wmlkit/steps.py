@@ -187,7 +187,9 @@ def _exchange_gradients(state: State, device: Device) -> None:
 
 
 def clip_and_update(state: State, config: Config, norms: Tensor) -> None:
-    """Each peer's gradient, whose norm is in `norms` (P,), clipped, and the step of its optimizers."""
+    """Each peer's gradient, whose norm is in `norms` (P,), clipped and counted, and the step of its optimizers."""
+    if state.clipped is not None:
+        state.clipped = state.clipped.to(norms.device) + (norms > config.train.grad_clip)  # nothing waits for a device
     for peer, optimizers, norm in zip(state.peers, state.optimizers, norms, strict=True):
         if config.train.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(peer.weights, config.train.grad_clip, norm)

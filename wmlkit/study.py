@@ -20,10 +20,11 @@ import torch
 from .ablations import ablation_base, ablation_name, changes, note_plan
 from .config import Config, load_preset
 from .data.prepare import prepare
+from .data.tokenizer import load_tokenizer
 from .device import side_by_side
 from .errors import Stopped, UserError, signal_name
 from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
-from .evaluate.pairs import evaluate_run, known_evaluation
+from .evaluate.pairs import check_suites, evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
@@ -79,8 +80,11 @@ def run_rows(
     if part == "ablations":
         note_plan(config, out)
     say = progress or (lambda text: None)
+    own = [runs[row - 1] for row in rows]
+    if stage == "all":  # what would stop the evaluation must not wait for the end of training
+        _check_suites(own, out)
     folders = []
-    for one in (runs[row - 1] for row in rows):
+    for one in own:
         name = run_name(one)
         if part == "ablations":
             name = f"{ablation_name(changes(one.resolved(), ablation_base(config)))}, seed {one.train.seed}"
@@ -93,6 +97,17 @@ def run_rows(
             say(f"{name}: evaluated")
         folders.append(folder)
     return folders
+
+
+def _check_suites(runs: Sequence[Config], out: Path) -> None:
+    """Raises UserError where a run that is to be trained could not be evaluated afterwards."""
+    checked: list[tuple[Any, ...]] = []
+    for one in runs:
+        what = (one.data, one.model.objective, one.evaluate)
+        if what not in checked and not (run_folder(one, out) / "done.json").is_file():
+            tokenizer = load_tokenizer(prepare(one.data, out).folder / "tokenizer")
+            check_suites(one, out, tokenizer)
+            checked.append(what)
 
 
 def check_stage(stage: str) -> None:

@@ -163,7 +163,7 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
     runs of one seed share it; `note` says how much that is. `tokens_per_second` is that of the run alone.
     """
     by = ["setting", "corpus", "arm", "peers", "device", "precision"]
-    numbers = ["parameters", "tokens", "words", "flops", "seconds", "peak_memory"]
+    numbers = ["parameters", "tokens", "words", "flops", "seconds", "peak_memory", "clipped"]
     of_teacher = [f"teacher_{name}" for name in results.TEACHER_COST]
     means = runs.groupby(by, sort=False)[[*numbers, *of_teacher]].mean().reset_index()
     means["tokens_per_second"] = means["tokens"] / means["seconds"]

@@ -276,8 +276,8 @@ def metrics_row(
         rates["muon_lr"] = config.train.muon_lr * lr / config.train.lr  # one schedule for both
     if config.mutual.arm == "wml":
         rates["outer_lr"] = outer_lr(config, state.step - 1)
-    split = {"parts": state.parts} if state.parts > config.train.accumulate else {}
-    skipped = {"skipped": state.skipped} if state.skipped else {}
+    rare: dict[str, Any] = {"parts": state.parts} if state.parts > config.train.accumulate else {}
+    rare |= {"skipped": state.skipped} if state.skipped else {}
     return {
         "step": state.step,
         "tokens": state.tokens,
@@ -293,8 +293,8 @@ def metrics_row(
         "hypergradient": state.hypergradient,
         "seconds": state.seconds,
         "peak_memory": peak_memory(device.device),
-        **split,
-        **skipped,
+        **state.clipped_shares,
+        **rare,
     }
 
 
@@ -343,6 +343,7 @@ def _finish(
             "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
             "flops": flops,
             "peak_memory": peak_memory(device.device),
+            **state.clipped_shares,
             **final,
             **of_teacher,
         },

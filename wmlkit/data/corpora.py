@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -101,12 +102,33 @@ def folder_source(name: str, folder: Path) -> Source:
 
 
 def files_of_folder(folder: Path) -> list[str]:
-    """The files in and below `folder` by their paths inside it, hidden ones left out."""
-    found = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            found.append(relative.as_posix())
+    """The files in and below `folder` by their paths inside it, hidden ones left out; links are followed.
+
+    Raises UserError for what would leave text out or take it twice: a folder that cannot be listed, a link to nothing,
+    a link to a folder that is read anyway.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); expected a folder of text; give access to it or move "
+            "it away"
+        )
+
+    found, seen = [], {*folder.resolve().parents}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = Path(place).resolve()
+        if real in seen:
+            raise UserError(
+                f"{place} is {real}, which holds the corpus or was read before; expected every folder once; remove the "
+                "link that leads there"
+            )
+        seen.add(real)
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if not path.exists():
+                raise UserError(f"{path} is a link to nothing; expected a file; mend the link or remove it")
+            if path.is_file():
+                found.append(path.relative_to(folder).as_posix())
     return found
 
 

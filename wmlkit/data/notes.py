@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..settings import DataConfig
-from .cleaning import INDENTATION, WHITE_SPACE
+from .cleaning import CLEANERS, INDENTATION, WHITE_SPACE
 from .corpora import SUFFIXES, Source, few
 from .splits import Part
 
@@ -23,6 +23,25 @@ def not_read(source: Source) -> list[str]:
     return [
         f"not read, as their names end in none of {', '.join(SUFFIXES)}: {few(source.skipped)}; unpack or rename what"
         " is text of the corpus"
+    ]
+
+
+def cleaned_by_name(source: Source, parts: Sequence[Part]) -> list[str]:
+    """A note where a domain was cleaned as BabyLM's of that name and may be another text: alone, beside other names or
+    of ``.txt`` files. A folder of nothing but BabyLM's ``.train`` and ``.dev`` files is taken for BabyLM's."""
+    plain = any(file.name.lower().endswith(".txt") for file in source.files)
+    if len(source.domains()) > 1 and not plain and all(domain in CLEANERS for domain in source.domains()):
+        return []
+    changed = {part.domain: 0 for part in parts if part.domain in CLEANERS and part.counts.removed}
+    for part in parts:
+        if part.domain in changed:
+            changed[part.domain] += sum(part.counts.removed.values())
+    if not changed:
+        return []
+    told = ", ".join(f"{domain} ({count:,} deletions)" for domain, count in changed.items())
+    return [
+        f"cleaned by the rules for BabyLM's text of the same name: {told}; where it is other text, rename its file or"
+        " folder, or set data.clean=false"
     ]
 
 

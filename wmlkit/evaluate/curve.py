@@ -17,7 +17,7 @@ from .. import checkpoint, paths
 from ..config import Config
 from ..errors import UserError
 from ..state import State
-from .pairs import evaluate_pairs, read_pairs
+from .pairs import check_window, evaluate_pairs, read_pairs
 from .suites import pairs_folder
 
 END = "end"  # name of the last point
@@ -35,7 +35,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
 
     It writes ``curve/<point>.json`` into the run folder and returns the seconds that this took. A point that is
     passed again after an interruption is written again, the same. The pairs are read here once, so that a mistake
-    in them is found before training. The teacher of `distill` is no arm and gets no
+    in them, or one too long for the students, is found before training. The teacher of `distill` is no arm and gets no
     curve, and the nursery's pairs are scored for the nursery's text only.
     """
     chosen = config.evaluate
@@ -46,6 +46,8 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
     try:
         suites = {suite: pairs_folder(config, suite, out) for suite in wanted}
         pairs = {s: read_pairs(folder, chosen.protocol, chosen.curve_per_paradigm) for s, folder in suites.items()}
+        for suite, own in pairs.items():
+            check_window(suite, own, tokenizer, config, chosen.protocol)
     except UserError as error:
         raise UserError(f"{error}; or train without a learning curve: --set evaluate.curve=[]") from None
 

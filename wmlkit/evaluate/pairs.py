@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import paths
+from ..config import Config
 from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..device import best_device
 from ..errors import UserError
@@ -33,8 +34,8 @@ from .protocols import (
     released_order,
     tie_rule,
 )
-from .spans import Objective
-from .suites import Pair, read_suite, sample_pairs, suite_hash
+from .spans import Objective, encode_spans
+from .suites import Pair, pairs_folder, read_suite, sample_pairs, suite_hash
 
 
 def evaluate_pairs(
@@ -89,7 +90,7 @@ def evaluate_pairs(
         member_weights=member_weights,
         token_budget=token_budget,
         device=device,
-        origins=[pair.origin for pair in pairs for _ in range(2)],
+        origins=_origins(pairs),
     )
     of_members = scores if isinstance(scores, dict) else {"model": scores}
     returned = {name: (values[0::2], values[1::2]) for name, values in of_members.items()}
@@ -132,13 +133,47 @@ def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None, seed
     return sample_pairs(read_suite(folder, get_protocol(protocol)), per_paradigm, seed)
 
 
+def check_window(
+    suite: str, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: Config, protocol: str
+) -> None:
+    """Raises UserError where the students of `config` could not score a pair of `pairs`, before they are trained."""
+    origins, prefix = _origins(pairs), get_protocol(protocol).prefix
+    encoded = encode_spans(tokenizer, *_texts(pairs), config.model.objective, prefix, origins)
+    longest, origin = max((len(item.ids), origin) for item, origin in zip(encoded, origins, strict=True))
+    if longest > config.data.longest_block:
+        foreign = suite == "nursery" and config.data.corpus != "nursery"
+        raise UserError(
+            f"suite {suite!r} has sentences of up to {longest} tokens ({origin}), and the students' window is "
+            f"{config.data.longest_block}; expected one that takes them; set data.block_size={longest} or larger, or "
+            f"choose other pairs (evaluate.suites, evaluate.pairs){', of your own text' if foreign else ''}"
+        )
+
+
+def check_suites(config: Config, out: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError as `check_window` for the suites of `config`, and where they cannot be read."""
+    chosen = config.evaluate
+    for suite in chosen.suites:
+        pairs = read_pairs(pairs_folder(config, suite, out), chosen.protocol, chosen.per_paradigm)
+        check_window(suite, pairs, tokenizer, config, chosen.protocol)
+
+
 def requests_of(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[tuple[int, str]]]:
     """Sentences and (tokens, text) of their contexts, of the requests good, bad, good, ...: `released_order` takes
     them."""
-    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
-    contexts = [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
+    sentences, contexts = _texts(pairs)
     length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
     return sentences, [(length[context], context) for context in contexts]
+
+
+def _texts(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+    """Sentences and their contexts, good, bad, good, ..."""
+    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+    return sentences, [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
+
+
+def _origins(pairs: Sequence[Pair]) -> list[str]:
+    """What to call the sentences of `_texts` in messages."""
+    return [pair.origin for pair in pairs for _ in range(2)]
 
 
 def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
