@@ -90,6 +90,7 @@ def run(name: str, damage: Callable[[Path], Any], sentence: str, *arguments: str
         folder = box.run()
         damage(folder)
         places = {"RUN": str(folder), "PRESET": str(folder.parent), "BELOW": str(folder / "x" / "y")}
+        places["OTHER"] = f"{folder}0"  # beside it, and not there
         return [places.get(argument, argument) for argument in arguments]
 
     return Case(name, build, sentence, leaves)
@@ -265,6 +266,8 @@ CASES = [
         *LM),
     run("export", lambda folder: (folder / "done.json").unlink(), "so the run is not finished; start the", "export",
         "RUN", "--to", "x"),
+    run("export of no run", NONE, r"there is no run folder .*; expected a finished .* \(the nearest name there is ",
+        "export", "OTHER", "--to", "x"),
     run("which peer", NONE, "--peer got '3'; expected best or a number from 1 to 2", "export", "RUN", "--to", "x",
         "--peer", "3"),
     run("peer none", NONE, "--peer got '0'; expected best or", "export", "RUN", "--to", "x", "--peer", "0"),

@@ -158,6 +158,7 @@ def test_a_plain_folder_is_evaluated_on_pairs_glue_and_text(
         ("lm", {"ensemble": True}, "--ensemble needs the peers of a run"),
         ("blimp", {"corpus": Path("x")}, "--corpus came with suite 'blimp'"),
         ("lm", {"corpus": Path("nowhere")}, "nowhere does not exist; expected <domain>.dev files"),
+        ("lm", {"corpus": Path(__file__)}, "test_outside.py is a file, not a folder; expected <domain>.dev"),
     ],
 )
 def test_mistakes_are_named(folder: Path, suite: str, options: dict, message: str, tmp_path: Path) -> None:
@@ -262,4 +263,8 @@ def test_a_run_is_scored_on_the_nursery_s_pairs_of_its_own_seed(
     monkeypatch.setattr(target, "evaluate_run", lambda run, suite, folder, *_, **__: {"folder": folder})
     plain = load_preset("nursery", {"evaluate.per_paradigm": None})
     found = evaluate_target(tmp_path, "nursery", plain, tmp_path)["folder"]
-    assert found == paths.pairs(tmp_path, "nursery-pairs-s5-n2") and (found / "done.json").is_file()
+    assert (
+        found == paths.pairs(tmp_path, found.name)
+        and found.name.startswith("nursery-pairs-s5-n2-")
+        and (found / "done.json").is_file()
+    )

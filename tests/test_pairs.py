@@ -224,9 +224,19 @@ def test_a_sentence_that_is_too_long_is_named_by_file_and_line(suite: Path, toke
 def test_missing_suites_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; .*evaluate.pairs"):
         read_suite(tmp_path / "blimp", PROTOCOLS["babylm2025"])
+    (tmp_path / "blimp").write_text("{}")
+    with pytest.raises(UserError, match="blimp is a file, not a folder; .*evaluate.pairs"):
+        read_suite(tmp_path / "blimp", PROTOCOLS["babylm2025"])
     (tmp_path / "ewok").mkdir()
     with pytest.raises(UserError, match="no .jsonl file.* EWoK is gated: ask for access"):
         read_suite(tmp_path / "ewok", PROTOCOLS["babylm2025"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_pair(suite: Path) -> None:
+    expected = read_suite(suite, PROTOCOLS["babylm2025"])
+    for file in suite.glob("*.jsonl"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_suite(suite, PROTOCOLS["babylm2025"]) == expected and expected
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

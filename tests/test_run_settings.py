@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fake_runs import write_run, write_study
 
-from wmlkit import paths
+from wmlkit import paths, results
 from wmlkit.config import Config, load_preset
 from wmlkit.identity import SHAPING
 from wmlkit.run_settings import beside_main
@@ -78,3 +78,19 @@ def test_settings_beside_the_main_ones(tmp_path: Path) -> None:
     assert beside_main(runs, main.updated({"mutual.alpha": 0.9, "data.corpus": "texts/my own"})) == (
         'mutual.alpha=0.9 data.corpus="my own"'
     )
+
+
+def test_arms_of_another_precision_are_not_paired(tmp_path: Path) -> None:
+    """Seeds 0 and 1 in fp32, seed 2 of one arm on a card in bf16; what was asked for, "auto", is the same for all."""
+    folder = tmp_path / "nursery"
+    for arm in ("wml", "dml"):
+        for seed in (0, 1, 2):
+            run = write_run(folder, arm, 2, seed)
+            if (arm, seed) == ("wml", 2):
+                facts = paths.read_json(run / "environment.json")
+                paths.write_json(run / "environment.json", facts | {"device": "cuda", "precision": "bf16"})
+    found = {(run.arm, run.seed): run.setting for run in read_runs(folder)}
+    assert found.pop(("wml", 2)) == 'precision="bf16"' and set(found.values()) == {""}
+    scores = results.dev_table(folder)
+    pairs = results.paired_differences(scores[scores["member"] == "ensemble"])
+    assert pairs[(pairs["a"] == "wml") & (pairs["b"] == "dml")]["seeds"].tolist() == ["0 1"]

@@ -61,6 +61,18 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_learned(self) -> Config:
+        weights, outer = self.mutual.num_peers + self.mutual.teacher_is_peer, self.outer
+        first = -(-outer.start // outer.every) * outer.every
+        if self.mutual.arm == "wml" and weights > 1 and outer.start and first >= self.train.steps:
+            raise ValueError(
+                f"outer.start is {outer.start} and outer.every {outer.every}, so the first outer step would come after "
+                f"{first} of {self.train.steps} steps (train.steps), and wml be what dml is; expected one before the "
+                "end; lower outer.start"
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """All values, as JSON types."""
         return self.model_dump(mode="json")

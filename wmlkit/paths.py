@@ -61,6 +61,13 @@ def named(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
+def without(folder: Path, wanted: str) -> str:
+    """What to say of a folder in which nothing `wanted` was found: there is none, or it is a file, or it lacks that."""
+    if folder.is_dir():
+        return f"has no {wanted}"
+    return "is a file, not a folder" if folder.exists() else "does not exist"
+
+
 def prepared(out: Path, name: str, data_hash: str) -> Path:
     """Folder of a prepared corpus."""
     return out / "data" / f"{name}-{data_hash[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +82,14 @@ def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dic
 
 
 def not_finished(run_folder: Path) -> UserError:
-    """What to say of a run folder without ``done.json``."""
+    """What to say of a run folder without ``done.json``, or of none."""
+    if not run_folder.is_dir():
+        beside = [path.name for path in sorted(run_folder.parent.glob("*")) if (path / "done.json").is_file()]
+        near = difflib.get_close_matches(run_folder.name, beside, n=1, cutoff=0.0)
+        hint = f" (the nearest name there is {near[0]})" if near else ""
+        return UserError(
+            f"there is no run folder {run_folder}; expected a finished run; train it first, or mend the path{hint}"
+        )
     return UserError(
         f"{run_folder} has no done.json, so the run is not finished; start the same training command again to resume it"
     )

@@ -19,6 +19,7 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
+_MADE = ("data.hash", "precision")  # what no configuration says
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:
@@ -62,7 +63,8 @@ def most_common(values: Sequence[Any]) -> Any:
 
 
 def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """``{"train.lr": ..., ...}`` a run: what shapes it besides arm, peers and seed; the data's content included."""
+    """``{"train.lr": ..., ...}`` a run: what shapes it besides arm, peers and seed; the data's content and the
+    precision that it was trained in included."""
     saved, teachers, settings = _saved_searches(runs), _given_teachers(runs), []
     for run in runs:
         flat, name = all_settings(run.config), run.folder.name
@@ -73,7 +75,9 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
             flat["search.saved"] = saved[name]
         if name in teachers and "mutual.teacher" in flat:
             flat["mutual.teacher"] = teachers[name]
-        settings.append({**flat, "data.hash": str(run.data["hash"])[:8]})
+        # what "auto" came to: arms are compared at equal precision alone
+        made = {"data.hash": str(run.data["hash"])[:8], "precision": run.environment["precision"]}
+        settings.append({**flat, **made})
     return settings
 
 
@@ -129,15 +133,14 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
     preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
         shipped = _flat(load_preset(str(preset)).resolved())
-    as_shipped = (
+    as_shipped = [
         own
         for run, own in zip(runs, plain, strict=True)
-        if all(own[key] == shipped.get(key) for key in own if key != "data.hash")
+        if all(own[key] == shipped.get(key) for key in own if key not in _MADE)
         # its own text, not any that is shaped alike
         and all(all_settings(run.config)[key] == shipped.get(key) for key in PLACES)
-    )
-    main = next(as_shipped, None) if shipped else None
-    main = dict(main or most_common(plain))
+    ]
+    main = dict(most_common(as_shipped if shipped and as_shipped else plain))
     for key in _TEACHER_KEYS:
         values = [own[key] for own in settings if key in own]
         if values:

@@ -70,7 +70,9 @@ class State:
     def clipped_shares(self) -> dict[str, list[float]]:
         """`clipped`, of each peer the share of its updates whose gradient was; nothing where that is not known."""
         updates = self.step - self.skipped
-        return {} if self.clipped is None or not updates else {"clipped": (self.clipped.cpu() / updates).tolist()}
+        if self.clipped is None or not updates:
+            return {}
+        return {"clipped": (self.clipped.cpu().double() / updates).tolist()}
 
     @property
     def ensemble_weights(self) -> Tensor:

@@ -49,7 +49,9 @@ Progress = Callable[[dict[str, Any]], None]
 def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
     """Where this run is, or will be. The corpus' content is part of its identity: `prepared`, or prepared here."""
     config = settled(config)
-    return _folder(config, out, _identity(config, prepared or prepare(config.data, out)))
+    return _folder(
+        config, out, _identity(config, prepared or prepare(config.data, out, config.model.objective == "mlm"))
+    )
 
 
 def settled(config: Config) -> Config:
@@ -77,8 +79,8 @@ def run(
     out, config = paths.output(out), settled(config)
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
-        prepared = prepare(config.data, out)
-        tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
+        prepared = prepare(config.data, out, config.model.objective == "mlm")
+        tokenizer = load_tokenizer(prepared.folder / "tokenizer")
         students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)

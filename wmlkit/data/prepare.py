@@ -56,13 +56,14 @@ class Prepared:
     name: str
 
 
-def prepare(data: DataConfig, out: Path) -> Prepared:
+def prepare(data: DataConfig, out: Path, needs_mask: bool = False) -> Prepared:
     """Prepare the corpus `data.corpus` below ``out/data``, or return it when the same content is there already.
 
     The folder's hash covers the content of the source files and the settings that shape the result; the same
-    inputs give the same bytes. Raises UserError, leaving nothing behind, when there is no text to work with.
+    inputs give the same bytes. needs_mask: for masked models. Raises UserError, leaving nothing behind, when there is
+    no text to work with, or a tokenizer that is given lacks a token.
     """
-    tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer)
+    tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer, needs_mask)
     text = (*_nursery_sizes(data), data.seed)
     if data.corpus == "nursery" and text in _nursery_sums:
         content = _content_hash(_nursery_sums[text], data, tokenizer)

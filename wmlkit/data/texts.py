@@ -98,10 +98,12 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     lengths = [last - first for first, last in zip(firsts, [*firsts[1:], train.steps], strict=True)]
     passes = sum(steps * stage.batch_size / len(text) for steps, stage, text in zip(lengths, plan, texts, strict=True))
     if data.max_passes is not None and passes > data.max_passes:
+        enough_steps = int(train.steps * data.max_passes / passes)
+        lower = f"lower train.steps to {enough_steps}" if enough_steps else "lower train.batch_size"
         raise UserError(
             f"this run would read its training text {passes:.2f} times, and data.max_passes is {data.max_passes:g} "
             "(the BabyLM challenge allows 10 passes since 2025); "
-            f"lower train.steps to {int(train.steps * data.max_passes / passes)} or use more text"
+            f"{lower} or use more text"
         )
     held_out = rows("held_out", data.block_size)
     if config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1:

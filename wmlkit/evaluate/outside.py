@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from .. import paths
 from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
@@ -53,7 +54,7 @@ def read_texts(folder: Path) -> TextFolder:
                 folder,
             )
     if not files:
-        found = "has no .dev and no .txt file" if folder.is_dir() else "does not exist"
+        found = paths.without(folder, ".dev and no .txt file")
         raise UserError(f"{folder} {found}; expected <domain>.dev files of text; give their folder with --corpus")
     texts: TextFolder = {}
     for name in files:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import functools
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,8 +16,9 @@ from filelock import FileLock
 
 from .. import paths
 from ..config import Config
-from ..data import nursery_pairs
+from ..data import grammar, lexicon, nursery, nursery_pairs
 from ..errors import UserError
+from ..identity import digest
 from .protocols import Protocol, get_protocol
 
 EWOK_KEYS = ("Context1", "Context2", "Target1", "Target2")
@@ -125,7 +128,7 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
         return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
         seed, count = config.data.seed, config.evaluate.per_paradigm or 200
-        folder = paths.pairs(out, f"nursery-pairs-s{seed}-n{count}")
+        folder = paths.pairs(out, f"nursery-pairs-s{seed}-n{count}-{_grammar_hash()[:8]}")
         return _written_once(folder, lambda: nursery_pairs.pair_files(seed, count))
     hint = f"; {EWOK_HELP}" if suite == "ewok" else ""
     if config.evaluate.pairs is None:
@@ -146,13 +149,20 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     return found
 
 
+@functools.cache
+def _grammar_hash() -> str:
+    """SHA-256 of the modules that write the nursery's pairs: those of another version are not taken for today's."""
+    modules = (nursery_pairs, grammar, lexicon, nursery)
+    return digest([paths.file_sha256(Path(str(module.__file__))) for module in modules])
+
+
 def suite_files(folder: str | Path) -> list[Path]:
     """The JSONL files of a suite, alphabetical; UserError if there are none."""
     folder = Path(folder)
     files = sorted(folder.glob("*.jsonl"), key=lambda path: path.name)
     if not files:
         hint = f"; {EWOK_HELP}" if "ewok" in folder.name.lower() else "; point evaluate.pairs at the suite's folder"
-        found = "has no .jsonl file" if folder.is_dir() else "does not exist"
+        found = paths.without(folder, ".jsonl file")
         raise UserError(f"{folder} {found}; expected one JSONL file of minimal pairs a paradigm{hint}")
     return files
 
@@ -184,6 +194,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSONL file with their line numbers; UserError with file and line for anything else."""
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if not raw.strip():
                 continue
             try:
