@@ -60,13 +60,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_peers(family: str, shapes=((1, 8), (2, 16)), dtype=torch.float32, attention="sdpa") -> list[AtPositions]:
+def make_peers(family: str, shapes=((1, 8), (2, 16)), dtype=torch.float32) -> list[AtPositions]:
     """One peer for each (layers, width), with weights large enough to tell peers apart."""
     objective = "mlm" if family in ("roberta", "modernbert") else "clm"
     config = ModelConfig(family=family, objective=objective)
     peers = []
     for seed, (layers, width) in enumerate(shapes):
-        model = build_model(Student(layers, 2, width, 2 * width), config, make_tokenizer(), BLOCK, seed, attention)
+        model = build_model(Student(layers, 2, width, 2 * width), config, make_tokenizer(), BLOCK, seed)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim == 2:

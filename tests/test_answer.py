@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_study
 
-from wmlkit import tables
+from wmlkit import paths, tables
 from wmlkit.answer import Answer, answer
 from wmlkit.runs import read_runs
 
@@ -76,3 +76,27 @@ def test_the_answer_says_which_evaluations_it_leaves_out(tmp_path: Path) -> None
         sentence.startswith("Left out of this, because most runs were evaluated otherwise: wml on nursery, seeds 1. ")
         for sentence in found.basis
     )
+
+
+def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> None:
+    """Of the most peers; a difference of a tenth of the updates or less is none, nor are runs that did not count."""
+    folder = write_study(
+        tmp_path / "nursery", (("independent", 2), ("wml", 2), ("wml", 3)), seeds=(0, 1), protocols=("babylm2025",)
+    )
+
+    def clip(arm: str, peers: int, *shares: list[float]) -> None:
+        for seed, share in enumerate(shares):
+            (run,) = folder.glob(f"{arm}-p{peers}-s{seed}-*")
+            paths.write_json(run / "done.json", paths.read_json(run / "done.json") | {"clipped": share})
+
+    def told() -> list[str]:
+        return [sentence for sentence in given_by(folder).basis if "clipped" in sentence]
+
+    assert told() == []
+    clip("independent", 2, [0.6, 0.8], [0.7, 0.9])
+    assert told() == []  # nothing to compare it with
+    clip("wml", 2, [0.7, 0.7], [0.7, 0.6])
+    assert told() == []
+    clip("wml", 2, [0.0, 0.1], [0.2, 0.1])
+    (sentence,) = told()
+    assert "updates, 2 peers: independent 75%, wml 10%. " in sentence and "train.grad_clip=0" in sentence

@@ -133,7 +133,7 @@ def test_what_the_clamp_does_to_both_objectives(out):
         (file,) = (out / "smoke" / "replay").glob(f"{name}-s0-*/metrics.jsonl")
         rows = [json.loads(line)["outer"] for line in file.read_text().splitlines()]
         gradients = np.array([row["gradient"] for row in rows if row])
-        clip = config().train.grad_clip
+        clip = config().replay.grad_clip
         assert (gradients < 0).all() if case is not both else (gradients > clip).all() and (gradients / 60 < clip).all()
         assert any(row["step_size"] > 0 for row in rows if row) and done["peer_weights"] == [0.5, 0.5]
 

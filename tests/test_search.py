@@ -327,7 +327,8 @@ def test_cost_model_agrees_with_counted_operations_and_kept_tensors(family):
 
     def step(attention: str) -> int:
         """One forward and backward pass; returns the bytes that the forward pass kept."""
-        model = build_model(student, config, Ids(V), T, 0, attention)
+        model = build_model(student, config, Ids(V), T, 0)
+        model.set_attn_implementation(attention)
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         kept: dict[int, int] = {}
 

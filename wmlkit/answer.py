@@ -35,6 +35,7 @@ FOREIGN_PAIRS = (
     "arms by dev loss, or score pairs of that text (evaluate.suites, evaluate.pairs)."
 )
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
+CLIPPED_APART = 0.1  # shares of clipped updates of two arms; below, the threshold met outliers alone
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
     basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs, *told) + _of_diversity(runs)
-    basis += losses + _of_cost(runs, *told)
+    basis += losses + _of_clipping(runs) + _of_cost(runs, *told)
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -252,6 +253,24 @@ def _of_diversity(runs: Sequence[Run]) -> list[str]:
     return [
         "On dev text an ensemble's loss is below the weighted mean of its peers' by as much as they differ "
         f"(T4_diversity; {peers} peers, nats a scored token, in brackets against {CONTROL}): {'; '.join(told)}."
+    ]
+
+
+def _of_clipping(runs: Sequence[Run]) -> list[str]:
+    """That arms differ in more than what they learn from, where one threshold clipped one's gradients more often."""
+    shares: dict[tuple[int, str], list[float]] = {}
+    for run in runs:
+        if run.done.get("clipped"):
+            shares.setdefault((run.peers, run.arm), []).append(fmean(run.done["clipped"]))
+    peers = max((peers for peers, _ in shares), default=0)
+    means = {arm: fmean(values) for (count, arm), values in shares.items() if count == peers}
+    if not means or max(means.values()) - min(means.values()) <= CLIPPED_APART:
+        return []
+    told = ", ".join(f"{arm} {share:.0%}" for arm, share in means.items())
+    return [
+        f"The gradient was clipped (train.grad_clip) in these shares of the updates, {peers} peers: {told}. One "
+        "threshold meets losses that differ between arms, so the arms differ in this too; train.grad_clip=0 compares "
+        "them without."
     ]
 
 

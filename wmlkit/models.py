@@ -50,12 +50,10 @@ def build_model(
     tokenizer: PreTrainedTokenizerBase,
     block_size: int,
     seed: int,
-    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """A freshly initialised model of `student`'s shape, float32, in training mode.
 
     `seed` alone fixes the initial weights; the global generator of torch is left as it was.
-    `attention="eager"` has the second derivatives that fused attention lacks.
     """
     if student.hidden_size % student.num_heads:
         raise UserError(
@@ -65,27 +63,27 @@ def build_model(
     build = {"roberta": _roberta, "modernbert": _modernbert, "gpt2": _gpt2, "llama": _llama}[model.family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build(student, model, tokenizer, block_size, attention)
+        built = build(student, model, tokenizer, block_size)
     return built.train()
 
 
-def _common(tokenizer: PreTrainedTokenizerBase, attention: str) -> dict[str, Any]:
+def _common(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
-        "attn_implementation": attention,
+        "attn_implementation": "sdpa",
     }
 
 
 def _roberta(
-    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
     return RobertaForMaskedLM(
         RobertaConfig(
-            **_common(tokenizer, attention),
+            **_common(tokenizer),
             num_hidden_layers=student.num_layers,
             num_attention_heads=student.num_heads,
             hidden_size=student.hidden_size,
@@ -100,11 +98,11 @@ def _roberta(
 
 
 def _modernbert(
-    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
     return ModernBertForMaskedLM(
         ModernBertConfig(
-            **_common(tokenizer, attention),
+            **_common(tokenizer),
             cls_token_id=tokenizer.bos_token_id,
             sep_token_id=tokenizer.eos_token_id,
             num_hidden_layers=student.num_layers,
@@ -120,12 +118,10 @@ def _modernbert(
     )
 
 
-def _gpt2(
-    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
-) -> PreTrainedModel:
+def _gpt2(student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
     return GPT2LMHeadModel(
         GPT2Config(
-            **_common(tokenizer, attention),
+            **_common(tokenizer),
             n_layer=student.num_layers,
             n_head=student.num_heads,
             n_embd=student.hidden_size,
@@ -139,11 +135,11 @@ def _gpt2(
 
 
 def _llama(
-    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, attention: str
+    student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
-            **_common(tokenizer, attention),
+            **_common(tokenizer),
             num_hidden_layers=student.num_layers,
             num_attention_heads=student.num_heads,
             num_key_value_heads=student.num_heads,

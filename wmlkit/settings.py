@@ -304,6 +304,7 @@ class ReplayConfig(Section):
     num_peers: int = Field(4, ge=2)
     lr: float = Field(1e-3, gt=0)  # of the peers, after warm-up
     min_lr: float = Field(1e-4, ge=0)
+    grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient, and what the clamp cuts the weights' at (O5)
     weight_update_every: int = Field(5, ge=1)  # epochs between two outer problems
     step_size: float = Field(0.25, ge=0)  # of the mirror descent, after warm-up
     min_step_size: float = Field(0.0025, ge=0)

@@ -45,6 +45,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.seed": seed,
         "train.optimizer": "adamw",
         "train.lr": config.replay.lr,
+        "train.grad_clip": config.replay.grad_clip,
         "train.batch_size": config.replay.batch_size,
         "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
@@ -80,7 +81,7 @@ def replay_folder(
 ) -> Path:
     """Folder of one replay; its name ends in a hash over all that shapes the result and over the pairs it scores."""
     learns = shaping(replay_config(config, case, seed), students_hash=saved_hash(config))
-    sizes = config.replay.model_dump(mode="json", exclude={"seeds", "workers", "teacher"})
+    sizes = config.replay.model_dump(mode="json", exclude={"seeds", "workers", "teacher", "grad_clip"})
     evaluate = config.evaluate
     suite = evaluate.suites[0]
     pairs = suite_hash(pairs_folder(config, suite, out))
