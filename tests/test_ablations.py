@@ -106,6 +106,27 @@ def test_runs_on_other_text_are_compared_with_their_like_alone(tmp_path, folder,
         assert shown.loc[("base", suite), "seeds"] == "0 1 2"
 
 
+def test_what_every_table_says_of_a_run_is_said_here(tmp_path, folder, config):
+    """Of a teacher from outside the data budget, and of another precision."""
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    for run in read_runs(copy):
+        if run.arm == "independent":
+            document = paths.read_json(run.folder / "done.json")
+            paths.write_json(run.folder / "done.json", document | {"teacher_outside_budget": True})
+        elif run.seed == 0:
+            facts = paths.read_json(run.folder / "environment.json")
+            paths.write_json(run.folder / "environment.json", facts | {"precision": "bf16"})
+    table = ablation_table(copy, config)
+    noted = table[table["note"] == "teacher outside the data budget"]
+    assert set(noted["ablation"]) == {"arm = independent"} == set(table[table["arm"] == "independent"]["ablation"])
+    apart = table[table["ablation"] == 'alpha = 0.9 (precision="bf16")']
+    assert set(apart["seeds"]) == {"0"} and apart["difference"].notna().all()  # from the base of that precision
+    assert set(table[table["ablation"] == "alpha = 0.9"]["seeds"]) == {"1 2"}
+    ((_, shown),) = readable("T8", table)
+    assert shown.set_index("ablation").loc["arm = independent", "note"] == "teacher outside the data budget"
+    assert "note" not in readable("T8", ablation_table(folder, config))[0][1]
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [("mutual.alpa", "unknown config key 'mutual.alpa'; .* 'mutual.alpha'"), ("alpha", "unknown config key 'alpha'")],

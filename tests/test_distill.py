@@ -29,7 +29,7 @@ from transformers import (
     Mamba2ForCausalLM,
 )
 
-from wmlkit import bilevel, checkpoint, paths, results, study, tables, teacher, train
+from wmlkit import bilevel, checkpoint, evaluations, paths, results, score_tables, study, tables, teacher, train
 from wmlkit.config import load_preset
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, tokenizer_hash
@@ -644,3 +644,6 @@ def test_a_given_teacher_alone_is_compared_and_noted(tmp_path, given, compared):
     assert len(pair) and set(pair["note"]) == {"teacher outside the data budget"}
     assert isinstance(readable("T4_differences", table)[0][1], pd.DataFrame)
     assert "note" in readable("T4_differences", table)[0][1]
+    of_protocols = score_tables.protocols(evaluations.protocol_table(tmp_path / "smoke"))
+    taught = of_protocols[of_protocols["arm"] == "distill"]
+    assert len(taught) and set(taught["note"]) == {"teacher outside the data budget"}

@@ -77,11 +77,14 @@ def test_the_stop_is_chosen_on_held_out_text(folder: Path) -> None:
 
 
 def test_a_rise_of_the_teacher_alone_stops_nobody(folder: Path) -> None:
+    tables.write_tables(folder)
+    assert (folder / "tables" / "T4_stopped.csv").is_file()
     for run in read_runs(folder):
         set_dev_losses(run.folder, [[3.0, 3.0], [2.5, 2.5], [2.0, 2.0]])
     assert list(risen(read_runs(folder))["who"]) == ["the teacher of distill"]
     assert tables.differences(stopped(read_runs(folder))).empty
     assert "T4_stopped" not in [path.stem for path in tables.write_tables(folder)]
+    assert not (folder / "tables" / "T4_stopped.csv").exists()  # that of the runs before says nothing of these
 
 
 def test_the_answer_tells_it(folder: Path) -> None:

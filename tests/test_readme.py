@@ -39,6 +39,22 @@ def test_every_committed_table_and_figure_says_what_made_it(preset):
         assert all(note["commit"] and note["command"] for note in notes.values())
 
 
+def test_notes_of_the_tables_are_shown(tmp_path):
+    """Of an arm, of a comparison and of an ablation, each behind its name."""
+    folder = tmp_path / "nursery"
+    shutil.copytree(paths.reference("nursery"), folder)
+    for name, rows in (("T4", "arm"), ("T4_differences", "b"), ("T8", "arm")):
+        path = folder / "tables" / f"{name}.csv"
+        table = pd.read_csv(path)
+        table["note"] = ["of a given teacher" if value == "distill" else None for value in table[rows]]
+        table.to_csv(path, index=False)
+    told = [line for line in results_section(folder).splitlines() if "(of a given teacher)" in line]
+    assert any(line.startswith("| distill (of a given teacher) | 4 |") for line in told)
+    assert any(line.startswith("| wml − distill (of a given teacher) | 4 |") for line in told)
+    assert any(line.startswith("| arm = distill (of a given teacher) | ") for line in told)
+    assert len(told) < len(results_section(folder).splitlines()) / 2
+
+
 def test_links_and_files_that_the_readme_names_exist():
     text = README.read_text(encoding="utf-8")
     for name in ("docs/notation.md", "docs/paper_index.md", "docs/deviations.md", "docs/metrics.md", "docs/log.md"):

@@ -277,9 +277,11 @@ def test_arms_share_text_order_masks_and_initial_weights(out):
     assert first[0] == pytest.approx(first[1], rel=1e-5)  # alpha = 0 takes the plain form of the loss
 
 
-def test_a_peer_of_independent_is_a_peer_trained_alone(out):
-    together = train.run(config(mutual__arm="independent", train__seed=4), out)
-    alone = train.run(config(mutual__arm="independent", mutual__num_peers=1, train__seed=4), out)
+@pytest.mark.parametrize("more", [{}, {"model__dropout": 0.2}, {"mutual__ce_weight": "peer"}], ids=str)
+def test_a_peer_of_independent_is_a_peer_trained_alone(out, more):
+    """To the bit, with dropout too, and where the cross-entropy of other arms has the peers' weights."""
+    together = train.run(config(mutual__arm="independent", train__seed=4, **more), out)
+    alone = train.run(config(mutual__arm="independent", mutual__num_peers=1, train__seed=4, **more), out)
     assert weights(together)["peer_1"] == weights(alone)["peer_1"]
 
 

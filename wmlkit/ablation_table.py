@@ -12,7 +12,7 @@ from . import results
 from .ablations import ablation_base, ablation_name, changes
 from .alike import told_apart
 from .config import Config
-from .run_settings import difference, most_common
+from .run_settings import difference, made_with, most_common
 from .runs import Run, evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
@@ -26,7 +26,7 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     what an evaluation has otherwise than most, which is compared with its like alone), corpus, arm, peers, steps, mean,
     low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and the same minus the
     base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds), p (two-sided paired
-    t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member).
+    t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member); note as in T4.
     flops (a teacher's training included, NaN where that is unknown) and the final peer_weights are means over seeds.
     Empty without finished runs.
     """
@@ -39,7 +39,8 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     scores = results.with_mean_peer(scores)
     scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
     scores = scores.assign(evaluated=_otherwise(runs, scores))
-    rows = results.over_seeds(scores, ["ablation", "corpus", "arm", "peers", *_KEYS])
+    by = ["ablation", "corpus", "arm", "peers", *_KEYS]
+    rows = results.with_notes(results.over_seeds(scores, by), scores, by)
     against = results.against(scores, "ablation", "base", _KEYS)
     rows = rows.merge(against, on=["ablation", *_KEYS], how="left").merge(_ends(runs, names), on="ablation")
     rows["p_adjusted"] = rows.groupby(_KEYS)["p"].transform(results.adjusted)
@@ -53,17 +54,18 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
 
 
 def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
-    """For each row of `scores` what its text or evaluation has otherwise than most: only those alike are compared."""
-    texts = {run.folder.name: str(run.data["hash"])[:8] for run in runs}
-    common = {"data.hash": most_common(list(texts.values()))}
-    of_text = {name: difference({"data.hash": text}, common) for name, text in texts.items()}
+    """For each row of `scores` what its text, precision or evaluation has otherwise than most: only those alike are
+    compared."""
+    made = {run.folder.name: made_with(run) for run in runs}
+    common = {key: most_common([own[key] for own in made.values()]) for key in next(iter(made.values()))}
+    of_run = {name: difference(own, common) for name, own in made.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]
     told = {
         (run.folder.name, document["suite"], document["protocol"]): text
         for (run, document), text in zip(found, told_apart(found, across_settings=True), strict=True)
     }
     places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
-    return [", ".join(filter(None, (of_text[place[0]], told.get(place, "")))) for place in places]
+    return [", ".join(filter(None, (of_run[place[0]], told.get(place, "")))) for place in places]
 
 
 def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:

@@ -189,7 +189,8 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
     """Ablations x measures of the mean peer, each with its difference from the base; the dev loss, which has no
     ceiling, first."""
     rows: dict[str, dict[str, Any]] = {}
-    mine = table[table["member"] == "mean_peer"].fillna({"protocol": ""})
+    mine = table[table["member"] == "mean_peer"].fillna({"protocol": "", "note": ""})
+    noted = "note" in mine
     several = mine.groupby("suite")["protocol"].nunique() > 1
     mine = mine.assign(later=mine["suite"] != "dev_ce").sort_values(["later", "suite", "protocol"], kind="stable")
     for record in mine.to_dict("records"):
@@ -198,6 +199,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         digits, unit = (3, "nats") if loss else (1, "%")
         name = record["ablation"]
         ends = {"n_seeds": set(), "flops": record["flops"], "weights": record["peer_weights"]}
+        ends |= {"note": record["note"]} if noted else {}
         row = rows.setdefault(name, {"ablation": name, **ends})
         row["n_seeds"].add(int(record["n_seeds"]))
         row[f"{measure} ({unit})"] = _with_interval(record, digits)
@@ -205,7 +207,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row[f"{measure} p adj."] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
-    last = ["n_seeds", "flops", "weights"]
+    last = ["n_seeds", "flops", "weights", *(["note"] if noted else [])]
     if frame.empty:
         return frame
     return _plain(_counted(frame[[*(name for name in frame if name not in last), *last]]))

@@ -19,7 +19,7 @@ from .environment import shortened, without_places
 from .errors import UserError
 from .readable import p_value
 from .results import main_setting
-from .runs import ARMS
+from .runs import ARMS, distinct
 
 BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do not edit -->"
 END = "<!-- end of results -->"
@@ -71,7 +71,7 @@ def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callab
     for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
         members = rows.set_index("member")
         cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
-        lines.append(f"| {row} | {peers:.0f} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row}{_noted(rows)} | {peers:.0f} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -105,8 +105,14 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
         seeds = rows["n_seeds"].min()
         few = f" ({seeds:.0f} of {base['n_seeds']:.0f} seeds)" if seeds < base["n_seeds"] else ""
-        lines.append(f"| {change}{few} | {times} | " + " | ".join(cells) + " |")
+        lines.append(f"| {change}{few}{_noted(rows)} | {times} | " + " | ".join(cells) + " |")
     return ["", *lines]
+
+
+def _noted(rows: pd.DataFrame) -> str:
+    """What the column `note` says of these rows of a table, in brackets; a table of an older version has none."""
+    told = distinct(rows["note"].dropna()) if "note" in rows else ""
+    return f" ({told})" if told else ""
 
 
 def _cell(row: pd.Series, digits: int) -> str:

@@ -19,7 +19,7 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
-_MADE = ("data.hash", "precision")  # what no configuration says
+_MADE = ("data.hash", "precision")  # of `made_with`
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:
@@ -75,10 +75,14 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
             flat["search.saved"] = saved[name]
         if name in teachers and "mutual.teacher" in flat:
             flat["mutual.teacher"] = teachers[name]
-        # what "auto" came to: arms are compared at equal precision alone
-        made = {"data.hash": str(run.data["hash"])[:8], "precision": run.environment["precision"]}
-        settings.append({**flat, **made})
+        settings.append({**flat, **made_with(run)})
     return settings
+
+
+def made_with(run: Run) -> dict[str, Any]:
+    """What a run was made with and no configuration says: the content of its text, and the precision that "auto" came
+    to, as arms are compared at equal precision alone."""
+    return {"data.hash": str(run.data["hash"])[:8], "precision": run.environment["precision"]}
 
 
 def _saved_searches(runs: Sequence[Run]) -> dict[str, str]:

@@ -21,7 +21,7 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     """T4_protocols: `evaluations.protocol_table` over seeds, one row a protocol, arm, number of peers and member.
 
     Ties count as in the protocol's own year. Columns: the shared ones, mean, low, high, n_seeds, seeds, values, ties,
-    and the protocol's rules for the score.
+    note, and the protocol's rules for the score.
     """
     if table.empty:
         return table
@@ -29,6 +29,7 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     shown = results.with_mean_peer(table)
     shown = shown[shown["member"].isin((*MEMBERS, *PERFECT))]
     found = results.with_means(results.over_seeds(shown, by), shown, by, ["ties"])
+    found = results.with_notes(found, shown, by)
     rules = [PROTOCOLS[name] for name in found["protocol"]]
     return found.assign(
         masked_score=[rule.mlm_reduction for rule in rules],

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import averaging, bilevel, faults, losses
+from .closed_form import Head
 from .config import Config
 from .data.batches import Batch
 from .data.texts import Texts
@@ -33,7 +35,8 @@ def mutual_options(config: Config, step: int) -> MutualOptions:
     return MutualOptions(
         alpha=0.0 if mutual.arm in ("independent", "teacher") else mutual.alpha * warmup,
         kl_weight=mutual.kl_weight,
-        ce_weight="one" if mutual.arm == "distill" else mutual.ce_weight,  # distillation knows no peers' weights
+        # without mutual learning there are no peers' weights
+        ce_weight=mutual.ce_weight if mutual.arm in ("dml", "wml") else "one",
         detach_targets=mutual.detach_targets,
         kl_reduction=mutual.kl_reduction,
         temperature=mutual.temperature,
@@ -48,10 +51,11 @@ def inner_loss(
     options: MutualOptions,
     device: Device,
     whole: Batch | None = None,
+    part: int = 0,
 ) -> losses.MutualLoss:
     """L1 of all peers on one batch: one forward pass a peer, and one of the teacher where there is one.
 
-    whole: the batch that this is a part of; None: it is all of it.
+    whole: the batch that this is a part of, with number `part`; None: it is all of it.
     """
     mutual, teacher = config.mutual, state.teacher
     weights = state.peer_weights.float()
@@ -63,7 +67,7 @@ def inner_loss(
         weights, teacher, positions = weights[: len(state.peers)], None, "scored"
         options = replace(options, frozen=0)
     index, scored = kl_positions(batch, positions)
-    peers = (peer.head(batch, index) for peer in state.peers)
+    peers = (_own_head(state, number, config, part, batch, index) for number in range(len(state.peers)))
     with device.autocast():
         return losses.mutual_loss_of_heads(
             chain(peers, frozen_heads(teacher, batch, index)),
@@ -74,6 +78,14 @@ def inner_loss(
             scored,
             share_of(batch, whole or batch, positions, options),
         )
+
+
+def _own_head(state: State, peer: int, config: Config, part: int, batch: Batch, index: Tensor) -> Head:
+    """The head of a peer, whose dropout is its own: the same numbers whoever trains beside it and in what arm."""
+    if config.model.dropout:
+        own = np.random.SeedSequence([config.train.seed, state.step, peer, part])
+        torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))
+    return state.peers[peer].head(batch, index)
 
 
 def inner_updates(state: State, config: Config, inner_lr: float) -> list[Update] | None:
@@ -210,8 +222,9 @@ def _gradients(
     step, options = state.step, mutual_options(config, state.step)
     parts = own_parts(batch, state.parts, device)
     found = []
-    for part in parts:
-        loss = inner_loss(state, part, config, options, device, batch)
+    for number, part in enumerate(parts):
+        own = device.index + device.processes * number
+        loss = inner_loss(state, part, config, options, device, batch, own)
         loss.total.backward()
         found.append(loss)
     if device.processes > 1:

@@ -242,6 +242,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             used = read_runs(ablated) if name == "T8" else runs
             noted = of_runs(used, command, "wmlkit.tables.write_tables")
             written.append(save_table(folder / "tables", name, table, **noted))
+        elif name == "T4_stopped":  # of runs that do not call for it any more
+            (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
     return written
 
 
