@@ -9,6 +9,7 @@ from fake_runs import write_study
 
 from wmlkit import checkpoint, paths, results, steps, tables, train
 from wmlkit.config import load_preset
+from wmlkit.readable import readable
 
 SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 4, "evaluate.curve": []}
 
@@ -97,3 +98,7 @@ def test_costs_have_the_mean_over_runs(tmp_path):
     table = tables.cost(results.runs_table(folder)).set_index("arm")
     assert table.loc["independent", "clipped"] == pytest.approx((0.6 + 0.8) / 2)
     assert table["clipped"].isna().tolist() == [False, True]  # a run of an older version has none
+    ((_, shown),) = readable("T7", table.reset_index())
+    assert shown.set_index("arm")["clipped"].to_dict() == {"independent": "0.7", "dml": ""}
+    ((_, shown),) = readable("T7", table.reset_index().query("arm == 'dml'"))
+    assert "clipped" not in shown

@@ -52,7 +52,7 @@ TABLES = {
     "words do not; they leave out the output layer. Tokens, words, FLOP and seconds of runs with a teacher include "
     "its training, as the note says; tokens_per_second is that of the run alone. Seconds depend on what else the "
     "machine did: compare FLOP. clipped: share of updates whose gradient was clipped, mean over the peers, without a "
-    "teacher's; one threshold (train.grad_clip) for the losses of all arms.",
+    "teacher's; one threshold (train.grad_clip) for the losses of all arms; not there where nothing is clipped.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
     "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
     "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per "

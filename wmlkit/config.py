@@ -61,18 +61,6 @@ class Config(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _weights_are_learned(self) -> Config:
-        weights, outer = self.mutual.num_peers + self.mutual.teacher_is_peer, self.outer
-        first = -(-outer.start // outer.every) * outer.every
-        if self.mutual.arm == "wml" and weights > 1 and outer.start and first >= self.train.steps:
-            raise ValueError(
-                f"outer.start is {outer.start} and outer.every {outer.every}, so the first outer step would come after "
-                f"{first} of {self.train.steps} steps (train.steps), and wml be what dml is; expected one before the "
-                "end; lower outer.start"
-            )
-        return self
-
     def resolved(self) -> dict[str, Any]:
         """All values, as JSON types."""
         return self.model_dump(mode="json")
@@ -139,7 +127,20 @@ def _validated(document: Mapping[str, Any]) -> Config:
             if name not in _KEYS.get(section, ()):
                 raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
     check_settings(config.resolved())
+    _check_outer_steps(config)
     return config
+
+
+def _check_outer_steps(config: Config) -> None:
+    """Raises UserError where `wml` would never learn its weights. Not a rule of `Config`: what ran can be read."""
+    weights, outer, steps = config.mutual.num_peers + config.mutual.teacher_is_peer, config.outer, config.train.steps
+    first = -(-outer.start // outer.every) * outer.every
+    if config.mutual.arm == "wml" and weights > 1 and outer.start and first >= steps:
+        raise UserError(
+            f"outer.start is {outer.start} and outer.every {outer.every}, so the first outer step would come after "
+            f"{first} of {steps} steps (train.steps), and wml be what dml is; expected one before the end; lower "
+            "outer.start"
+        )
 
 
 def preset_names() -> list[str]:

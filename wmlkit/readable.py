@@ -24,7 +24,7 @@ _SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
 
 def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(sub-title, frame of strings) for what is shown of the table `name`; more than one where it mixes kinds."""
-    optional = ("setting", "search_ms", *(["note"] if name != "T4" else []))
+    optional = ("setting", "search_ms", "clipped", *(["note"] if name != "T4" else []))
     table = table.drop(columns=[column for column in optional if column in table and _blank(table[column])])
     if name == "T1":
         return [("", _before_after(table))]
