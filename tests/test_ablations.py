@@ -127,6 +127,31 @@ def test_what_every_table_says_of_a_run_is_said_here(tmp_path, folder, config):
     assert "note" not in readable("T8", ablation_table(folder, config))[0][1]
 
 
+def test_precision_as_an_ablation_is_compared_with_the_base(tmp_path, folder, config):
+    """Every run but the base's in bf16: the base stays the base, and only who asked for bf16 is compared with it."""
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    for run in read_runs(copy):
+        if run.config["mutual"]["alpha"] == 0.9 or run.arm == "independent":
+            facts = paths.read_json(run.folder / "environment.json")
+            paths.write_json(run.folder / "environment.json", facts | {"precision": "bf16"})
+        if run.config["mutual"]["alpha"] == 0.9:
+            document = paths.read_json(run.folder / "config.json")
+            document["config"]["train"]["precision"] = "bf16"
+            document["config"]["mutual"]["alpha"] = config.mutual.alpha
+            paths.write_json(run.folder / "config.json", document)
+    table = ablation_table(copy, config).query("suite == 'dev_ce' and member == 'ensemble'").set_index("ablation")
+    assert set(table.index) == {"base", "precision = bf16", 'arm = independent (precision="bf16")'}
+    assert table["difference"].notna().to_dict()["precision = bf16"]
+    assert pd.isna(table.loc['arm = independent (precision="bf16")', "difference"])
+
+
+def test_a_base_shorter_than_the_study_needs_no_outer_step(folder, config):
+    """Where the study takes outer steps late, tables are still made of what ran."""
+    shorter = {"mutual.num_peers": 2, "train.steps": 800}
+    late = config.updated({"outer.start": 900, "train.steps": 1000, "ablations.base": shorter})
+    assert len(ablation_table(folder, late))
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [("mutual.alpa", "unknown config key 'mutual.alpa'; .* 'mutual.alpha'"), ("alpha", "unknown config key 'alpha'")],

@@ -99,4 +99,6 @@ def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> No
     assert told() == []
     clip("wml", 2, [0.0, 0.1], [0.2, 0.1])
     (sentence,) = told()
+    clip("wml", 3, [0.3] * 3, [0.3] * 3)  # nothing of three peers to compare it with
+    assert told() == [sentence]
     assert "updates, 2 peers: independent 75%, wml 10%. " in sentence and "train.grad_clip=0" in sentence

@@ -6,7 +6,7 @@ import pytest
 
 from wmlkit.config import load_preset, parse_assignment, preset_names
 from wmlkit.errors import UserError
-from wmlkit.identity import run_hash
+from wmlkit.identity import run_hash, shaping
 from wmlkit.study_plan import plan
 
 
@@ -49,6 +49,16 @@ def test_hash_covers_what_shapes_a_run_and_nothing_else():
     for changes in ({"evaluate.ties": "first"}, {"study.seeds": [7]}, {"data.corpus": "elsewhere"}):
         assert run_hash(config.updated(changes), "data") == base
     assert run_hash(config, "other data") != base
+
+
+def test_runs_that_learn_otherwise_than_in_older_versions_have_another_hash():
+    """With dropout, whose numbers are a peer's own now; `independent` has CE weight one, whatever is asked for."""
+    plain, noisy = load_preset("smoke"), load_preset("smoke", {"model.dropout": 0.1})
+    assert "dropout_by" in shaping(noisy)["model"] and "dropout_by" not in shaping(plain)["model"]
+    weighted = {"mutual.ce_weight": "peer"}
+    alone = load_preset("smoke", {"mutual.arm": "independent"})
+    assert run_hash(alone.updated(weighted), "data") == run_hash(alone, "data")
+    assert run_hash(plain.updated(weighted), "data") != run_hash(plain, "data")
 
 
 def test_configurations_are_frozen():

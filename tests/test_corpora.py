@@ -70,23 +70,24 @@ def test_linked_folders_and_files_are_read(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", {"b.txt": "linked\n", "deep/c.txt": "deeper\n"})
     folder = write(tmp_path / "mine", {"a.txt": "five\n"})
     (folder / "poems").symlink_to(elsewhere)
-    (folder / "d.txt").symlink_to(elsewhere / "b.txt")
+    (folder / "d.txt").symlink_to(write(tmp_path / "third", {"e.txt": "alone\n"}) / "e.txt")
     assert lines_of(corpora.find_source(str(folder), tmp_path)) == {
-        ("mine", "train"): ["five", "linked"],
+        ("mine", "train"): ["five", "alone"],
         ("poems", "train"): ["linked"],
         ("poems.deep", "train"): ["deeper"],
     }
 
 
-@pytest.mark.parametrize("target", [".", "..", "poems", "nothing"])
+@pytest.mark.parametrize("target", [".", "..", "poems", "poems/a.txt", "nothing"])
 def test_links_that_would_lose_or_repeat_text(tmp_path: Path, target: str) -> None:
     """To the corpus itself, to what holds it, to a part of it, to nothing: refused, without walking round and round."""
+    paths.make_folder(tmp_path / "mine" / "lost+found")  # of a disk, not of the corpus
     folder = write(tmp_path / "mine", {"poems/a.txt": "five\n"})
-    (folder / "link").symlink_to(target)
+    (folder / "link.txt").symlink_to(target)
     expected = "is a link to nothing; expected a file" if target == "nothing" else "remove the link that leads there"
     with pytest.raises(UserError, match=expected):
         corpora.find_source(str(folder), tmp_path)
-    (folder / "link").rename(folder / ".link")  # hidden ones are not read
+    (folder / "link.txt").rename(folder / ".link")  # hidden ones are not read
     assert lines_of(corpora.find_source(str(folder), tmp_path)) == {("poems", "train"): ["five"]}
 
 

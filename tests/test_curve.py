@@ -8,7 +8,7 @@ import pytest
 
 from wmlkit import checkpoint, evaluations, paths, train
 from wmlkit.config import load_preset
-from wmlkit.data.tokenizer import load_tokenizer
+from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs
 from wmlkit.evaluate.curve import points_passed
@@ -151,6 +151,16 @@ def test_pairs_too_long_for_the_students_are_found_before_training(out, monkeypa
     check_window("nursery", pairs, tokenizer, wide, "babylm2025")
     with pytest.raises(UserError, match=f"window is {longest - 1}"):
         check_window("nursery", pairs, tokenizer, config(data__block_size=longest - 1), "babylm2025")
+
+
+def test_a_tokenizer_of_a_model_with_a_shorter_window_does_not_stop_the_curve(out, tmp_path):
+    """That of an exported model knows its window, which says nothing about the students."""
+    prepared = train.prepare(config().data, out)
+    given = save_tokenizer(load_tokenizer(prepared.folder / "tokenizer"), tmp_path / "given", 8)
+    assert load_tokenizer(given).model_max_length == 8
+    folder = train.run(config(data__tokenizer=str(given), train__steps=2), tmp_path)
+    assert paths.read_json(paths.curve(folder) / "end.json")["evaluations"]
+    assert load_tokenizer(folder / "peers" / "peer_1").model_max_length == 32
 
 
 def test_peers_of_a_point_can_be_kept(out):

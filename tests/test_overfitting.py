@@ -11,6 +11,7 @@ from fake_runs import write_study
 from wmlkit import paths, tables
 from wmlkit.answer import answer
 from wmlkit.overfitting import risen, stopped
+from wmlkit.provenance import read_provenance
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
 
@@ -85,6 +86,7 @@ def test_a_rise_of_the_teacher_alone_stops_nobody(folder: Path) -> None:
     assert tables.differences(stopped(read_runs(folder))).empty
     assert "T4_stopped" not in [path.stem for path in tables.write_tables(folder)]
     assert not (folder / "tables" / "T4_stopped.csv").exists()  # that of the runs before says nothing of these
+    assert "T4_stopped" not in read_provenance(folder / "tables")
 
 
 def test_the_answer_tells_it(folder: Path) -> None:

@@ -38,7 +38,7 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     names = {run.folder.name: ablation_name(changes(run.config, base)) for run in runs}
     scores = results.with_mean_peer(scores)
     scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
-    scores = scores.assign(evaluated=_otherwise(runs, scores))
+    scores = scores.assign(evaluated=_otherwise(runs, scores, names))
     by = ["ablation", "corpus", "arm", "peers", *_KEYS]
     rows = results.with_notes(results.over_seeds(scores, by), scores, by)
     against = results.against(scores, "ablation", "base", _KEYS)
@@ -53,11 +53,15 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
 
 
-def _otherwise(runs: Sequence[Run], scores: pd.DataFrame) -> list[str]:
-    """For each row of `scores` what its text, precision or evaluation has otherwise than most: only those alike are
-    compared."""
+def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """For each row of `scores` what its text or precision has otherwise than those of most of the base's runs, and its
+    evaluation than most: only those alike are compared. An ablation may be one of precision."""
     made = {run.folder.name: made_with(run) for run in runs}
-    common = {key: most_common([own[key] for own in made.values()]) for key in next(iter(made.values()))}
+    of_base = [own for name, own in made.items() if names[name] == "base"] or list(made.values())
+    common = {key: most_common([own[key] for own in of_base]) for key in of_base[0]}
+    for name, own in made.items():
+        if "precision = " in names[name]:
+            own["precision"] = common["precision"]
     of_run = {name: difference(own, common) for name, own in made.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]
     told = {

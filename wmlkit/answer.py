@@ -262,7 +262,8 @@ def _of_clipping(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.done.get("clipped"):
             shares.setdefault((run.peers, run.arm), []).append(fmean(run.done["clipped"]))
-    peers = max((peers for peers, _ in shares), default=0)
+    compared = [peers for peers, _ in shares]
+    peers = max((count for count in compared if compared.count(count) > 1), default=0)
     means = {arm: fmean(values) for (count, arm), values in shares.items() if count == peers}
     if not means or max(means.values()) - min(means.values()) <= CLIPPED_APART:
         return []

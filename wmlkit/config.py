@@ -127,12 +127,12 @@ def _validated(document: Mapping[str, Any]) -> Config:
             if name not in _KEYS.get(section, ()):
                 raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
     check_settings(config.resolved())
-    _check_outer_steps(config)
     return config
 
 
-def _check_outer_steps(config: Config) -> None:
-    """Raises UserError where `wml` would never learn its weights. Not a rule of `Config`: what ran can be read."""
+def check_outer_steps(config: Config) -> None:
+    """Raises UserError where a run of `wml` would never learn its weights. For what is asked for or about to be trained
+    alone: a base of ablations may be shorter than the study, and what ran can be read."""
     weights, outer, steps = config.mutual.num_peers + config.mutual.teacher_is_peer, config.outer, config.train.steps
     first = -(-outer.start // outer.every) * outer.every
     if config.mutual.arm == "wml" and weights > 1 and outer.start and first >= steps:
@@ -170,7 +170,9 @@ def load_preset(name: str, overrides: Mapping[str, Any] | Iterable[str] = ()) ->
     config = _validated({"preset": name, **document})
     if not isinstance(overrides, Mapping):
         overrides = dict(parse_assignment(text) for text in overrides)
-    return config.updated(overrides)
+    config = config.updated(overrides)
+    check_outer_steps(config)
+    return config
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -53,7 +53,11 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
     if document["outer"]["min_lr_ratio"] is None:  # so it was before there was a choice
         del document["outer"]["min_lr_ratio"]
+    if document["model"]["dropout"]:  # before, peers drew from one stream
+        document["model"] = document["model"] | {"dropout_by": "seed, step, peer, part"}
     mutual = document["mutual"]
+    if mutual["arm"] == "independent":  # it has no peers' weights; before, "peer" made its loss 1 / P
+        mutual = document["mutual"] = mutual | {"ce_weight": "one"}
     # so they were before there was a choice
     off = {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None}
     dropped = idle_teacher_keys(mutual) + [key for key, value in off.items() if mutual[key] == value]

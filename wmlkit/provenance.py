@@ -42,6 +42,14 @@ def record_provenance(
         return paths.write_json(folder / "provenance.json", dict(sorted(noted.items())))
 
 
+def forget_provenance(folder: Path, name: str) -> None:
+    """Drop the note of a file that is no longer there."""
+    if name in read_provenance(folder):
+        with FileLock(folder / ".provenance.lock"):
+            noted = {other: note for other, note in read_provenance(folder).items() if other != name}
+            paths.write_json(folder / "provenance.json", noted)
+
+
 def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     """All notes of a folder, by name; none where the folder has no ``provenance.json``."""
     path = folder / "provenance.json"

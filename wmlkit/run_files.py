@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from . import paths
 from .errors import UserError
 
 FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
+
+RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")  # of a run's folder: arm, peers, seed, hash
 
 
 def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dic
 def not_finished(run_folder: Path) -> UserError:
     """What to say of a run folder without ``done.json``, or of none."""
     if not run_folder.is_dir():
-        beside = [path.name for path in sorted(run_folder.parent.glob("*")) if (path / "done.json").is_file()]
+        beside = sorted(path.name for path in run_folder.parent.glob("*") if RUN_NAME.fullmatch(path.name))
         near = difflib.get_close_matches(run_folder.name, beside, n=1, cutoff=0.0)
         hint = f" (the nearest name there is {near[0]})" if near else ""
         return UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 from . import paths
 from .errors import UserError
 from .identity import SHAPING
-from .run_files import other_format, read_lines, read_object, run_document
+from .run_files import RUN_NAME, other_format, read_lines, read_object, run_document
 from .run_settings import all_settings, difference, settings_apart
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
-_RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
     "flops", "peak_memory", "peer_weights",
@@ -192,7 +190,7 @@ def distinct(values: Iterable[Any]) -> str:
 def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a preset's folder with runs in it; train first")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _RUN_NAME.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name))
 
 
 def _read_run(folder: Path) -> Run:

@@ -23,7 +23,7 @@ from .errors import UserError
 from .hyperparameters import hyperparameters
 from .items import item_bootstrap, items_of, paired_items, with_item_intervals
 from .overfitting import stopped
-from .provenance import from_a_notebook, of_runs, read_provenance, record_provenance
+from .provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .runs import Run, finished_runs, read_runs
 from .score_tables import dev_text, glue, protocols, thirds
@@ -244,6 +244,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             written.append(save_table(folder / "tables", name, table, **noted))
         elif name == "T4_stopped":  # of runs that do not call for it any more
             (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
+            forget_provenance(folder / "tables", name)
     return written
 
 

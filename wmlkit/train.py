@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, faults, losses, paths
-from .config import Config
+from .config import Config, check_outer_steps
 from .data.prepare import Prepared, prepare
 from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
@@ -77,10 +77,12 @@ def run(
     Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside).
     """
     out, config = paths.output(out), settled(config)
+    check_outer_steps(config)
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
         prepared = prepare(config.data, out, config.model.objective == "mlm")
         tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+        tokenizer.model_max_length = config.data.longest_block  # one that was given may know another model's
         students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)

@@ -105,7 +105,7 @@ def files_of_folder(folder: Path) -> list[str]:
     """The files in and below `folder` by their paths inside it, hidden ones left out; links are followed.
 
     Raises UserError for what would leave text out or take it twice: a folder that cannot be listed, a link to nothing,
-    a link to a folder that is read anyway.
+    a link to a folder or a text that is read anyway.
     """
 
     def refuse(error: OSError) -> None:
@@ -114,21 +114,26 @@ def files_of_folder(folder: Path) -> list[str]:
             "it away"
         )
 
-    found, seen = [], {*folder.resolve().parents}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = Path(place).resolve()
+    def once(path: Path, real: Path) -> None:
         if real in seen:
             raise UserError(
-                f"{place} is {real}, which holds the corpus or was read before; expected every folder once; remove the "
+                f"{path} is {real}, which holds the corpus or was read before; expected everything once; remove the "
                 "link that leads there"
             )
         seen.add(real)
+
+    found, seen = [], {*folder.resolve().parents}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        # "lost+found", at the root of a disk, is for its owner alone
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+        once(Path(place), real := Path(place).resolve())
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             if not path.exists():
                 raise UserError(f"{path} is a link to nothing; expected a file; mend the link or remove it")
             if path.is_file():
                 found.append(path.relative_to(folder).as_posix())
+                if path.suffix.lower() in SUFFIXES:
+                    once(path, path.resolve() if path.is_symlink() else real / path.name)
     return found
 
 

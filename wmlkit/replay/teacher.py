@@ -120,8 +120,11 @@ def _alone(config: Config) -> Config:
 
 def _folder(config: Config, kind: str, out: Path, described: Prepared) -> Path:
     shaping = {section: config.resolved()[section] for section in ("model", "train", "outer", "replay")}
-    of_students = ("seeds", "workers", "per_paradigm", "num_peers", "weight_update_every", "step_size", "teacher")
-    shaping["replay"] = {k: v for k, v in shaping["replay"].items() if k not in of_students}
+    # what is the students' own, and the clip, which is in [train] too
+    left_out = (
+        "seeds", "workers", "per_paradigm", "num_peers", "weight_update_every", "step_size", "teacher", "grad_clip",
+    )  # fmt: skip
+    shaping["replay"] = {k: v for k, v in shaping["replay"].items() if k not in left_out}
     data = config.data
     vocabulary = [data.vocab_size, data.packing, data.block_size, data.longest_block]  # the last sizes its positions
     shaping["mutual"] = {"alpha": config.mutual.alpha}
