@@ -11,7 +11,7 @@ import pytest
 from fake_runs import PARADIGMS, evaluated, write_evaluation, write_prepared, write_run
 from scipy import stats
 
-from wmlkit import paths, results, tables
+from wmlkit import paths, results, tables, train
 from wmlkit.ablation_table import ablation_table, clear
 from wmlkit.ablations import ablation_base, ablation_name, changes, note_plan, noted_plan
 from wmlkit.config import Config, load_preset
@@ -150,6 +150,8 @@ def test_a_base_shorter_than_the_study_needs_no_outer_step(folder, config):
     shorter = {"mutual.num_peers": 2, "train.steps": 800}
     late = config.updated({"outer.start": 900, "train.steps": 1000, "ablations.base": shorter})
     assert len(ablation_table(folder, late))
+    with pytest.raises(UserError, match="none of the 800 steps .* would have an outer step"):
+        train.run(ablation_base(late), folder.parent)  # but that base is not trained
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ CASES = [
     setting("no suite", "evaluate.suites=[]", r"'evaluate.suites' is \[\]: .* at least 1 item"),
     setting("curve", "evaluate.curve=[5, 3]", r"evaluate.curve is \[5, 3\]; expected word counts .* rising order"),
     setting("teacher's peers", "mutual.arm=teacher", "num_peers is 2 for arm 'teacher', .*; set it to 1"),
-    setting("late outer steps", "outer.start=12", "the first outer step would come after 12 of 12 steps .*; lower"),
+    setting("late outer steps", "outer.start=12", "so none of the 12 steps .* would have an outer step, .*; lower"),
     setting("floor", "outer.min_weight=0.6", "min_weight is 0.6 for 2 peers, whose 2 weights .* at most 1/2; lower it"),
     Case("floor with a teacher", floor_with_a_teacher, "is 0.4 for 2 peers and a frozen teacher, whose 3 weights sum"),
     Case("masked shares", masked_twice, "train.mask_random 0.7 and train.mask_keep 0.4 are .* at most 1; lower one"),

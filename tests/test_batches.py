@@ -194,6 +194,8 @@ def test_passes_are_counted_and_capped(tmp_path):
     assert texts.passes == pytest.approx(6 * 16 / len(rows[0]) + 6 * 8 / len(rows[1]))
     with pytest.raises(UserError, match="data.max_passes is 0.5.*lower train.steps to"):
         open_texts(config.updated({"data.max_passes": 0.5}), prepared, tokenizer)
+    with pytest.raises(UserError, match="data.max_passes is 0.0001.*lower train.batch_size or use more text"):
+        open_texts(config.updated({"data.max_passes": 0.0001}), prepared, tokenizer)  # not even one step
 
 
 def test_too_little_text_is_refused():

@@ -9,6 +9,7 @@ from fake_runs import write_study
 
 from wmlkit import checkpoint, paths, results, steps, tables, train
 from wmlkit.config import load_preset
+from wmlkit.errors import UserError
 from wmlkit.readable import readable
 
 SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 4, "evaluate.curve": []}
@@ -86,6 +87,15 @@ def test_a_checkpoint_from_before_they_were_counted(tmp_path):
     logged = rows(folder)
     assert ["clipped" in row for row in logged] == [row["step"] <= 4 for row in logged]
     assert "clipped" not in paths.read_json(folder / "done.json")
+
+
+@pytest.mark.parametrize("shares", [[0.5], ["much", 0.5], 0.5], ids=str)
+def test_shares_that_do_not_fit_are_named(tmp_path, shares):
+    folder = write_study(tmp_path / "nursery", (("dml", 2),), seeds=(0,), protocols=("babylm2025",))
+    (run,) = folder.glob("dml-*")
+    paths.write_json(run / "done.json", paths.read_json(run / "done.json") | {"clipped": shares})
+    with pytest.raises(UserError, match=r"done.json does not fit 2 peers of arm 'dml'"):
+        results.runs_table(folder)
 
 
 def test_costs_have_the_mean_over_runs(tmp_path):

@@ -126,19 +126,32 @@ def test_without_a_defect_the_hypergradient_passes_finite_differences():
 
 
 def test_what_the_clamp_does_to_both_objectives(out):
-    """As entry 14 of docs/deviations.md says: it cuts the ensemble's gradients to 0, the weighted CE's to the clip."""
+    """As entry 14 of docs/deviations.md says: it cuts the ensemble's gradients to 0, the weighted CE's to the clip,
+    which is the replay's own: the preset may clip nothing."""
+    unclipped = config(train__grad_clip=0.0)
     both = Case(defects=Defects(clamped=True, weighted_ce=True))
     for name, case in (("clamped", cases()["clamped"]), ("clamped_weighted_ce", both)):
-        done = replay.run(config(), out, name, case)
+        done = replay.run(unclipped, out, name, case)
         (file,) = (out / "smoke" / "replay").glob(f"{name}-s0-*/metrics.jsonl")
         rows = [json.loads(line)["outer"] for line in file.read_text().splitlines()]
         gradients = np.array([row["gradient"] for row in rows if row])
-        clip = config().replay.grad_clip
+        clip = unclipped.replay.grad_clip
         assert (gradients < 0).all() if case is not both else (gradients > clip).all() and (gradients / 60 < clip).all()
         assert any(row["step_size"] > 0 for row in rows if row) and done["peer_weights"] == [0.5, 0.5]
 
 
 # --- the teacher-guided mode ---
+
+
+def test_a_teacher_is_shared_by_what_shapes_it_alone(out):
+    """Not by what is the students' own, nor once more by the clip, which is in the settings of training too."""
+
+    def folder(**changes):
+        described = prepare(config().data, out)
+        return replay_teacher._folder(replay_teacher._alone(config(**changes)), "described", out, described)
+
+    assert folder() == folder(replay__grad_clip=9.0) == folder(replay__num_peers=3)
+    assert len({folder(), folder(train__grad_clip=9.0), folder(replay__lr=0.1)}) == 3
 
 
 def test_unmasked_text_is_the_text():

@@ -277,6 +277,17 @@ def test_arms_share_text_order_masks_and_initial_weights(out):
     assert first[0] == pytest.approx(first[1], rel=1e-5)  # alpha = 0 takes the plain form of the loss
 
 
+def test_dropout_is_the_same_in_every_arm(out):
+    """Before the first update the peers of every arm are the same, so their losses on the first batch tell."""
+    dropped = {"model__dropout": 0.3, "train__log_every": 1, "train__steps": 2, "train__seed": 8}
+    arms = ("independent", "dml", "wml", "distill")
+    ce = {arm: rows(train.run(config(mutual__arm=arm, **dropped), out))[0]["ce"] for arm in arms}
+    plain = rows(train.run(config(mutual__arm="dml", **dropped | {"model__dropout": 0.0}), out))[0]["ce"]
+    for arm in arms:
+        assert ce[arm] == pytest.approx(ce["dml"], rel=1e-6)
+    assert min(abs(a - b) for a, b in zip(ce["dml"], plain, strict=True)) > 1e-4
+
+
 @pytest.mark.parametrize("more", [{}, {"model__dropout": 0.2}, {"mutual__ce_weight": "peer"}], ids=str)
 def test_a_peer_of_independent_is_a_peer_trained_alone(out, more):
     """To the bit, with dropout too, and where the cross-entropy of other arms has the peers' weights."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,10 +36,11 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     scores = pd.concat([results.scores_table(folder), results.dev_table(folder)], ignore_index=True) if runs else None
     if scores is None or scores.empty:
         return pd.DataFrame()
-    names = {run.folder.name: ablation_name(changes(run.config, base)) for run in runs}
+    changed = {run.folder.name: changes(run.config, base) for run in runs}
+    names = {name: ablation_name(own) for name, own in changed.items()}
     scores = results.with_mean_peer(scores)
     scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
-    scores = scores.assign(evaluated=_otherwise(runs, scores, names))
+    scores = scores.assign(evaluated=_otherwise(runs, scores, changed))
     by = ["ablation", "corpus", "arm", "peers", *_KEYS]
     rows = results.with_notes(results.over_seeds(scores, by), scores, by)
     against = results.against(scores, "ablation", "base", _KEYS)
@@ -53,14 +55,17 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
 
 
-def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, names: dict[str, str]) -> list[str]:
+def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, changed: Mapping[str, Any]) -> list[str]:
     """For each row of `scores` what its text or precision has otherwise than those of most of the base's runs, and its
-    evaluation than most: only those alike are compared. An ablation may be one of precision."""
+    evaluation than most: only those alike are compared. An ablation may be one of precision.
+
+    changed: by a run's name, what its configuration has otherwise than the base's.
+    """
     made = {run.folder.name: made_with(run) for run in runs}
-    of_base = [own for name, own in made.items() if names[name] == "base"] or list(made.values())
+    of_base = [own for name, own in made.items() if not changed[name]] or list(made.values())
     common = {key: most_common([own[key] for own in of_base]) for key in of_base[0]}
     for name, own in made.items():
-        if "precision = " in names[name]:
+        if "train.precision" in changed[name]:
             own["precision"] = common["precision"]
     of_run = {name: difference(own, common) for name, own in made.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]

@@ -134,12 +134,10 @@ def check_outer_steps(config: Config) -> None:
     """Raises UserError where a run of `wml` would never learn its weights. For what is asked for or about to be trained
     alone: a base of ablations may be shorter than the study, and what ran can be read."""
     weights, outer, steps = config.mutual.num_peers + config.mutual.teacher_is_peer, config.outer, config.train.steps
-    first = -(-outer.start // outer.every) * outer.every
-    if config.mutual.arm == "wml" and weights > 1 and outer.start and first >= steps:
+    if config.mutual.arm == "wml" and weights > 1 and not outer.due(steps):
         raise UserError(
-            f"outer.start is {outer.start} and outer.every {outer.every}, so the first outer step would come after "
-            f"{first} of {steps} steps (train.steps), and wml be what dml is; expected one before the end; lower "
-            "outer.start"
+            f"outer.start is {outer.start} and outer.every {outer.every}, so none of the {steps} steps (train.steps) "
+            "would have an outer step, and wml be what dml is; expected one at least; lower outer.start"
         )
 
 

@@ -129,7 +129,7 @@ def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: 
     shape = f"{student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size}"
     return f"""---
 {licence}library_name: transformers
-pipeline_tag: {"fill-mask" if model.objective == "mlm" else "text-generation"}
+pipeline_tag: {"fill-mask" if model.masked else "text-generation"}
 tags: [babylm, wmlkit]
 ---
 # Peer {peer} of {mutual.num_peers}, arm `{mutual.arm}`, preset `{config.preset}`, seed {config.train.seed}

@@ -69,7 +69,7 @@ def reproduce(
 def _forget_runs(config: Config, out: Path) -> None:
     """Remove the runs of the plan, their teachers' and the replays, after it is clear that the text to train them again
     is there. Raises UserError where a process trains one of them."""
-    prepared = prepare(config.data, out, config.model.objective == "mlm")
+    prepared = prepare(config.data, out, config.model.masked)
     plans = [*plan(config), *plan(config, "ablations")]
     plans += [teacher_config(run) for run in plans if run.mutual.uses_teacher and run.mutual.teacher is None]
     for run in plans:

@@ -22,8 +22,7 @@ from .runs import Run, distinct, metric_lines, read_runs
 
 # lists of P values
 PER_PEER = (
-    "ce", "kl", "total", "peer_weights", "hypergradient", "dev_ce", "held_out_ce", "dev_ce_unaveraged",
-    "clipped",
+    "ce", "kl", "total", "peer_weights", "hypergradient", "clipped", "dev_ce", "held_out_ce", "dev_ce_unaveraged",
 )  # fmt: skip
 PER_RUN = (
     "lr", "muon_lr", "outer_lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory",

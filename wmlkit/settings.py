@@ -87,8 +87,8 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         masked = self.family in ("roberta", "modernbert")
-        if masked != (self.objective == "mlm"):
-            fitting = "roberta or modernbert" if self.objective == "mlm" else "gpt2 or llama"
+        if masked != (self.masked):
+            fitting = "roberta or modernbert" if self.masked else "gpt2 or llama"
             raise ValueError(
                 f"model.family {self.family!r} cannot be trained with objective {self.objective!r}; use {fitting}"
             )
@@ -98,6 +98,11 @@ class ModelConfig(Section):
                 "change one of the two"
             )
         return self
+
+    @property
+    def masked(self) -> bool:
+        """Whether these are masked language models, which need a tokenizer with a mask."""
+        return self.objective == "mlm"
 
 
 class SearchConfig(Section):
@@ -188,6 +193,11 @@ class OuterConfig(Section):
     start: int = Field(0, ge=0)  # first inner step with an outer step
     batch_size: int = Field(32, ge=1)  # rows of held-out text a step
     min_weight: float = Field(0.0, ge=0, lt=1)  # floor of each peer's weight
+
+    def due(self, count: int, every: int | None = None) -> range:
+        """Which of `count` inner steps, from 0, have an outer step; every: as if that were this setting."""
+        every = every or self.every
+        return range(-(-self.start // every) * every, count, every)
 
 
 class TrainConfig(Section):

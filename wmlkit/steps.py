@@ -229,7 +229,7 @@ def _gradients(
         found.append(loss)
     if device.processes > 1:
         _exchange_gradients(state, device)
-    due = step >= config.outer.start and step % config.outer.every == 0
+    due = step in config.outer.due(config.train.steps)
     hypergradient = None
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
         held_out = texts.outer(step // config.outer.every, ratio)

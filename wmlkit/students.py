@@ -97,7 +97,7 @@ def workload_of(config: Config) -> Workload:
     (`data.texts.stages`)."""
     data = config.data
     rows = max(1, config.train.batch_size * data.block_size // data.longest_block)
-    scored = config.train.mask_ratio if config.model.objective == "mlm" else 1.0
+    scored = config.train.mask_ratio if config.model.masked else 1.0
     return Workload(rows, scored, config.search.flop_per_second)
 
 

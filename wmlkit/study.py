@@ -105,7 +105,7 @@ def _check_suites(runs: Sequence[Config], out: Path) -> None:
     for one in runs:
         what = (one.data, one.model.objective, one.evaluate)
         if what not in checked and not (run_folder(one, out) / "done.json").is_file():
-            tokenizer = load_tokenizer(prepare(one.data, out, one.model.objective == "mlm").folder / "tokenizer")
+            tokenizer = load_tokenizer(prepare(one.data, out, one.model.masked).folder / "tokenizer")
             check_suites(one, out, tokenizer)
             checked.append(what)
 
@@ -201,7 +201,7 @@ def run(
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
-    prepared = prepare(config.data, out, config.model.objective == "mlm")
+    prepared = prepare(config.data, out, config.model.masked)
     if part == "ablations":
         note_plan(config, out)
     runs = plan(config, part)

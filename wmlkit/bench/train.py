@@ -74,7 +74,7 @@ def train_peaks(config: Config) -> dict[str, float]:
 
 def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:
     prepared = prepare(config.data, folder)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.objective == "mlm")
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.masked)
     device = setup(config.train.precision, torch.get_num_threads())
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
     texts = open_texts(config, prepared, tokenizer)

@@ -109,7 +109,7 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     if config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1:
 
         def passes_of(every: int) -> float:
-            return len(range(-(-outer.start // every) * every, train.steps, every)) * outer.batch_size / len(held_out)
+            return len(outer.due(train.steps, every)) * outer.batch_size / len(held_out)
 
         again = passes_of(outer.every)
         if data.max_passes is not None and again > data.max_passes:

@@ -113,7 +113,7 @@ def run(
         return dict(paths.read_json(folder / "done.json"))
     began = time.perf_counter()
     device = setup(used.train.precision, used.train.threads)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.model.objective == "mlm")
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.model.masked)
     setting, ids, wide = _open_setting(used, case, device, prepared, tokenizer)
     students = find_students(used, len(wide))
     teacher, of_teacher = None, dict[str, Any]()
