@@ -11,6 +11,7 @@ import numpy as np
 
 from wmlkit import paths
 from wmlkit.config import Config
+from wmlkit.evaluate.protocols import get_protocol
 from wmlkit.identity import digest
 
 ITEMS = 40  # items a paradigm
@@ -191,7 +192,9 @@ def write_evaluation(
          "ties": float(np.mean([row["ties"] for row in rows])), "n": ITEMS * len(rows), "paradigms": rows}
         for name, rows in per_member.items()
     ]  # fmt: skip
-    settings = {"reduction": "sum", "prefix": None, "ties": "half", "temperature": 1.0, "dtype": "float32", "seed": 0}
+    rules = get_protocol(protocol)
+    settings = {"reduction": rules.mlm_reduction, "prefix": rules.prefix, "ordering_fault": rules.ordering_fault}
+    settings |= {"ties": "half", "temperature": 1.0, "dtype": "float32", "seed": 0}
     document = {
         "suite": suite, "protocol": protocol, "settings": {**settings, "per_paradigm": None}, "data_hash": "beef" * 16,
         "members": members,

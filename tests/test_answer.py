@@ -48,6 +48,19 @@ def test_what_keeps_the_question_open_is_named(
     assert given_by(folder).headline.startswith(f"Not answered: {says}")
 
 
+def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
+    for run in read_runs(folder):
+        path = paths.evaluation(run.folder, "nursery", "babylm2025")
+        document = paths.read_json(path)
+        for member in document["members"]:
+            member["score"] = 40.0 + (3 + 0.1 * run.seed) * (run.arm == "wml")
+        paths.write_json(path, document)
+    found = given_by(folder)
+    assert "All means lie near chance or below it: differences between arms say little" in " ".join(found.basis)
+    assert "Yes" not in found.headline
+
+
 def test_one_run_of_one_peer_is_told_as_one(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), protocols=("babylm2025",))
     told = given_by(folder).basis
@@ -76,6 +89,46 @@ def test_the_answer_says_which_evaluations_it_leaves_out(tmp_path: Path) -> None
         sentence.startswith("Left out of this, because most runs were evaluated otherwise: wml on nursery, seeds 1. ")
         for sentence in found.basis
     )
+
+
+def another_precision(folder: Path, pattern: str) -> None:
+    for run in folder.glob(pattern):
+        path = run / "environment.json"
+        paths.write_json(path, paths.read_json(path) | {"precision": "bf16"})
+
+
+def test_runs_of_another_precision_are_told(tmp_path: Path) -> None:
+    """Arms are compared at equal precision; that runs were there, and why they do not count, is said."""
+    study = (("independent", 2), ("wml", 2), ("distill", 2))
+    folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
+    another_precision(folder, "*-s0-*")
+    found = given_by(folder)
+    assert "over 2 seeds" in found.headline
+    (sentence,) = [sentence for sentence in found.basis if sentence.startswith("Left out")]
+    told = {f'{arm} with 2 peers, seed 0: precision="bf16"' for arm in ("independent", "wml", "distill")}
+    assert set(sentence.split("another: ")[1].split(". Arms")[0].split("; ")) == told
+    folder = write_study(tmp_path / "again" / "nursery", study, protocols=("babylm2025",))
+    another_precision(folder, "distill-*")
+    headline = given_by(folder).headline
+    assert headline.startswith(
+        "Not answered: these runs hold no teacher-guided distillation (arm distill), but for runs of another setting, "
+        'which are not compared with them (precision="bf16").'
+    )
+
+
+def test_a_study_begun_with_more_peers_does_not_hide_what_fewer_have_shown(tmp_path: Path) -> None:
+    arms = ("independent", "wml", "distill")
+    folder = write_study(tmp_path / "nursery", [(arm, 2) for arm in arms], protocols=("babylm2025",))
+    before = given_by(folder)
+    write_study(folder, [(arm, 4) for arm in arms], (0,), protocols=("babylm2025",))
+    after = given_by(folder)
+    assert "over 3 seeds" in before.headline and after.headline == before.headline
+    assert set(after.comparisons["peers"]) == {"2"}
+    assert (
+        [told for told in before.basis if "In dev loss" in told] == [t for t in after.basis if "In dev loss" in t] != []
+    )
+    write_study(folder, [(arm, 4) for arm in arms], (1,), protocols=("babylm2025",))
+    assert set(given_by(folder).comparisons["peers"]) == {"4"}
 
 
 def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> None:

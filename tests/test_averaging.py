@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compare import rows, weights
+from compare import interrupted, rows, weights
 from small import make_peers
 from test_train import config
 
@@ -88,15 +88,7 @@ def test_resumed_equals_uninterrupted(out, arm):
     whole = train.run(settings, out)
     expected = weights(whole), rows(whole)
 
-    class Stop(Exception):
-        pass
-
-    def stop(row):
-        if row["step"] == 6:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train.run(settings, out, force=True, progress=stop)
+    interrupted(settings, out, 6)
     train.run(settings, out)
     assert (weights(whole), rows(whole)) == expected
 

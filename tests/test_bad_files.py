@@ -239,7 +239,7 @@ CASES = [
         "--max-train", "0"),
     run("other text", NONE, "--corpus came with suite 'nursery'; .* leave it off", "evaluate", "RUN", "--corpus", "x"),
     run("ensemble", NONE, "--ensemble needs the peers of a run", "evaluate", "RUN", "--suite", "glue", "--ensemble"),
-    run("no target", NONE, "Missing argument 'target'", "evaluate"),
+    run("no target", NONE, "Missing argument 'TARGET'", "evaluate"),
     run("done", changed("done.json", lambda _: []), "done.json has no 'peer_weights'; .*; move runs", *NURSERY,
         leaves=PAIRS),
     run("weights", changed("done.json", lambda d: d | {"peer_weights": "even"}), "no list of numbers as 'peer_weights'",

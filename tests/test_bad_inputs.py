@@ -128,6 +128,15 @@ def no_teacher(box: Box) -> list[str]:
     return ["train", "--preset", "smoke", "--arm", "distill", *settings("mutual.teacher=./none")]
 
 
+def nobody_to_imitate(_: Path) -> list[str]:
+    return ["train", "--preset", "smoke", "--peers", "1", *settings("mutual.alpha=1")]
+
+
+def odd_head(_: Path) -> list[str]:
+    shape = ("model.family=modernbert", "model.hidden_size=24", "model.num_heads=8")
+    return ["train", "--preset", "smoke", *settings(*shape)]
+
+
 def floor_with_a_teacher(box: Box) -> list[str]:
     return ["train", "--preset", "smoke", *settings("outer.min_weight=0.4", "mutual.frozen_teacher=true")]
 
@@ -192,16 +201,23 @@ CASES = [
     setting("dictionary", "data.vocab_size=1000001", "'data.vocab_size' is 1000001: .* less than or equal to 1000000"),
     setting("vocabulary", "data.vocab_size=100", "'data.vocab_size' is 100: .* greater than or equal to 270"),
     setting("shares", "data.block_schedule=[[0.5, 16]]", "shares that sum to 0.5, expected 1; change the shares"),
-    setting("empty row", "data.block_schedule=[[0.5, 16], [0.5, 0]]", r"0\]\]; expected pairs .* at least 8; change"),
+    setting("empty row", "data.block_schedule=[[0.5, 16], [0.5, 0]]", r"0\]\]; expected pairs .* 8 to 65,536; ch"),
     setting("no share", "data.block_schedule=[[1, 16], [0, 32]]", "block_schedule is .*; expected pairs of a share"),
+    setting("rows that nothing trains", "data.block_schedule=[[1, 16]]", "is 32, .* have 16 tokens, .*; lower data"),
+    setting("rows that do not fill a step", "data.block_schedule=[[1, 48]]", "has 512 tokens .*, which rows of 48 "),
+    setting("endless rows", "data.block_size=2000000000", "'data.block_size' is 2000000000: .* less than or equal to"),
+    setting("a crowd", "mutual.num_peers=1000000", "'mutual.num_peers' is 1000000: .* less than or equal to 1000; ch"),
+    setting("no step size", "outer.lr=0", "'outer.lr' is 0: input should be greater than 0; change it"),
     setting("huge seed", "train.seed=99999999999", "'train.seed' is 99999999999: .* less than 4294967296"),
     setting("huge seed of a study", "study.seeds=[99999999999]", "'study.seeds.0' is 99999999999: .* less than"),
     setting("huge size", f"data.vocab_size={10**17}", "'data.vocab_size' is 10{17}: expected a number of at most 9,0"),
     setting("no suite", "evaluate.suites=[]", r"'evaluate.suites' is \[\]: .* at least 1 item"),
     setting("curve", "evaluate.curve=[5, 3]", r"evaluate.curve is \[5, 3\]; expected word counts .* rising order"),
     setting("teacher's peers", "mutual.arm=teacher", "num_peers is 2 for arm 'teacher', .*; set it to 1"),
+    Case("nobody to imitate", nobody_to_imitate, "mutual.alpha is 1 for arm 'wml' with one peer, .*; change mutual."),
+    Case("width of a head", odd_head, "model.hidden_size 24 over num_heads 8 is odd, and modernbert turns pairs"),
     setting("late outer steps", "outer.start=12", "so none of the 12 steps .* would have an outer step, .*; lower"),
-    setting("floor", "outer.min_weight=0.6", "min_weight is 0.6 for 2 peers, whose 2 weights .* at most 1/2; lower it"),
+    setting("floor", "outer.min_weight=0.6", "min_weight is 0.6 for 2 peers, whose 2 weights .* less than 1/2, or no"),
     Case("floor with a teacher", floor_with_a_teacher, "is 0.4 for 2 peers and a frozen teacher, whose 3 weights sum"),
     Case("masked shares", masked_twice, "train.mask_random 0.7 and train.mask_keep 0.4 are .* at most 1; lower one"),
     setting("scoring year", "evaluate.protocol=foo", "'evaluate.protocol' is 'foo': input should be 'babylm2024"),

@@ -18,6 +18,7 @@ from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import Stage, open_texts, stages
 from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
+from wmlkit.teacher import teacher_config
 
 
 def test_segments_break_at_line_ends():
@@ -196,6 +197,24 @@ def test_passes_are_counted_and_capped(tmp_path):
         open_texts(config.updated({"data.max_passes": 0.5}), prepared, tokenizer)
     with pytest.raises(UserError, match="data.max_passes is 0.0001.*lower train.batch_size or use more text"):
         open_texts(config.updated({"data.max_passes": 0.0001}), prepared, tokenizer)  # not even one step
+    longer = config.updated({"data.max_passes": 0.5, "mutual.arm": "distill", "mutual.teacher_steps": 40})
+    with pytest.raises(UserError, match="the teacher would read .* lower mutual.teacher_steps .else train.steps. to"):
+        open_texts(teacher_config(longer), prepared, tokenizer)
+
+
+def test_a_row_length_that_comes_back_goes_on_in_the_text(tmp_path):
+    """As if its steps were one stage: no batch is shown twice before the text is through."""
+    config = load_preset("smoke", {"data.words": 3000, "data.dev_words": 1000, "train.steps": 8})
+    prepared = prepare(config.data, tmp_path)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+
+    def shown(*schedule: list) -> list:
+        texts = open_texts(config.updated({"data.block_schedule": schedule}), prepared, tokenizer)
+        return [texts.train(step, 0.3).input_ids for step in range(8)]
+
+    there_and_back = shown([0.25, 32], [0.5, 64], [0.25, 32])
+    for step, whole in zip((0, 1, 6, 7), shown([0.5, 32], [0.5, 64]), strict=False):
+        assert torch.equal(there_and_back[step], whole)
 
 
 def test_too_little_text_is_refused():

@@ -59,6 +59,7 @@ def test_the_data_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cor
     monkeypatch.setattr(bench, "ProcessPoolExecutor", InThisProcess)
     if corpus == "folder":
         corpus = str(tmp_path / "folder")
+        monkeypatch.setattr(bench, "BLOCK_LINES", 20)
         bench.nursery.write_corpus(tmp_path / "folder", 40_000, 8000, seed=0)
     document = describe("data", bench.bench_data(corpus, words=1000, vocab_size=400, repeats=1))
     assert list(document)[:3] == ["setting", "machine", "commit"] and document["setting"] == Path(corpus).name
@@ -68,6 +69,14 @@ def test_the_data_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cor
     names = {f"{kind}_a_word_{size}" for kind in ("time", "cpu") for size in ("4x", "10x")}
     assert set(document["ratios"]) == names | {"mib_a_million_words"}
     json.dumps(document, allow_nan=False)
+
+
+def test_a_text_of_fewer_lines_than_ten_blocks_is_refused(tmp_path: Path) -> None:
+    for lines in (90, 600):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "a.train").write_text("the cat sat on the mat.\n" * lines)
+        with pytest.raises(UserError, match="mine is too short to be measured in tenths, .* expected 2,000 lines"):
+            bench.bench_data(str(tmp_path / "mine"), vocab_size=300, repeats=1)
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -104,6 +105,43 @@ def test_an_unfinished_run_with_other_settings_is_named(trained, tmp_path):
     paths.write_json(broken / "config.json", {"format": 3})  # of a version to come: no reason to stop
     again = wmlkit("train", "--preset", "smoke", "--out", tmp_path, *settings)
     assert again.returncode == 0 and "is not finished" not in again.stderr
+
+
+def test_a_run_is_evaluated_beside_its_own_text(trained, tmp_path):
+    """Wherever the command runs: nothing is left in the working directory."""
+    here = {"cwd": tmp_path, "PYTHONPATH": str(paths.REPOSITORY)}
+    done = wmlkit("evaluate", trained, "--per-paradigm", 3, "--protocol", "babylm2026", "--force", **here)
+    assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["data", "list", "--out", ""], ["evaluate", "RUN", "--pairs", ""], ["evaluate", ""], ["report", "x", "--html", ""],
+     ["export", "RUN", "--to", ""], ["evaluate", "RUN", "--suite", "lm", "--corpus", ""]],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_working_directory(arguments, monkeypatch, capsys):
+    assert run_cli(arguments, monkeypatch) == 2
+    assert "'' names nothing; expected a path; give one, or leave it off" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("only", ["", ","])
+def test_no_number_is_not_every_notebook(only, monkeypatch, capsys):
+    assert run_cli(["reproduce", "--preset", "smoke", "--only", only], monkeypatch) == 2
+    assert f"--only got '{only}'; expected numbers of notebooks" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_not_called_unfinished(trained, monkeypatch, capsys, tmp_path):
+    for folder in (paths.peer(trained, 1), trained.parent):
+        assert run_cli(["export", str(folder), "--to", str(tmp_path / "model")], monkeypatch) == 2
+        assert f"{folder} is no run folder; expected a finished run, OUT/<preset>/<run>" in capsys.readouterr().err
+
+
+def test_a_renamed_run_is_told(trained, monkeypatch, capsys, tmp_path):
+    preset = tmp_path / "smoke"
+    shutil.copytree(trained, preset / trained.name)
+    shutil.copytree(trained, preset / "copy")
+    assert run_cli(["report", str(preset)], monkeypatch) == 0
+    assert "wmlkit: copy is in no table: a run counts under the name that it was given" in capsys.readouterr().err
 
 
 def test_a_folder_that_the_system_cannot_make(tmp_path):

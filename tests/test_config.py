@@ -67,13 +67,15 @@ def test_configurations_are_frozen():
 
 
 def test_the_floor_of_the_weights_leaves_room_for_all_peers_and_a_frozen_teacher():
-    most = {"outer.min_weight": 0.25, "mutual.arm": "wml", "mutual.num_peers": 4}
-    assert load_preset("nursery", most).outer.min_weight == 0.25
-    with pytest.raises(UserError, match="is 0.25 for 4 peers and a frozen teacher, whose 5 weights .* at most 1/5"):
+    most = {"outer.min_weight": 0.24, "mutual.arm": "wml", "mutual.num_peers": 4}
+    assert load_preset("nursery", most).outer.min_weight == 0.24
+    with pytest.raises(UserError, match="is 0.25 for 4 peers, .* less than 1/4, or no weight could move"):
+        load_preset("nursery", {**most, "outer.min_weight": 0.25})
+    with pytest.raises(UserError, match="is 0.24 for 4 peers and a frozen teacher, whose 5 weights .* less than 1/5"):
         load_preset("nursery", {**most, "mutual.frozen_teacher": True})
     for free in ("independent", "dml", "distill"):  # these have no outer step
         load_preset("nursery", {**most, "mutual.arm": free, "mutual.num_peers": 5})
-    with pytest.raises(UserError, match="is 0.25 for 5 peers"):  # of a study, before anything is trained
+    with pytest.raises(UserError, match="is 0.24 for 5 peers"):  # of a study, before anything is trained
         plan(load_preset("nursery", {**most, "study.runs": [["wml", 5]]}))
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_study
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit import tables
-from wmlkit.data.coverage import _kinds, count_whole, whole_words
+from wmlkit.data import nursery
+from wmlkit.data.coverage import _kinds, count_whole, loss_floor, whole_words
 from wmlkit.data.encode import open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.statistics import read_statistics
 from wmlkit.data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
+from wmlkit.figures.files import _floor
+from wmlkit.runs import read_runs
 from wmlkit.settings import DataConfig
 
 
@@ -55,6 +60,20 @@ def test_against_the_tokenizers_own_words(tmp_path: Path, vocab_size: int) -> No
     assert counts["dev", "a"] == (whole, words) and words == 5
     table = tables.corpora(folder).set_index(["split", "domain"])
     assert table.loc[("dev", "all"), "coverage"] == pytest.approx(whole / words)
+
+
+def test_a_floor_is_known_where_the_vocabulary_holds_every_word_of_the_nursery(tmp_path: Path) -> None:
+    sizes = DataConfig(words=100_000, dev_words=4_000, vocab_size=2048)
+    whole, split = (prepare(data, tmp_path).folder for data in (sizes, sizes.model_copy(update={"vocab_size": 600})))
+    for objective, ratio in (("mlm", 0.2), ("clm", 0.2)):
+        assert loss_floor(whole, "nursery", objective, ratio) == nursery.entropy_floor(objective, ratio)
+    assert loss_floor(split, "nursery", "mlm", 0.2) is None is loss_floor(whole, "my_texts", "mlm", 0.2)
+    (run,) = read_runs(write_study(tmp_path / "nursery", (("wml", 2),), (0,), protocols=()))
+    text = tmp_path / "data" / run.data["folder"]
+    assert _floor([run]) is None  # a run without its tokens beside it
+    shutil.rmtree(text)
+    shutil.copytree(whole, text)
+    assert _floor([run]) == nursery.entropy_floor("mlm", run.config["train"]["mask_ratio"])[0]
 
 
 def vocabulary(kind: str) -> PreTrainedTokenizerFast:

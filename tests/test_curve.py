@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from compare import interrupted
 
 from wmlkit import checkpoint, evaluations, paths, train
 from wmlkit.config import load_preset
@@ -101,15 +102,7 @@ def test_resumed_equals_uninterrupted(out):
     expected = everything(folder)
     assert paths.read_json(paths.curve(folder) / "words-0000000900.json")["step"] in (4, 5)
 
-    class Stop(Exception):
-        pass
-
-    def stop(row):
-        if row["step"] == 6:  # its checkpoint would come after this
-            raise Stop
-
-    with pytest.raises(Stop):
-        train.run(settings, out, force=True, progress=stop)
+    interrupted(settings, out, 6)
     assert [path.name for path in checkpoint.checkpoints(folder / "checkpoints")] == ["step-00000003"]
     assert (paths.curve(folder) / "words-0000000900.json").is_file()
     train.run(settings, out)

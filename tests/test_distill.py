@@ -10,7 +10,7 @@ import threading
 import pandas as pd
 import pytest
 import torch
-from compare import rows, weights
+from compare import interrupted, rows, weights
 from small import make_batch, make_peers
 from test_losses import CE_1, CE_2, KL_12, hand_case, random_case
 from test_models import windowed
@@ -347,15 +347,7 @@ def test_resumed_equals_uninterrupted(out, arm):
     whole = train.run(settings, out)
     expected = weights(whole), rows(whole)
 
-    class Stop(Exception):
-        pass
-
-    def stop(row):
-        if row["step"] == 4:  # its checkpoint would come after this
-            raise Stop
-
-    with pytest.raises(Stop):
-        train.run(settings, out, force=True, progress=stop)
+    interrupted(settings, out, 4)
     assert [path.name for path in checkpoint.checkpoints(whole / "checkpoints")] == ["step-00000002"]
     train.run(settings, out)
     assert (weights(whole), rows(whole)) == expected

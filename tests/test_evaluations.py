@@ -41,11 +41,19 @@ def test_protocols_with_a_perfect_scorer(tmp_path: Path) -> None:
     table = score_tables.protocols(tidy).set_index(["protocol", "member"]).sort_index()
     assert table.loc[("babylm2024-released", "perfect_swapped"), "mean"] == 50
     assert table.loc[("babylm2025", "perfect_scorer"), "mean"] == 100
-    assert table.loc[("babylm2024-released", "best_peer"), "masked_score"] == "mean"
+    assert table.loc[("babylm2024-released", "best_peer"), "reduction"] == "mean"
     documents = [paths.read_json(paths.evaluation(run.folder, "nursery", BOTH[0])) for run in read_runs(folder)]
     official = [document["members"][0]["official_score"] for document in documents]
     own = tidy[(tidy["protocol"] == BOTH[0]) & (tidy["member"] == "peer_1")]["score"]
     assert list(own) == official and table["n_seeds"].eq(2).all() and table["seeds"].eq("0 1").all()
+    for run in read_runs(folder):  # as of causal models, whose scores are in order
+        file = paths.evaluation(run.folder, "nursery", BOTH[1])
+        document = paths.read_json(file)
+        document["settings"] |= {"reduction": "sum", "ordering_fault": False}
+        paths.write_json(file, document)
+    causal = score_tables.protocols(evaluations.protocol_table(folder)).set_index(["protocol", "member"])
+    for rows, told in ((table, ("mean", True)), (causal, ("sum", False))):
+        assert tuple(rows.loc[(BOTH[1], "best_peer"), ["reduction", "ordering_fault"]]) == told
 
 
 def test_the_main_table_holds_protocols_that_compare_all_runs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_run, write_study
+from fake_runs import PARADIGMS, write_curve, write_evaluation, write_run, write_study
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -304,6 +304,15 @@ def test_figures_where_the_run_with_most_peers_is_not_evaluated_yet(tmp_path: Pa
     write_run(folder, "wml", 4, 0)
     assert [path.name for path in write_figures(folder)] == before == [f"F{n}.png" for n in (1, 2, 3, 4, 6, 7, 8)]
     assert (folder / "figures" / "F6.csv").read_bytes() == data
+
+
+def test_figures_where_only_runs_of_another_setting_are_evaluated(tmp_path: Path) -> None:
+    """By their scores, and by the points of their learning curves."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=())
+    aside = write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9})
+    write_evaluation(aside, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
+    write_curve(aside, 2, 0, "nursery", "babylm2025")
+    assert [path.name for path in write_figures(folder)] == ["F1.png", "F2.png", "F3.png"]
 
 
 def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from wmlkit.identity import run_hash, shaping
 from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
 from wmlkit.settings import TrainConfig
 from wmlkit.steps import outer_lr
-from wmlkit.updates import muon_factor, muon_step
+from wmlkit.updates import muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
 
@@ -36,14 +36,6 @@ def test_batched_muon_is_torchs(monkeypatch):
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(dict(own.state[a]), dict(other.state[b]))
-
-
-def test_a_checkpoint_of_torchs_muon_goes_on():
-    parameters, optimizer = run(torch.optim.Muon)
-    again = Muon(parameters)
-    again.load_state_dict(optimizer.state_dict())
-    again.step()
-    assert again.param_groups[0]["lr"] == 0.05
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
@@ -78,15 +70,6 @@ def test_gpt2_takes_the_step_of_the_same_matrices_stored_the_other_way():
     for parameter, other, step in zip(group["params"], usual, differentiable, strict=True):
         torch.testing.assert_close(parameter, other.T, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(step, parameter.detach(), rtol=1e-5, atol=1e-6)
-
-
-def test_a_checkpoint_of_gpt2_from_before_its_layout_was_told_goes_on_as_it_began():
-    model = make_peers("gpt2")[0].model
-    (_, begun), (_, muon) = (build_optimizers(model, TrainConfig(optimizer="muon"), torch.device("cpu")) for _ in "ab")
-    document = begun.state_dict()
-    del document["param_groups"][0]["transposed"]
-    muon.load_state_dict(document)
-    assert muon_factor(8, 2, muon.param_groups[0]) == 2 and muon_factor(8, 2, begun.param_groups[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def config(corpus: Path | str, **changes: Any) -> DataConfig:
 def lines_of(prepared: Prepared, split: str) -> list[str]:
     """The text of a split, from its tokens."""
     tokenizer = load_tokenizer(prepared.folder / "tokenizer")
-    tokens, header = open_tokens(prepared.folder / f"{split}.tokens", verify=True)
+    tokens, header = open_tokens(prepared.folder / f"{split}.tokens")
     check_tokenizer(header, tokenizer)
     starts = open_documents(prepared.folder / f"{split}.tokens").tolist()
     assert [position for position, token in enumerate(tokens.tolist()) if token == 0] == starts
@@ -153,6 +153,18 @@ def test_without_dev_text_a_slice_of_the_training_text_is_kept(
     train, held_out, dev = (set(lines_of(prepared, split)) for split in splits.SPLITS)
     assert dev and held_out and not dev & held_out and not train & (dev | held_out)
     assert len(train) + len(held_out) + len(dev) == 700 + 60 * 7
+
+
+def test_text_that_is_left_out_is_told(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "mine")
+    cut = prepare(config(folder, words=1500, dev_words=150), tmp_path).folder
+    notes = json.loads((cut / "corpus.json").read_text())["notes"]
+    assert [note.partition(" words of ")[2] for note in notes if " are used" in note] == [
+        "training text 1,500 are used, as data.words says; data.words=none takes all",
+        "dev text 150 are used, as data.dev_words says; data.dev_words=none takes all",
+    ]
+    whole = prepare(config(folder, words=10**6, dev_words=None), tmp_path).folder
+    assert " are used" not in (whole / "corpus.json").read_text()
 
 
 def test_long_documents_make_large_slices_and_that_is_said(tmp_path: Path) -> None:

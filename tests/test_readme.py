@@ -55,6 +55,24 @@ def test_notes_of_the_tables_are_shown(tmp_path):
     assert len(told) < len(results_section(folder).splitlines()) / 2
 
 
+def test_rows_of_fewer_seeds_and_scores_that_are_no_accuracy_are_told(tmp_path):
+    folder = tmp_path / "nursery"
+    shutil.copytree(paths.reference("nursery"), folder)
+    for name in ("T4", "T4_differences", "T8"):
+        path = folder / "tables" / f"{name}.csv"
+        table = pd.read_csv(path)
+        scored = table["suite"] == "nursery"
+        table.loc[scored, "suite"] = "glue"
+        if name == "T4_differences":
+            table.loc[scored & (table["a"] == "wml") & (table["b"] == "distill"), "n_seeds"] = 2
+        table.to_csv(path, index=False)
+    text = results_section(folder)
+    assert text.count("| wml − distill (2 of 3 seeds) | 4 |") == text.count("| wml − distill | 4 |") == 1
+    assert "\nMean metric of glue under `babylm2025` in percent: mean over seeds" in text
+    assert "| change | FLOP | mean metric of glue | dev loss |" in text
+    assert "ccuracy on" not in text.partition("Mean metric of glue")[2]
+
+
 def test_links_and_files_that_the_readme_names_exist():
     text = README.read_text(encoding="utf-8")
     for name in ("docs/notation.md", "docs/paper_index.md", "docs/deviations.md", "docs/metrics.md", "docs/log.md"):

@@ -125,6 +125,14 @@ def test_unfinished_runs_are_named_and_in_no_table(page: str) -> None:
     assert "wml-p2-s7" not in page.split('id="runs"')[0]
 
 
+def test_a_renamed_run_is_named_and_in_no_table(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=("babylm2025",))
+    assert "Renamed" not in write_report(folder).read_text(encoding="utf-8")
+    next(folder.glob("wml-p2-s1-*")).rename(folder / "my run")
+    text = Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert "Renamed or copied, so in no table: my run" in text and "1 run on nursery" in text
+
+
 def test_the_same_runs_give_the_same_page(folder: Path, page: str) -> None:
     assert write_report(folder).read_text(encoding="utf-8") == page
 
@@ -334,9 +342,9 @@ def test_what_peers_are_worth_together(folder: Path) -> None:
 
 
 def test_the_teacher_s_bill(tmp_path: Path) -> None:
-    """Two or four peers of wml at 100 and 200 FLOP; four students' 220 and their teacher's 280: 2.5 times."""
+    """Two peers of wml at 200 FLOP; two students' 220 and their teacher's 280: 2.5 times. Four are not compared."""
     folder = tmp_path / "nursery"
-    flops = {("wml", 2): 100.0, ("wml", 4): 200.0, ("distill", 4): 220.0}
+    flops = {("wml", 4): 100.0, ("wml", 2): 200.0, ("distill", 4): 900.0, ("distill", 2): 220.0}
     for (arm, peers), value in flops.items():
         path = write_run(folder, arm, peers, 0) / "done.json"
         teacher = {"name": "teacher-p1-s0-0a1b2c3d", "tokens": 1, "words": 1, "seconds": 1.0, "flops": 280.0}

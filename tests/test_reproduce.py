@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -126,6 +127,22 @@ def test_again_trains_nothing(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/done.json")} == runs
     assert {path: path.read_bytes() for path in folder.glob("*/metrics.jsonl")} == metrics
     assert paths.read_json(folder / "summary.json")["minutes"] == minutes  # those of the call that trained
+
+
+def test_the_results_notebook_scores_runs_that_nobody_has_scored(folder, tmp_path):
+    """As after `--only 03,05` in a new folder."""
+    out = tmp_path / "out"
+    shutil.copytree(folder.parent, out)
+    for name in ("tables", "figures", "notebooks"):
+        shutil.rmtree(out / "smoke" / name)
+    for scored in out.glob("smoke/*-p*-s*/evaluation"):
+        shutil.rmtree(scored)
+    done = reproduce(out, "--only", "05")
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, after = (pd.read_csv(one / "smoke" / "tables" / "T4.csv") for one in (folder.parent, out))
+    key = ["arm", "peers", "suite", "member"]
+    scores = [table[table["protocol"] == "babylm2025"].set_index(key)["mean"].sort_index() for table in (before, after)]
+    pd.testing.assert_series_equal(*scores)
 
 
 def test_runs_of_other_settings_take_another_folder(folder):

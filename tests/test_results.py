@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -212,8 +213,8 @@ def test_over_seeds_keeps_every_value() -> None:
 
 
 def test_a_seed_may_count_only_once() -> None:
-    table = scores(arm=["wml", "wml"], seed=[0, 0], score=[1.0, 2.0])
-    with pytest.raises(UserError, match="run0, run1 repeat a seed"):
+    table = scores(arm=["wml"] * 3, seed=[0, 0, 1], score=[1.0, 2.0, 3.0])
+    with pytest.raises(UserError, match="^run0, run1 repeat a seed"):  # and not run2
         results.over_seeds(table, ["arm"])
 
 
@@ -377,7 +378,16 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     assert list(document) == ["preset", "commit", "device", "minutes", "results"]
     assert document["preset"] == "nursery" and document["device"] == "cpu" and document["commit"] == "0123abc"
     assert document["minutes"] == {"train": pytest.approx(200 / 60), "evaluate": None, "total": 12.5}
+    teacher = {"name": "teacher-p1-s0-0a1b2c3d", "tokens": 1, "words": 1, "seconds": 60.0, "flops": 1.0, "dev_ce": 2.0}
+    for peers in (2, 3):  # who share their teacher
+        path = write_run(folder, "distill", peers, 0) / "done.json"
+        paths.write_json(path, paths.read_json(path) | {"teacher": teacher})
     write_summary(folder)  # tables made again: the main job's time stays
+    minutes = {"train": pytest.approx((200 + 100 + 150 + 60) / 60), "evaluate": None, "total": 12.5}
+    assert paths.read_json(folder / "summary.json") == document | {"minutes": minutes}
+    for run in folder.glob("distill-*"):
+        shutil.rmtree(run)
+    write_summary(folder)
     assert paths.read_json(folder / "summary.json") == document
     (folder / "summary.json").write_text("[]")
     write_summary(folder)

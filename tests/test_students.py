@@ -176,6 +176,15 @@ def test_a_saved_search_is_taken_as_it_is(saved, prepared):
     assert shapes(students_of(config(search__saved=str(saved)), out, corpus, tokenizer)) == shapes(found)
 
 
+def test_a_saved_search_of_another_family_may_have_heads_that_rotary_positions_cannot(tmp_path):
+    file = tmp_path / "students.json"
+    file.write_text(json.dumps([{"num_layers": 1, "num_heads": 8, "hidden_size": 24, "intermediate_size": 48}] * 2))
+    settings = {"search__saved": str(file), "mutual__num_peers": 2}
+    assert shapes(find_students(config(**settings), V)) == [(1, 24), (1, 24)]
+    with pytest.raises(UserError, match="shape 1 of search.saved .* width 24 and 8 heads, .* which modernbert cannot"):
+        find_students(config(**settings, model__family="modernbert"), V)
+
+
 def test_a_run_is_known_by_what_the_saved_search_holds(saved, prepared, tmp_path, monkeypatch):
     out, corpus, _ = prepared
     copy = tmp_path / "elsewhere.json"

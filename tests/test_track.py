@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from wmlkit import track, train
+from wmlkit import paths, track, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 
@@ -53,6 +53,13 @@ def test_a_run_is_mirrored_and_is_the_run_that_it_would_be(recorder, tmp_path):
     assert made.arguments == (folder.name, folder / "tracking") and not made.open
     assert made.rows == {row["step"]: track.flat(row) for row in rows} and len(rows) == 2
     assert folder == train.run_folder(config.updated({"track.to": "off"}), tmp_path)  # not part of what a run is
+
+
+def test_the_teacher_of_a_run_is_mirrored_under_its_own_name(recorder, tmp_path):
+    changes = {"train.steps": 2, "mutual.arm": "distill", "track.to": "tensorboard", "track.run_name": "students"}
+    folder = train.run(load_preset("smoke", changes), tmp_path)
+    teacher = paths.read_json(folder / "done.json")["teacher"]["run"]
+    assert [made.arguments[0] for made in recorder.made] == [teacher, "students"]
 
 
 def test_weights_and_biases_gets_project_name_and_configuration(recorder, tmp_path):

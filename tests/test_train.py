@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import random
-import shutil
 import subprocess
 import sys
 import weakref
@@ -16,14 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from compare import rows, weights
+from compare import interrupted, rows, weights
 from small import make_batch, make_peers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from wmlkit import checkpoint, paths, steps, study, train
+from wmlkit import checkpoint, environment, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
-from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash
 from wmlkit.environment import model_card
 from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
@@ -159,15 +157,7 @@ def test_resumed_equals_uninterrupted(out, optimizer):
     whole = train.run(settings, out)
     expected = weights(whole), rows(whole)
 
-    class Stop(Exception):
-        pass
-
-    def stop(row):
-        if row["step"] == 6:  # its checkpoint would come after this
-            raise Stop
-
-    with pytest.raises(Stop):
-        train.run(settings, out, force=True, progress=stop)
+    interrupted(settings, out, 6)
     assert not (whole / "done.json").exists()
     assert [path.name for path in checkpoint.checkpoints(whole / "checkpoints")] == ["step-00000003"]
     assert rows(whole)[-1]["step"] > 3
@@ -370,12 +360,6 @@ def test_export_peer(finished, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == weights(finished)[f"peer_{best}"]
     packing = {"packing": config().data.packing}
     assert paths.read_json(paths.trained_on(folder)) == packing
-    own = paths.trained_on(paths.peer(finished, best))
-    assert paths.read_json(own) == packing
-    own.unlink()  # as of an older version
-    again = checkpoint.export_peer(finished, "best", tmp_path / "again")
-    paths.write_json(own, packing)
-    assert paths.read_json(paths.trained_on(again)) == packing
     with pytest.raises(UserError, match="exists already"):
         checkpoint.export_peer(finished, "1", tmp_path / "model")
     with pytest.raises(UserError, match="expected best or a number from 1 to 2"):
@@ -483,24 +467,39 @@ def test_every_arm_trains_and_exports_every_family(arm, num_peers, family, out):
             assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 
-def test_a_causal_peer_of_an_older_run_is_exported_as_one_of_today(out, tmp_path):
-    """With a tokenizer that leaves a prompt open and a cache when it generates; wmlkit reads it as the run's."""
-    made = train.run(few_steps("gpt2", mutual__arm="dml", mutual__num_peers=1), out)
-    folder = shutil.copytree(made, tmp_path / "run")
-    today = checkpoint.export_peer(folder, "1", tmp_path / "today")
-    peer = paths.peer(folder, 1)
-    trained = load_tokenizer(peer)
-    paths.trained_on(peer).unlink()
-    save_tokenizer(trained, peer)
-    for name in ("config.json", "generation_config.json"):
-        paths.write_json(peer / name, paths.read_json(peer / name) | {"use_cache": False})
-    assert AutoTokenizer.from_pretrained(peer)("The cat")["input_ids"][-1] == trained.eos_token_id
-    exported = checkpoint.export_peer(folder, "1", tmp_path / "older")
-    for name in ("tokenizer.json", "wmlkit.json", "model.safetensors"):
-        assert (exported / name).read_bytes() == (today / name).read_bytes()
-    assert AutoTokenizer.from_pretrained(exported)("The cat")["input_ids"][-1] != trained.eos_token_id
-    assert all(paths.read_json(exported / name)["use_cache"] for name in ("config.json", "generation_config.json"))
-    assert tokenizer_hash(load_tokenizer(exported)) == tokenizer_hash(trained)
+def test_a_run_names_all_that_trained_it(tmp_path, monkeypatch):
+    settings = config(train__seed=3)
+
+    def at(commit: str | None, precision: str = "fp32") -> None:
+        now = {"commit": commit, "command": f"wmlkit {commit}", "device": "cpu", "precision": precision}
+        monkeypatch.setattr(environment, "document", lambda *_: now)
+
+    def noted() -> tuple[str, str, str]:
+        found = paths.read_json(train.run_folder(settings, tmp_path) / "environment.json")
+        return found["commit"], found["command"], found["device"]
+
+    at("a" * 40)
+    interrupted(settings, tmp_path, 4)
+    at("b" * 40, "bf16")
+    with pytest.raises(UserError, match="was begun in fp32 on cpu and would go on in bf16 on cpu; .* begin anew"):
+        train.run(settings, tmp_path)
+    for commit in ("b" * 40, "b" * 40, None):
+        at(commit)
+        with pytest.raises(InterruptedError):
+            train.run(settings, tmp_path, progress=raise_interrupted)
+    at(None)
+    train.run(settings, tmp_path)
+    told = ", ".join(["a" * 40, "b" * 40, environment.NO_CHECKOUT])
+    assert noted() == (told, f"wmlkit {'a' * 40}; wmlkit {'b' * 40}; wmlkit None", "cpu")
+    at("c" * 40)
+    train.run(settings, tmp_path)  # finished: nothing is trained
+    assert noted()[0] == told
+    train.run(settings, tmp_path, force=True)
+    assert noted() == ("c" * 40, f"wmlkit {'c' * 40}", "cpu")
+
+
+def raise_interrupted(_: dict) -> None:
+    raise InterruptedError
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,8 +15,9 @@ from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
 from .overfitting import risen, stopped
 from .readable import p_value
-from .results import CONTRASTS, main_evaluation, main_setting, most_peers
-from .runs import Run
+from .results import CONTRASTS, main_evaluation, main_setting, most_peers_compared
+from .run_settings import MADE
+from .runs import Run, distinct
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
 TERMS = (
@@ -54,10 +55,11 @@ class Answer:
 def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataFrame) -> Answer:
     """Sentences from T4 and T4_differences (`wmlkit.tables`) about the runs of the main setting.
 
-    The headline is about the best peer at the largest number of peers that both arms have, on the suite and the
-    protocol that the runs' configuration names first; where accuracy lies near chance or near its ceiling, it says the
-    dev loss too.
+    The headline is about the best peer at the largest number of peers at which several seeds of both arms are compared
+    (else one seed), on the suite and the protocol that the runs' configuration names first; where accuracy lies near
+    chance or near its ceiling, it says the dev loss too.
     """
+    others = [run for run in runs if run.setting]
     runs = [run for run in runs if not run.setting]
     measured = main_setting(main_result[main_result["kind"] == "measured"])
     scored = measured[~measured["suite"].isin(["dev_ce", "glue"])]
@@ -68,22 +70,22 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
     saturated, foreign = _saturated(measured, evaluation), _foreign(runs, evaluation)
-    caveat = "; of pairs of another text" if foreign else "; all means lie near chance" if saturated == "chance" else ""
+    near = f"; all means lie near {saturated}" if "chance" in saturated else ""
+    caveat = "; of pairs of another text" if foreign else near
     chosen = main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
-    headline, told = "", ("wml", "independent")
+    headline, told, peers = "", ("wml", "independent"), 0
     for a, b in CONTRASTS:
-        rows = chosen[(chosen["a"] == a) & (chosen["b"] == b)]
-        rows = most_peers(rows)
+        rows = most_peers_compared(chosen[(chosen["a"] == a) & (chosen["b"] == b)])
         for member in ("best_peer", "ensemble"):
             for _, row in rows[rows["member"] == member].iterrows():
                 compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
                 shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer" and not headline:
-                    headline, told = _headline(a, row, runs, caveat), (a, b)
+                    headline, told, peers = _headline(a, row, runs, caveat), (a, b), int(row["peers"])
     if not headline:
-        headline = f"Not answered: {_why_not(runs, evaluation)}."
+        headline = f"Not answered: {_why_not(runs, others, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
@@ -93,8 +95,9 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         headline += f" {readings.loss_in_short(differences, *told)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent")
-    basis = _basis(runs, measured, evaluation) + _of_others(main_result) + _of_length(runs, *told) + _of_diversity(runs)
-    basis += losses + _of_clipping(runs) + _of_cost(runs, *told)
+    basis = _basis(runs, measured, evaluation) + _made_otherwise(others) + _of_others(main_result)
+    basis += _of_length(runs, *told) + _of_diversity(runs) + losses + _of_clipping(runs)
+    basis += _of_cost(runs, *told, peers) if told[1] == "distill" else []
     return Answer(headline, basis, pd.DataFrame(shown))
 
 
@@ -116,14 +119,16 @@ def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
     return f"{said} ({found}{doubt}{caveat if verdict != 'none' else ''})."
 
 
-def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
-    """Why T4_differences compares no mutual learning with distillation on that evaluation."""
+def _why_not(runs: Sequence[Run], others: Sequence[Run], evaluation: tuple[str, str]) -> str:
+    """Why T4_differences compares no mutual learning with distillation on that evaluation. others: runs of other
+    settings, which are compared with their like alone."""
     taught = {(run.peers, run.seed) for run in runs if run.arm == "distill"}
     mutual = {(run.peers, run.seed) for run in runs if run.arm in ("wml", "dml")}
     if not taught:
-        return "these runs hold no teacher-guided distillation (arm distill)"
+        return "these runs hold no teacher-guided distillation (arm distill)" + _elsewhere(others, "distill")
     if not mutual:
-        return "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
+        nothing = "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
+        return nothing + _elsewhere(others, "wml", "dml")
     common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
     if not common:
         return (
@@ -140,6 +145,12 @@ def _why_not(runs: Sequence[Run], evaluation: tuple[str, str]) -> str:
     )
 
 
+def _elsewhere(others: Sequence[Run], *arms: str) -> str:
+    """That there are runs of these arms, but of other settings."""
+    settings = distinct(run.setting for run in others if run.arm in arms)
+    return f", but for runs of another setting, which are not compared with them ({settings})" if settings else ""
+
+
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(str(number) for number in sorted(set(numbers)))
 
@@ -150,10 +161,11 @@ def _foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
 
 
 def _saturated(measured: pd.DataFrame, evaluation: tuple[str, str]) -> str:
-    """Where all means of that evaluation lie: near "chance", near the "ceiling", or neither, ""."""
+    """Where all means of that evaluation lie: near "chance", near "chance or below it", near the "ceiling", or
+    elsewhere, ""."""
     means = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]["mean"]
-    if (means - 50).abs().max() < NEAR_CHANCE:
-        return "chance"
+    if means.max() < 50 + NEAR_CHANCE:
+        return "chance" if means.min() > 50 - NEAR_CHANCE else "chance or below it"
     return "ceiling" if means.min() > 100 - NEAR_CEILING else ""
 
 
@@ -187,14 +199,26 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
             f"highest mean is {best['mean']:.1f} % ({who})."
         )
         where = _saturated(measured, evaluation)
-        if where == "chance":
-            sentences.append("All means lie near chance: differences between arms say little about what was learned.")
+        if "chance" in where:
+            sentences.append(f"All means lie near {where}: differences between arms say little about what was learned.")
         if where == "ceiling":
             sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
         if _foreign(runs, evaluation):
             sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
+
+
+def _made_otherwise(others: Sequence[Run]) -> list[str]:
+    """That runs configured like the others are in no mean and comparison: their text or precision is another."""
+    made = [run for run in others if all(part.startswith(MADE) for part in run.setting.split(" "))]
+    if not made:
+        return []
+    told = dict.fromkeys(f"{run.arm} with {run.peers} peers, seed {run.seed}: {run.setting}" for run in made)
+    return [
+        f"Left out of this, because their text or their precision is another: {'; '.join(told)}. Arms are compared at "
+        "equal text and precision; train.precision sets the same on every machine."
+    ]
 
 
 def _of_others(main_result: pd.DataFrame) -> list[str]:
@@ -275,12 +299,10 @@ def _of_clipping(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _of_cost(runs: Sequence[Run], a: str, b: str) -> list[str]:
-    """What a teacher adds to the bill; nothing where there is none, or where the cost of its training is unknown."""
-    peers = {run.peers for run in runs if run.arm == a} & {run.peers for run in runs if run.arm == b}
-    if b != "distill" or not peers:
-        return []
-    flops = {arm: [run.flops for run in runs if run.arm == arm and run.peers == max(peers)] for arm in (a, b)}
+def _of_cost(runs: Sequence[Run], a: str, b: str, peers: int) -> list[str]:
+    """What a teacher adds to the bill of b, both with that many peers; nothing where the cost of its training is
+    unknown."""
+    flops = {arm: [run.flops for run in runs if run.arm == arm and run.peers == peers] for arm in (a, b)}
     times = fmean(flops[b]) / fmean(flops[a])
     sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a} (T7)."
     return [] if math.isnan(times) else [sentence]

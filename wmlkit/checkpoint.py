@@ -20,7 +20,7 @@ from . import paths
 from .data.tokenizer import continuing, load_tokenizer, save_tokenizer, template_of
 from .errors import UserError
 from .models import load_model, max_length, objective_of_class
-from .run_files import other_format, read_object, run_document, run_facts
+from .run_files import other_format, read_object, run_facts
 
 VERSION = 2
 WRITTEN = ("tensors.safetensors", "state.json")
@@ -212,17 +212,5 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
     source = paths.peer(run_folder, best if peer == "best" else int(peer))
-    model, tokenizer = load_model(source, objective), load_tokenizer(source)  # what cannot be loaded is not handed on
-    packing = run_document(run_folder, ("config",))["config"]["data"]["packing"]
-
-    def copy(temporary: Path) -> None:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-        # What an older run's peers do not have
-        paths.write_json(paths.trained_on(temporary), _trained_on(packing, tokenizer if objective == "clm" else None))
-        if objective == "clm":
-            save_tokenizer(continuing(tokenizer), temporary, max_length(model))
-            for settings in (temporary / "config.json", temporary / "generation_config.json"):
-                if settings.is_file() and paths.read_json(settings).get("use_cache") is False:
-                    paths.write_json(settings, paths.read_json(settings) | {"use_cache": True})
-
-    return paths.write_folder(to, copy)
+    load_model(source, objective), load_tokenizer(source)  # what cannot be loaded is not handed on
+    return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from . import paths
 from .cli_bench import bench_app
-from .cli_options import Json, Out, Preset, Set, emit, say
+from .cli_options import A_PATH, Json, Out, Preset, Set, a_path, emit, say
 from .cli_study import study_app
 from .config import load_preset, parse_assignment
 from .errors import Stopped, UserError, disk_is_full, first_line
@@ -40,7 +40,7 @@ app.add_typer(bench_app, name="bench")
 @app.command()
 def reproduce(
     preset: Preset = "nursery",
-    only: Annotated[str, typer.Option(help="Numbers of the notebooks to run, for example 03,05.")] = "",
+    only: Annotated[str | None, typer.Option(help="Numbers of the notebooks to run, for example 03,05.")] = None,
     out: Out = None,
     force: Annotated[bool, typer.Option(help="Train again what is already there.")] = False,
     set_: Set = None,
@@ -48,7 +48,10 @@ def reproduce(
     """Run the notebooks in order; leave tables, figures, report.html and summary.json."""
     from .reproduce import reproduce as run_all
 
-    folder = run_all(preset, set_ or [], paths.output(out), [part for part in only.split(",") if part], force, say)
+    numbers = [] if only is None else [part for part in only.split(",") if part]
+    if only is not None and not numbers:
+        raise UserError(f"--only got {only!r}; expected numbers of notebooks such as 03,05; or leave it off for all")
+    folder = run_all(preset, set_ or [], paths.output(out), numbers, force, say)
     say(f"report: {folder / 'report.html'}")
 
 
@@ -124,17 +127,21 @@ def train(
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run folder, or a model folder in Hugging Face format.")],
+    target: Annotated[
+        Path,
+        typer.Argument(parser=a_path, metavar="TARGET", help="A run folder, or a model folder in Hugging Face format."),
+    ],
     suite: Annotated[
         str, typer.Option(help="nursery, blimp, supplement, ewok, glue, lm, blimp_tuning, ...")
     ] = "nursery",
-    pairs: Annotated[Path | None, typer.Option(help="Folder of the suite's JSONL files.")] = None,
+    pairs: Annotated[Path | None, typer.Option(**A_PATH, help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
     ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[
-        Path | None, typer.Option(help="lm: folder of .dev (else .txt) files; default: the run's dev text.")
+        Path | None,
+        typer.Option(**A_PATH, help="lm: folder of .dev (else .txt) files; default: the run's dev text."),
     ] = None,
     words: Annotated[int | None, typer.Option(help="lm: words a domain; default: as the run has, else 2000.")] = None,
     tasks: Annotated[str, typer.Option(help="glue: some tasks, for example rte,wsc; default: all.")] = "",
@@ -147,7 +154,8 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
+    """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text. Of a run, --out is
+    the folder that it lies in."""
     from .evaluate.glue import GlueOptions
     from .evaluate.target import check_options, evaluate_target, result_lines
 
@@ -165,11 +173,12 @@ def evaluate(
         "evaluate.text_words": words,
     }
     config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
+    target = paths.named(target)
     document = evaluate_target(
-        paths.named(target),
+        target,
         suite,
         config,
-        paths.output(out),
+        paths.output(out or paths.output_of(target)),
         corpus=corpus,
         glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
         best=best,
@@ -185,14 +194,16 @@ def evaluate(
 
 @app.command()
 def report(
-    runs: Annotated[Path | None, typer.Argument(help="A preset's folder; default: runs/nursery.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the page to this file.")] = None,
+    runs: Annotated[
+        Path | None, typer.Argument(parser=a_path, metavar="RUNS", help="A preset's folder; default: runs/nursery.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(**A_PATH, help="Also write the page to this file.")] = None,
     reference: Annotated[bool, typer.Option(help="Make them the reference: figures/, README.md, docs/.")] = False,
 ) -> None:
     """Make tables, figures, summary.json and report.html again from finished runs."""
     from . import environment
     from .report import write_report
-    from .runs import read_runs
+    from .runs import read_runs, renamed_runs
     from .summary import write_summary
 
     folder = paths.named(runs or paths.preset(paths.output(None), "nursery"))
@@ -200,6 +211,8 @@ def report(
         raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
     if html is not None and html.is_dir():
         raise UserError(f"--html got {html}, which is a folder; expected the name of a file; change it")
+    for name in renamed_runs(folder):
+        say(f"wmlkit: {name} is in no table: a run counts under the name that it was given; rename or move it")
     page = write_report(folder, command=environment.command(), overwrite=True)
     write_summary(folder)
     if html is not None:
@@ -214,8 +227,8 @@ def report(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
-    to: Annotated[Path, typer.Option(help="The folder to write.")],
+    run_folder: Annotated[Path, typer.Argument(parser=a_path, metavar="RUN", help="A finished run folder.")],
+    to: Annotated[Path, typer.Option(**A_PATH, help="The folder to write.")],
     peer: Annotated[str, typer.Option(help="best, or a number from 1.")] = "best",
 ) -> None:
     """Copy one peer out as a model folder that transformers loads without wmlkit."""

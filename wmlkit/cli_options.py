@@ -9,8 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
+
+def a_path(text: str) -> Path:
+    """A path of the command line. "" would be the working directory: perhaps a shell variable is not set."""
+    if not text:
+        raise typer.BadParameter("'' names nothing; expected a path; give one, or leave it off")
+    return Path(text)
+
+
+A_PATH: dict[str, Any] = {"parser": a_path, "metavar": "PATH"}
 Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m, paper-10m, ...")]
-Out = Annotated[Path | None, typer.Option(help="Output folder; default: runs, or $WMLKIT_OUT.")]
+Out = Annotated[Path | None, typer.Option(**A_PATH, help="Output folder; default: runs, or $WMLKIT_OUT.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
 

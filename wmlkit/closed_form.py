@@ -45,7 +45,7 @@ class Coefficients:
     """What L1 multiplies its terms by. a, u, s: (P,), of the docstring above, 0 where a frozen peer does not learn.
 
     kl_scale: tau^2 over the divisor of the sum over positions. ce_scale: (N,), 1 / K where the CE counts, else 0.
-    learns: (P,), 0 for a frozen peer, else 1. students: how many of these.
+    students: how many peers are not frozen.
     """
 
     alpha: float
@@ -56,7 +56,6 @@ class Coefficients:
     a: Tensor
     u: Tensor
     s: Tensor
-    learns: Tensor
     students: int
     kl_scale: float
     ce_scale: Tensor

@@ -53,12 +53,24 @@ class Config(Section):
     @model_validator(mode="after")
     def _floor_leaves_room(self) -> Config:
         weights, floor = self.mutual.num_peers + self.mutual.teacher_is_peer, self.outer.min_weight
-        if self.mutual.arm == "wml" and floor * weights > 1:
+        if self.mutual.arm == "wml" and floor * weights >= 1:
             teacher = " and a frozen teacher" if self.mutual.teacher_is_peer else ""
             raise ValueError(
                 f"outer.min_weight is {floor:g} for {self.mutual.num_peers} peers{teacher}, whose {weights} weights "
-                f"sum to 1; expected at most 1/{weights}; lower it or mutual.num_peers"
+                f"sum to 1; expected less than 1/{weights}, or no weight could move; lower it or mutual.num_peers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_of_whole_rows(self) -> Config:
+        tokens = self.train.batch_size * self.data.block_size
+        for _, size in self.data.block_schedule:
+            if tokens % size:
+                raise ValueError(
+                    f"a step has {tokens:,} tokens (train.batch_size x data.block_size), which rows of {size} tokens "
+                    "(data.block_schedule) do not fill; expected a multiple of each row's tokens; change one of the "
+                    "three"
+                )
         return self
 
     def resolved(self) -> dict[str, Any]:

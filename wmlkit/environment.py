@@ -9,14 +9,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import paths
 from .config import Config, load_preset, preset_names
+from .errors import UserError
 from .identity import SHAPING
 from .redact import redacted
+from .run_files import read_object
 
 if TYPE_CHECKING:  # tables and reports, which want the commit, need not wait for torch
     from .device import Device
@@ -114,6 +117,29 @@ def document(device: Device, config: Config | None = None) -> dict[str, Any]:
         "processes": device.processes,
         "precision": device.precision,
     }
+
+
+def continued(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """`now`, the document of a run that is trained further, with the commits, devices and commands of its earlier
+    starts in front, which trained it too; `path` is what these left.
+
+    Raises UserError where the run would go on in another precision: "auto" is what a device can.
+    """
+    before = read_object(path, ("commit", "device", "command", "precision"))
+    if before["precision"] != now["precision"]:
+        raise UserError(
+            f"{path.parent} was begun in {before['precision']} on {before['device']} and would go on in "
+            f"{now['precision']} on {now['device']}; expected one precision for the whole run; go on where it was "
+            "begun, or move the folder away to begin anew"
+        )
+    told = dict(now)
+    for name, between in (("commit", ", "), ("device", ", "), ("command", "; ")):
+        earlier, latest = (str(document[name] or NO_CHECKOUT) for document in (before, now))
+        if earlier.split(between)[-1] != latest:
+            told[name] = f"{earlier}{between}{latest}"
+        elif earlier != latest:
+            told[name] = earlier
+    return told
 
 
 def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:

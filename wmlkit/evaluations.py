@@ -15,6 +15,8 @@ from .alike import read_evaluations, shared_columns
 from .run_files import read_object
 from .runs import curve_points, read_runs
 
+RULES = ("reduction", "prefix", "ordering_fault")  # of a protocol for the objective of the models it scores
+
 
 def glue_table(folder: Path) -> pd.DataFrame:
     """One row a member and a (Super)GLUE task: metric, score, n, majority_class, selected_by, and what each
@@ -42,7 +44,8 @@ def glue_table(folder: Path) -> pd.DataFrame:
 
 
 def protocol_table(folder: Path) -> pd.DataFrame:
-    """`scores_table` with each protocol's own tie rule: what the pipeline of that year would have printed.
+    """`scores_table` with each protocol's own tie rule: what the pipeline of that year would have printed. Columns
+    `reduction`, `prefix` and `ordering_fault` say how sentences were scored.
 
     Two members more: `perfect_scorer`, which prefers the good sentence of every pair, and `perfect_swapped`, the same
     on each pair followed by a copy in which the other sentence is right, as EWoK is written.
@@ -51,6 +54,7 @@ def protocol_table(folder: Path) -> pd.DataFrame:
     for shared, document in read_evaluations(folder):
         if "perfect_scorer" not in document:  # glue, and evaluations of older versions
             continue
+        shared |= {name: document["settings"].get(name) for name in RULES}
         for member in document["members"]:
             known = {"member": member["member"], "score": member["official_score"]}
             rows.append({**shared, **known, "ties": member["ties"], "n": member["n"]})

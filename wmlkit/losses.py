@@ -267,7 +267,6 @@ def coefficients(
         a=learns * (weights if options.ce_weight == "peer" else ones),
         u=weights if options.kl_weight == "target" else ones,
         s=learns if options.kl_weight == "target" else learns * weights,
-        learns=learns,
         students=students,
         kl_scale=share.kl * options.temperature**2 / divisor,
         ce_scale=ce_scale,

@@ -1,4 +1,4 @@
-"""What word counts alone say of minimal pairs: the baseline below which a score is no evidence of grammar."""
+"""What token counts alone say of minimal pairs: the baseline below which a score is no evidence of grammar."""
 
 from __future__ import annotations
 

@@ -123,6 +123,13 @@ def out_of(run_folder: Path) -> Path:
     return run_folder.parents[1]
 
 
+def output_of(run_folder: Path) -> Path | None:
+    """The output folder that a run was made in and still lies in, beside its prepared text; None for anything else."""
+    folder = run_folder.resolve()
+    there = len(folder.parents) > 1 and (folder / "done.json").is_file() and (out_of(folder) / "data").is_dir()
+    return out_of(folder) if there else None
+
+
 def replays(preset_folder: Path) -> Path:
     """Folder of the replays of the released code, and of what they share, in a preset's folder."""
     return preset_folder / "replay"
@@ -187,7 +194,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
-        raise UserError(f"the folder {folder} cannot be made; expected a place for new files; give another") from None
+        raise UserError(
+            f"the folder {final_name(folder)} cannot be made; expected a place for new files; give another"
+        ) from None
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> Path:

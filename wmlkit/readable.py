@@ -176,7 +176,7 @@ def _diversity(table: pd.DataFrame) -> pd.DataFrame:
             row["diversity minus independent's [95 %]"] = _change(record, 3)
             row |= {"p": p_value(record["p"]), "p, adjusted": p_value(record["p_adjusted"])}
     frame = pd.DataFrame(rows.values())
-    return _plain(frame.rename(columns={"members": "weighted mean of the peers", "ensemble": "ensemble"}))
+    return _plain(frame.rename(columns={"members": "weighted mean of the peers"}))
 
 
 def _of_protocols(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .readable import p_value
-from .results import main_setting, most_peers
+from .results import main_setting, most_peers_compared
 
 ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 _WORDS = {
@@ -60,11 +60,11 @@ def verdict(row: Any) -> str:
 
 
 def rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, Any]]:
-    """a - b in dev loss, of T4_differences: the main setting, most peers, one row for each member that is shown there.
-    A teacher is no peer and left out."""
+    """a - b in dev loss, of T4_differences: the main setting, the most peers that were compared
+    (`results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
     members = ["best_peer", "mean_peer", "ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = most_peers(main_setting(rows))
+    rows = most_peers_compared(main_setting(rows))
     rows = rows[rows["member"].isin(members)]
     return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
 

@@ -26,7 +26,8 @@ END = "<!-- end of results -->"
 LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted (Benjamini-Hochberg) for the "
-    "comparisons of a column. One of a single seed, or in which all seeds gave the same, has no p and is not counted:"
+    "comparisons of a column with as many peers. One of a single seed, or in which all seeds gave the same, has no p "
+    "and is not counted:"
 )
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
@@ -41,8 +42,7 @@ def results_section(folder: Path) -> str:
     differences = main_setting(pd.read_csv(folder / "tables" / "T4_differences.csv"))
     lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
-        accuracy = f"Accuracy on {suite} under `{protocol}` in percent (chance 50)"
-        title, digits = (LOSS, 3) if suite == "dev_ce" else (accuracy, 1)
+        title, digits = (LOSS, 3) if suite == "dev_ce" else (_title(suite, protocol), 1)
         beyond = ", which over few seeds may reach beyond 100" if shown["high"].max() > 100 else ""
         lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds{beyond}, and the seeds' values.", ""]
         lines += _members(shown.assign(row=shown["arm"]), ("arm", "peers"), digits, _cell)
@@ -65,13 +65,24 @@ def _made(notes: dict[str, Any]) -> str:
     return made + (f" The runs of the changes to the base are of {shortened(changed)}." if changed != runs else "")
 
 
+def _score(suite: str) -> str:
+    """What a suite's scores are: of GLUE the mean of metrics that differ by task."""
+    return "mean metric of glue" if suite == "glue" else f"accuracy on {suite}"
+
+
+def _title(suite: str, protocol: str) -> str:
+    name, chance = _score(suite), "" if suite == "glue" else " (chance 50)"
+    return f"{name[0].upper()}{name[1:]} under `{protocol}` in percent{chance}"
+
+
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
     """One line a `row` and number of peers of `table`, one column a member."""
     lines = ["| " + " | ".join([*head, *MEMBERS.values()]) + " |", "|---" * (len(head) + len(MEMBERS)) + "|"]
     for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
         members = rows.set_index("member")
         cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
-        lines.append(f"| {row}{_noted(rows)} | {peers:.0f} | " + " | ".join(cells) + " |")
+        few = _few(rows, table["n_seeds"].max())
+        lines.append(f"| {row}{few}{_noted(rows)} | {peers:.0f} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -86,7 +97,7 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     for own, difference in {"mean": "difference", "low": "difference_low", "high": "difference_high"}.items():
         table[own] = table[difference].where(changed, table[own])
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
-    names = ["dev loss" if suite == "dev_ce" else f"accuracy on {suite}" for suite, _ in measures]
+    names = ["dev loss" if suite == "dev_ce" else _score(suite) for suite, _ in measures]
     lines = [
         f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
         f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and p-value, "
@@ -103,10 +114,14 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
         flops = rows.iloc[0]["flops"]
         times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
-        seeds = rows["n_seeds"].min()
-        few = f" ({seeds:.0f} of {base['n_seeds']:.0f} seeds)" if seeds < base["n_seeds"] else ""
-        lines.append(f"| {change}{few}{_noted(rows)} | {times} | " + " | ".join(cells) + " |")
+        lines.append(f"| {change}{_few(rows, base['n_seeds'])}{_noted(rows)} | {times} | " + " | ".join(cells) + " |")
     return ["", *lines]
+
+
+def _few(rows: pd.DataFrame, most: float) -> str:
+    """That these rows of a table rest on fewer seeds than others, in brackets."""
+    seeds = rows["n_seeds"].min()
+    return f" ({seeds:.0f} of {most:.0f} seeds)" if seeds < most else ""
 
 
 def _noted(rows: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ from .figures.files import write_figures
 from .provenance import read_provenance
 from .readable import readable
 from .results import run_metrics
-from .runs import Run, curve_points, distinct, evaluations, read_runs, unfinished_runs
+from .runs import Run, curve_points, distinct, evaluations, read_runs, renamed_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
 WIDE = 12  # columns beyond which it is printed smaller
@@ -107,7 +107,7 @@ def write_report(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "Tables": _index(list(found))
         + "".join(_table(folder / "tables", name, table, corpora) for name, table in found.items()),
         "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
-        "Runs": _runs(runs, unfinished_runs(folder)),
+        "Runs": _runs(runs, unfinished_runs(folder), renamed_runs(folder)),
     }
     deviations = paths.REPOSITORY / "docs" / "deviations.md"
     if deviations.is_file():
@@ -285,7 +285,7 @@ def _made(folder: Path, name: str, link: str = "") -> str:
     )
 
 
-def _runs(runs: Sequence[Run], unfinished: Sequence[str]) -> str:
+def _runs(runs: Sequence[Run], unfinished: Sequence[str], renamed: Sequence[str]) -> str:
     columns = ("run", "setting", "device", "minutes", "command")
     rows = []
     for run in runs:
@@ -297,8 +297,12 @@ def _runs(runs: Sequence[Run], unfinished: Sequence[str]) -> str:
     if unfinished:
         names = ", ".join(f"<code>{_text(name)}</code>" for name in unfinished)
         left_out = f"<p>Not finished, so in no table: {names}.</p>\n"
-    empty = [name for name in ("setting",) if (table[name] == "").all()]
-    return _html_table(table.drop(columns=empty)) + left_out
+    if renamed:
+        names = ", ".join(f"<code>{_text(name)}</code>" for name in renamed)
+        left_out += f"<p>Renamed or copied, so in no table: {names}. A run counts under its own name.</p>\n"
+    if (table["setting"] == "").all():
+        table = table.drop(columns="setting")
+    return _html_table(table) + left_out
 
 
 def _markdown(text: str) -> str:

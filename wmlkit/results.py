@@ -25,8 +25,8 @@ PER_PEER = (
     "ce", "kl", "total", "peer_weights", "hypergradient", "clipped", "dev_ce", "held_out_ce", "dev_ce_unaveraged",
 )  # fmt: skip
 PER_RUN = (
-    "lr", "muon_lr", "outer_lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble", "tokens_per_second", "peak_memory",
-    "seconds",
+    "peer_weights_entropy", "lr", "muon_lr", "outer_lr", "alpha", "dev_ce_ensemble", "held_out_ce_ensemble",
+    "tokens_per_second", "peak_memory", "seconds",
 )  # fmt: skip
 TEACHER_COST = ("tokens", "words", "flops", "seconds")
 # (a, b): the difference a - b. The first is the question of the paper's title, the others its controls.
@@ -214,8 +214,8 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> 
         group = group.sort_values("seed")
         if group["seed"].duplicated().any():
             raise UserError(
-                f"{distinct(group['run'])} repeat a seed of {dict(zip(by, key, strict=True))}; expected one run a "
-                "seed; add the column in which they differ to the grouping, or move one away"
+                f"{distinct(group.loc[group['seed'].duplicated(keep=False), 'run'])} repeat a seed of "
+                f"{dict(zip(by, key, strict=True))}; expected one run a seed; move all but one away"
             )
         rows.append({**dict(zip(by, key, strict=True)), **_described(group[value].tolist(), group["seed"].tolist())})
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n_seeds", "seeds", "values"])
@@ -235,31 +235,27 @@ def with_means(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str], names
     return table.merge(means, on=list(by), how="left")
 
 
-def paired_differences(
-    scores: pd.DataFrame,
-    by: Sequence[str] = ("setting", "corpus", "suite", "protocol", "peers", "member"),
-    value: str = "score",
-) -> pd.DataFrame:
-    """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group of `by`.
+def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
+    """Differences a - b between arms (`CONTRASTS`) on the seeds that both have, one row a contrast and group.
 
-    Columns: by, a, b, mean, low, high (95 % t-interval over the seeds' differences), p (two-sided paired t-test,
-    for one comparison), p_adjusted (Benjamini-Hochberg over the contrasts of a group), n_seeds, seeds, values, note.
-    One seed has neither interval nor p.
+    Columns: setting, corpus, suite, protocol, peers, member, a, b, mean, low, high (95 % t-interval over the seeds'
+    differences), p (two-sided paired t-test, for one comparison), p_adjusted (Benjamini-Hochberg over the contrasts of
+    a group), n_seeds, seeds, values, note. One seed has neither interval nor p.
     """
-    rows = []
+    by, rows = ["setting", "corpus", "suite", "protocol", "peers", "member"], []
     for a, b in CONTRASTS:
         left, right = scores[scores["arm"] == a], scores[scores["arm"] == b]
         both = left.merge(right, on=[*by, "seed"], suffixes=("_a", "_b"), validate="one_to_one")
-        for key, group in both.groupby(list(by), sort=False, dropna=False):
+        for key, group in both.groupby(by, sort=False, dropna=False):
             group = group.sort_values("seed")
-            differences = (group[f"{value}_a"] - group[f"{value}_b"]).tolist()
+            differences = (group["score_a"] - group["score_b"]).tolist()
             described = _described(differences, group["seed"].tolist())
             notes = [text for side in ("note_a", "note_b") if side in group for text in group[side] if text]
             known = {"a": a, "b": b, **described, "p": paired_p(differences), "note": distinct(notes)}
             rows.append({**dict(zip(by, key, strict=True)), **known})
     columns = [*by, "a", "b", "mean", "low", "high", "p", "p_adjusted", "n_seeds", "seeds", "values", "note"]
     found = pd.DataFrame(rows, columns=columns)
-    return found.assign(p_adjusted=found.groupby(list(by), dropna=False)["p"].transform(adjusted))
+    return found.assign(p_adjusted=found.groupby(by, dropna=False)["p"].transform(adjusted))
 
 
 def against(table: pd.DataFrame, name: str, control: str, by: Sequence[str], value: str = "score") -> pd.DataFrame:
@@ -310,6 +306,13 @@ def main_setting(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
 def most_peers(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with the table's largest number of peers."""
     return table[table["peers"] == table["peers"].max()] if len(table) else table
+
+
+def most_peers_compared(differences: pd.DataFrame) -> pd.DataFrame:
+    """Rows of T4_differences with the largest number of peers of which several seeds are compared, else the largest:
+    a study that has begun with more peers does not hide what it has found with fewer."""
+    several = differences[differences["n_seeds"] > 1]
+    return differences[differences["peers"] == most_peers(several if len(several) else differences)["peers"].max()]
 
 
 def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str]:

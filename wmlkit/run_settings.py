@@ -19,7 +19,7 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
-_MADE = ("data.hash", "precision")  # of `made_with`
+MADE = ("data.hash", "precision")  # of `made_with`
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:
@@ -140,7 +140,7 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
     as_shipped = [
         own
         for run, own in zip(runs, plain, strict=True)
-        if all(own[key] == shipped.get(key) for key in own if key not in _MADE)
+        if all(own[key] == shipped.get(key) for key in own if key not in MADE)
         # its own text, not any that is shaped alike
         and all(all_settings(run.config)[key] == shipped.get(key) for key in PLACES)
     ]

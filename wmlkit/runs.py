@@ -187,6 +187,13 @@ def distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys("unknown" if value is None else str(value) for value in values))
 
 
+def renamed_runs(folder: Path) -> list[str]:
+    """Folders of a preset's folder that hold a finished run under another name than its own, and so are not read."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    names = [path.name for path in there if (path / "done.json").is_file() and (path / "metrics.jsonl").is_file()]
+    return sorted(name for name in names if not RUN_NAME.fullmatch(name))
+
+
 def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a preset's folder with runs in it; train first")

@@ -10,6 +10,7 @@ import pandas as pd
 from . import results
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import tuning_third
+from .evaluations import RULES
 from .items import what_interval
 from .readable import MEMBERS
 
@@ -21,22 +22,16 @@ def protocols(table: pd.DataFrame) -> pd.DataFrame:
     """T4_protocols: `evaluations.protocol_table` over seeds, one row a protocol, arm, number of peers and member.
 
     Ties count as in the protocol's own year. Columns: the shared ones, mean, low, high, n_seeds, seeds, values, ties,
-    note, and the protocol's rules for the score.
+    note, and the rules that the score was made by.
     """
     if table.empty:
         return table
-    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member"]
+    by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", *RULES]
     shown = results.with_mean_peer(table)
     shown = shown[shown["member"].isin((*MEMBERS, *PERFECT))]
     found = results.with_means(results.over_seeds(shown, by), shown, by, ["ties"])
     found = results.with_notes(found, shown, by)
-    rules = [PROTOCOLS[name] for name in found["protocol"]]
-    return found.assign(
-        masked_score=[rule.mlm_reduction for rule in rules],
-        prefix=[rule.prefix for rule in rules],
-        tie_rule=[rule.ties for rule in rules],
-        ordering_fault=[rule.ordering_fault for rule in rules],
-    )
+    return found.assign(tie_rule=[PROTOCOLS[name].ties for name in found["protocol"]])
 
 
 def thirds(paradigms: pd.DataFrame) -> pd.DataFrame:

@@ -148,9 +148,7 @@ def space_of(base: Student, search: SearchConfig, model: ModelConfig, every_head
             raise UserError(f"search.{name} is {list(options)}; expected positive numbers: give at least one")
     widths = []
     for hidden in sorted(set(search.hidden_size)):
-        heads = _heads(
-            hidden, base.hidden_size / base.num_heads, search, rotary=model.family in ("modernbert", "llama")
-        )
+        heads = _heads(hidden, base.hidden_size / base.num_heads, search, model.rotary)
         ffn = base.intermediate_size
         if search.intermediate == "tied":
             ffn = max(1, round(base.intermediate_size / base.hidden_size * hidden))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 from .search import Allowed, count_parameters, students
@@ -37,11 +37,9 @@ class Candidate(Student):
     """One shape of the search space with its size and its costs."""
 
     parameters: int
-    flop_per_token: float
     step_ms: float
     memory_mib: float
-    error: float | None  # |parameters - target| / target, where there is a target
-    pareto: bool  # no other shape is better in one respect and as good in the other
+    pareto: bool  # no other shape is better in size or time and as good in the other
 
 
 def body_matrices(student: Student, family: str) -> int:
@@ -139,28 +137,15 @@ def landscape(
     model: ModelConfig,
     vocab_size: int,
     block_size: int,
-    workload: Workload | None = None,
-    target: int | None = None,
+    workload: Workload,
 ) -> list[Candidate]:
-    """F5: every shape of the search space, fewer layers first, then narrower.
-
-    The Pareto front is between the size's |error| and the time of a step if there is a `target`, else
-    between the size (more is better) and the time of a step.
-    """
-    workload = workload or Workload()
+    """F5: every shape of the search space, fewer layers first, then narrower, with the Pareto front between its size
+    (more is better) and the time of a step."""
     rows = []
     for s in students(base, search, model):
         parameters = count_parameters(s, model.family, vocab_size, block_size)
-        flop = flop_per_token(s, model.family, vocab_size, block_size, workload.scored)
         step_ms = 1000 * step_seconds(s, model.family, vocab_size, block_size, workload)
         memory = memory_mib(s, model.family, vocab_size, block_size, workload)
-        error = None if target is None else abs(parameters - target) / target
-        rows.append((s, parameters, flop, step_ms, memory, error))
-    front = pareto_front([(-row[1] if row[5] is None else row[5], row[3]) for row in rows])
-    return [
-        Candidate(
-            s.num_layers, s.num_heads, s.hidden_size, s.intermediate_size,
-            parameters, flop, step_ms, memory, error, on_front,
-        )
-        for (s, parameters, flop, step_ms, memory, error), on_front in zip(rows, front, strict=True)
-    ]  # fmt: skip
+        rows.append({**asdict(s), "parameters": parameters, "step_ms": step_ms, "memory_mib": memory})
+    front = pareto_front([(-row["parameters"], row["step_ms"]) for row in rows])
+    return [Candidate(**row, pareto=on_front) for row, on_front in zip(rows, front, strict=True)]

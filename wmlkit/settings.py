@@ -13,6 +13,7 @@ Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study comp
 ProtocolName = Literal["babylm2024-released", "babylm2024-fixed", "babylm2025", "babylm2026"]  # evaluate.protocols
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
 SHORTEST_BLOCK = 8  # tokens: start, end and a few words
+LONGEST_BLOCK = 65_536  # far above any in use
 LARGEST = 2**53  # of whole numbers: what JSON files hold exactly, far beyond any size
 
 
@@ -48,7 +49,7 @@ class DataConfig(Section):
     nfkc: bool = False
     # What attends to what: a document's lines, each line for itself, or random windows of one flat stream
     packing: Literal["documents", "lines", "windows"] = "documents"
-    block_size: int = Field(32, ge=SHORTEST_BLOCK)  # tokens a row
+    block_size: int = Field(32, ge=SHORTEST_BLOCK, le=LONGEST_BLOCK)  # tokens a row
     # (share of the steps, tokens a row) one after the other; rows a step change so that tokens a step do not
     block_schedule: tuple[tuple[float, int], ...] = ()
     max_passes: float | None = Field(None, gt=0)  # refuse to read the training text more often than this
@@ -56,16 +57,22 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _schedule_covers_all_steps(self) -> DataConfig:
-        short = [size for _, size in self.block_schedule if size < SHORTEST_BLOCK]
-        if short or any(share <= 0 for share, _ in self.block_schedule):
+        outside = [size for _, size in self.block_schedule if not SHORTEST_BLOCK <= size <= LONGEST_BLOCK]
+        if outside or any(share <= 0 for share, _ in self.block_schedule):
             raise ValueError(
                 f"data.block_schedule is {[list(one) for one in self.block_schedule]}; expected pairs of a share of "
-                f"the steps above 0 and a row's tokens, at least {SHORTEST_BLOCK}; change it"
+                f"the steps above 0 and a row's tokens, {SHORTEST_BLOCK} to {LONGEST_BLOCK:,}; change it"
             )
         if self.block_schedule and abs(sum(share for share, _ in self.block_schedule) - 1) > 1e-6:
             raise ValueError(
                 f"data.block_schedule has shares that sum to {sum(share for share, _ in self.block_schedule):g}, "
                 "expected 1; change the shares"
+            )
+        if self.block_schedule and self.block_size > (longest := max(size for _, size in self.block_schedule)):
+            raise ValueError(
+                f"data.block_size is {self.block_size}, and the longest rows of data.block_schedule have {longest} "
+                "tokens, so dev and held-out text would be read at positions that nothing trains; expected no more "
+                "than these; lower data.block_size"
             )
         return self
 
@@ -87,7 +94,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         masked = self.family in ("roberta", "modernbert")
-        if masked != (self.masked):
+        if masked != self.masked:
             fitting = "roberta or modernbert" if self.masked else "gpt2 or llama"
             raise ValueError(
                 f"model.family {self.family!r} cannot be trained with objective {self.objective!r}; use {fitting}"
@@ -97,7 +104,17 @@ class ModelConfig(Section):
                 f"model.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
                 "change one of the two"
             )
+        if self.rotary and (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} over num_heads {self.num_heads} is odd, and {self.family} turns "
+                "pairs of a head's numbers by their position; expected an even number; change one of the two"
+            )
         return self
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn pairs of numbers of each head, so that heads have an even width."""
+        return self.family in ("modernbert", "llama")
 
     @property
     def masked(self) -> bool:
@@ -131,7 +148,7 @@ class SearchConfig(Section):
 class MutualConfig(Section):
     # "teacher" is one model alone, on the same text; `distill` trains it for itself, once a seed
     arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
-    num_peers: int = Field(4, ge=1)
+    num_peers: int = Field(4, ge=1, le=1000)
     alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
     kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries
     ce_weight: Literal["one", "peer"] = "one"
@@ -154,6 +171,11 @@ class MutualConfig(Section):
         if self.arm == "teacher" and self.num_peers != 1:
             raise ValueError(
                 f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is one model alone; set it to 1"
+            )
+        if self.arm in ("dml", "wml") and self.num_peers == 1 and not self.frozen_teacher and self.alpha == 1:
+            raise ValueError(
+                f"mutual.alpha is 1 for arm {self.arm!r} with one peer, which has nobody to imitate and would learn "
+                "nothing; expected less than 1, or more peers; change mutual.alpha or mutual.num_peers"
             )
         if self.teacher is not None and self.teacher_size != "base":
             raise ValueError(
@@ -186,11 +208,11 @@ class MutualConfig(Section):
 class OuterConfig(Section):
     objective: Literal["logit_ensemble", "probability_mixture", "weighted_ce"] = "logit_ensemble"
     hypergradient: Literal["direct", "sgd", "adam"] = "sgd"
-    lr: float = Field(0.25, ge=0)  # eta, step size of the mirror descent
+    lr: float = Field(0.25, gt=0)  # eta, step size of the mirror descent
     schedule: Literal["constant", "cosine"] = "constant"
     min_lr_ratio: float | None = Field(None, ge=0, le=1)  # final lr / lr of "cosine"; None: train.min_lr_ratio
     every: int = Field(10, ge=1)  # inner steps between two outer steps
-    start: int = Field(0, ge=0)  # first inner step with an outer step
+    start: int = Field(0, ge=0)  # no outer step before this inner step; they come at multiples of `every`
     batch_size: int = Field(32, ge=1)  # rows of held-out text a step
     min_weight: float = Field(0.0, ge=0, lt=1)  # floor of each peer's weight
 

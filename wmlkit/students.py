@@ -181,8 +181,13 @@ def read_students(config: Config, vocab_size: int) -> list[Found]:
     family, block_size = config.model.family, config.data.longest_block
     goals = targets(base_student(config.model), count, config.model, vocab_size, block_size)
     found = []
-    for shape, target in zip(shapes, goals, strict=False):
+    for number, (shape, target) in enumerate(zip(shapes, goals, strict=False), 1):
         student = Student(**shape)
+        if config.model.rotary and (student.hidden_size // student.num_heads) % 2:
+            raise UserError(
+                f"shape {number} of search.saved {file} has width {student.hidden_size} and {student.num_heads} heads, "
+                f"so heads of an odd width, which {family} cannot have; mend it or search again for this family"
+            )
         size = count_parameters(student, family, vocab_size, block_size)
         found.append(Found(**shape, parameters=size, target=target, counted=size, evaluations=0, note="a saved search"))
     return found

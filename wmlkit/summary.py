@@ -15,12 +15,14 @@ from .runs import distinct, read_runs
 def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
 
-    Commits and devices are those of the runs. minutes: "train" is the time of all runs
-    together, as they noted it, more than the clock's where runs trained side by side; "evaluate" and "total" are the
-    clock's, of the main job that trained them, and null unless given.
+    Commits and devices are those of the runs. minutes: "train" is the time of all runs and of the teachers trained for
+    them together, as they noted it, more than the clock's where runs trained side by side; "evaluate" and "total" are
+    the clock's, of the main job that trained them, and null unless given.
     """
     runs = [run for run in read_runs(folder) if not run.setting]
-    train = sum(run.done["seconds"] for run in runs) / 60
+    teachers = [teacher for run in runs if (teacher := run.done.get("teacher"))]
+    of_teachers = {teacher["name"]: teacher["seconds"] or 0 for teacher in teachers}  # several runs may share one
+    train = (sum(run.done["seconds"] for run in runs) + sum(of_teachers.values())) / 60
     scores, results = scores_table(folder), []
     if len(scores):
         wanted = scores[(scores["setting"] == "") & scores["member"].str.fullmatch(r"peer_\d+|best_peer|ensemble")]

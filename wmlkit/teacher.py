@@ -63,6 +63,7 @@ def teacher_config(config: Config) -> Config:
         model=config.model,
         search=config.search if size == "peer" else SearchConfig(),
         train=config.train,
+        track=config.track.model_copy(update={"run_name": None}),
         mutual=MutualConfig(arm="teacher", num_peers=1, teacher_size=size),
         evaluate=config.evaluate,
     )
@@ -189,7 +190,8 @@ def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenize
     """Trunk, then head, on two sentences in one row must give what the whole model gives of each by itself: not so for
     families that scale or cap their logits, or that carry a state from token to token, whatever the mask."""
     half = max_length(model) // 2
-    alone = [torch.tensor(tokenizer(text)["input_ids"][:half]) for text in ("The cat sat.", "A dog ran to the cat.")]
+    texts = ["The cat sat.", "A dog ran to the cat."]
+    alone = [torch.tensor(ids) for ids in tokenizer(texts, truncation=True, max_length=half)["input_ids"]]
     seen = torch.block_diag(*(torch.ones(len(ids), len(ids)) for ids in alone)).bool()
     if objective_of_class(type(model).__name__) == "clm":
         seen = seen.tril()

@@ -136,8 +136,11 @@ def _begin(
         "hash": identity,
         "students": [found.document() for found in students],
     }
+    made_by = environment.document(device, config)
+    if checkpoint.checkpoints(folder / "checkpoints"):
+        made_by = environment.continued(folder / "environment.json", made_by)
     paths.write_json(folder / "config.json", document)
-    paths.write_json(folder / "environment.json", environment.document(device, config))
+    paths.write_json(folder / "environment.json", made_by)
 
 
 def _teacher(

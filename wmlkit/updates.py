@@ -89,8 +89,7 @@ def muon_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping
 def muon_factor(rows: int, columns: int, group: Mapping[str, Any]) -> float:
     """Muon's sqrt(max(1, outputs / inputs)) of a matrix, which has a row an output.
 
-    In a group with "transposed": True it has a row an input, as GPT-2's layers do. A checkpoint from before groups
-    said so goes on as it began.
+    In a group with "transposed": True it has a row an input, as GPT-2's layers do.
     """
     outputs, inputs = (columns, rows) if group.get("transposed", False) else (rows, columns)
     return math.sqrt(max(1.0, outputs / inputs))

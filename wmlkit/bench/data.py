@@ -51,6 +51,8 @@ def bench_data(
                 nursery.write_corpus(work / f"{factor}x", words * factor, max(words * factor // 20, 1000), seed=0)
             else:
                 _write_part(source, work / f"{factor}x", factor)
+        if source is not None:
+            _check_tenths(corpus, work)
         smallest = folder_source("bench", work / "1x")
         lines = (line for file in smallest.files if file.split == "train" for line in read_lines(file))
         save_tokenizer(train_tokenizer(lines, vocab_size), work / "tokenizer")
@@ -99,6 +101,17 @@ def _write_part(source: Source, folder: Path, tenths: int) -> None:
     for file in source.files:
         with (folder / f"{file.domain}.{file.split}").open("a", encoding="utf-8", newline="\n") as target:
             target.writelines(_blocks(read_lines(file), tenths))
+
+
+def _check_tenths(corpus: str, work: Path) -> None:
+    """Raises UserError where the parts of a text are not 1 and 4 tenths of it, more or less."""
+    sizes = {factor: sum(file.stat().st_size for file in (work / f"{factor}x").iterdir()) for factor in FACTORS}
+    whole = sizes[FACTORS[-1]]
+    if not all(abs(size / whole - factor / FACTORS[-1]) <= 0.1 for factor, size in sizes.items()):
+        raise UserError(
+            f"{corpus} is too short to be measured in tenths, which are blocks of {BLOCK_LINES} lines of each file; "
+            f"expected {10 * BLOCK_LINES:,} lines a file or many more; give a longer text"
+        )
 
 
 def _blocks(lines: Iterator[str], tenths: int) -> Iterator[str]:

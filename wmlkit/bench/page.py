@@ -37,8 +37,9 @@ SECTIONS = {
     "loss": (
         "The loss alone",
         "From hidden states to their gradients and those of the decoders. Below the forms: `fast` with one "
-        "size varied, and there memory counts the gradients too, because they grow with it. Linear in the "
-        "number of peers means that 8 peers cost 4 times what 2 cost.",
+        "size of two peers of width 256, a vocabulary of 8,192 and 128 positions varied (256 where it is the "
+        "peers), the same sizes under every setting; there memory counts the gradients too, because they grow with "
+        "it. Linear in the number of peers means that 8 peers cost 4 times what 2 cost.",
     ),
     "train": (
         "The parts of a run's step",

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from . import nursery
 from .batches import word_starts
 from .encode import open_documents, open_tokens
 from .splits import SPLITS
+from .statistics import read_statistics
 from .tokenizer import load_tokenizer
 
 _LETTER, _DIGIT, _SPACE = 1, 2, 3
@@ -40,6 +42,16 @@ def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tu
             counts[key] = (before[0] + whole, before[1] + words)
             first = last
     return counts
+
+
+def loss_floor(prepared_folder: Path, corpus: str, objective: str, mask_ratio: float) -> tuple[float, float] | None:
+    """`nursery.entropy_floor` of a prepared corpus. None for other text than the nursery's, and where its vocabulary
+    splits words: those of several tokens cost less a token."""
+    if corpus != "nursery":
+        return None
+    counts = whole_words(prepared_folder, read_statistics(prepared_folder))
+    split = any(whole < words for whole, words in counts.values())
+    return None if split else nursery.entropy_floor(objective, mask_ratio)
 
 
 def count_whole(tokens: np.ndarray, starts: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[int, int]:

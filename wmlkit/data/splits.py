@@ -88,6 +88,12 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
         notes.append(f"the source has no dev text: a share of {share:g} of its training documents is kept for it")
     totals = {split: sum(part.counts.words for part in parts if part.split == split) for split in ("train", "dev")}
     limits = {"train": settings["words"], "dev": settings["dev_words"]}
+    for split, key in (("train", "data.words"), ("dev", "data.dev_words")):
+        if limits[split] is not None and limits[split] < totals[split]:
+            notes.append(
+                f"of {totals[split]:,} words of {'training' if split == 'train' else 'dev'} text {limits[split]:,} are "
+                f"used, as {key} says; {key}=none takes all"
+            )
     for part in parts:
         words = part.words()
         free = np.ones(len(words), dtype=bool)

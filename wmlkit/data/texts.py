@@ -61,7 +61,7 @@ def stages(config: Config) -> list[Stage]:
     tokens = train.batch_size * data.block_size
     done, result = 0.0, []
     for share, block_size in data.block_schedule or ((1.0, data.block_size),):
-        result.append(Stage(round(done * train.steps), block_size, max(1, tokens // block_size)))
+        result.append(Stage(round(done * train.steps), block_size, tokens // block_size))
         done += share
     return result
 
@@ -90,18 +90,26 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
         for text, stage in zip(texts, plan, strict=True)
     ]
     firsts = [stage.first for stage in plan]
+    lengths = [last - first for first, last in zip(firsts, [*firsts[1:], train.steps], strict=True)]
+    # A length that comes back goes on in the text where it left off
+    before, taken = [], dict.fromkeys((stage.block_size for stage in plan), 0)
+    for stage, count in zip(plan, lengths, strict=True):
+        before.append(taken[stage.block_size])
+        taken[stage.block_size] += count
 
     def of_stage(step: int, ratio: float) -> Batch:
         number = bisect_right(firsts, step) - 1
-        return sources[number](step - firsts[number], ratio)
+        return sources[number](before[number] + step - firsts[number], ratio)
 
-    lengths = [last - first for first, last in zip(firsts, [*firsts[1:], train.steps], strict=True)]
     passes = sum(steps * stage.batch_size / len(text) for steps, stage, text in zip(lengths, plan, texts, strict=True))
     if data.max_passes is not None and passes > data.max_passes:
         enough_steps = int(train.steps * data.max_passes / passes)
-        lower = f"lower train.steps to {enough_steps}" if enough_steps else "lower train.batch_size"
+        who, steps = "this run", "train.steps"
+        if config.mutual.arm == "teacher":
+            who, steps = "the teacher", "mutual.teacher_steps (else train.steps)"
+        lower = f"lower {steps} to {enough_steps}" if enough_steps else "lower train.batch_size"
         raise UserError(
-            f"this run would read its training text {passes:.2f} times, and data.max_passes is {data.max_passes:g} "
+            f"{who} would read its training text {passes:.2f} times, and data.max_passes is {data.max_passes:g} "
             "(the BabyLM challenge allows 10 passes since 2025); "
             f"{lower} or use more text"
         )

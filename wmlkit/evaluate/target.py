@@ -212,6 +212,6 @@ def _text_line(row: dict[str, Any]) -> str:
 
 def _unknown_line(share: float) -> str:
     return (
-        f"{100 * share:.2g} % of the tokens are the tokenizer's unknown token, which stands for text of any length: "
+        f"{100 * share:.3g} % of the tokens are the tokenizer's unknown token, which stands for text of any length: "
         "these bits a byte are too low and not comparable with those of other tokenizers"
     )

@@ -12,7 +12,7 @@ from .style import ARM_COLOURS, COLUMN, finish, new_axes, styled
 
 @styled
 def plot_ablations(table: pd.DataFrame, suite: str, member: str = "mean_peer", ax: Axes | None = None) -> Axes:
-    """Differences from the base of T8 (`ablations.ablation_table`) for one suite and member, an ablation a line.
+    """Differences from the base of T8 (`ablation_table.ablation_table`) for one suite and member, an ablation a line.
 
     Diamonds: mean over seeds; bars: its 95 % t-interval over seeds; grey dots: the seeds. Filled where the interval
     leaves out 0. Raises UserError where there is no such row.

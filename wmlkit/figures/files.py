@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import evaluations, results
-from ..data import nursery
+from .. import evaluations, paths, results
 from ..provenance import from_a_notebook, of_runs, read_provenance, record_provenance
 from ..results import main_setting, most_peers
 from ..runs import Run, finished_runs
@@ -30,7 +29,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     a notebook drew stays.
     """
     runs = [run for run in finished_runs(folder) if not run.setting]
-    scores = results.scores_table(folder)
+    scores = main_setting(results.scores_table(folder))
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
         "F2": lambda: losses_figure(_foremost(main_setting(results.metrics_table(folder))), _floor(runs)),
@@ -45,7 +44,7 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     if len(protocols):
         of_first = protocols[protocols["suite"] == protocols["suite"].iloc[0]]
         drawings["F7"] = lambda: plot_protocols(of_first).figure
-    curve = evaluations.curve_table(folder)
+    curve = main_setting(evaluations.curve_table(folder))
     if len(curve):
         suite, protocol = results.main_evaluation(runs, curve)
         points = most_peers(main_setting(curve, suite=suite, protocol=protocol))
@@ -71,11 +70,15 @@ def _foremost(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _floor(runs: Sequence[Run]) -> float | None:
-    """The least loss that any model can reach on average: known for the nursery alone."""
+    """The least loss that any model can reach on average, where it is known and the runs' text lies beside them."""
+    from ..data.coverage import loss_floor  # here: it needs transformers, and reading results must not wait for that
+
     config = runs[0].config
-    if config["data"]["corpus"] != "nursery":
+    prepared = paths.prepared_named(runs[0].folder.parent.parent, Path(runs[0].data["folder"]).name)
+    if not (prepared / "train.tokens").is_file():
         return None
-    return nursery.entropy_floor(config["model"]["objective"], config["train"]["mask_ratio"])[0]
+    found = loss_floor(prepared, config["data"]["corpus"], config["model"]["objective"], config["train"]["mask_ratio"])
+    return found[0] if found else None
 
 
 def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None = None) -> Figure:
