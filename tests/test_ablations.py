@@ -201,7 +201,7 @@ def test_nothing_to_show(tmp_path, config):
             columns=["suite", "member", "difference"]), "blimp")  # fmt: skip
 
 
-def test_report_finds_the_ablations_beside_the_preset(folder, tmp_path_factory, config):
+def test_report_finds_the_ablations_beside_the_preset(folder, config):
     beside = folder.with_name("nursery")
     for seed in range(2):
         known = {f"ablations.{name}": getattr(config.ablations, name) for name in ("base", "settings")}

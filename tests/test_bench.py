@@ -47,7 +47,7 @@ def test_ratios_by_hand() -> None:
     )
 
 
-def test_sizes_of_a_folder_hold_different_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_a_folder_hold_different_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "BLOCK_LINES", 2)
     lines = [str(number) for number in range(45)]
     tenth, all_of_it = ([line[:-1] for line in bench._blocks(iter(lines), tenths)] for tenths in (1, 10))

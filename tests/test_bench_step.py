@@ -183,7 +183,7 @@ def test_peak_memory_is_right():
     assert found == pytest.approx(expected, abs=3)
 
 
-def test_a_record_that_may_not_be_cleared_gives_a_lower_bound(monkeypatch, tmp_path):
+def test_a_record_that_may_not_be_cleared_gives_a_lower_bound(monkeypatch):
     """As on systems that have none: never the memory of an earlier variant."""
     monkeypatch.setattr(bench_measure, "forget_peak_memory", lambda _: False)
     peaks = iter([500.0, 530.0])

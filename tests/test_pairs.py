@@ -370,6 +370,7 @@ def test_unfinished_and_unsafe_runs_are_refused(run_folder: Path, suite: Path) -
     with pytest.raises(UserError, match="no model.safetensors"):
         evaluate_run(run_folder, "toy", suite, EvaluateConfig())
     (run_folder / "done.json").unlink()
+    (run_folder / "environment.json").touch()
     with pytest.raises(UserError, match="no done.json"):
         evaluate_run(run_folder, "toy", suite, EvaluateConfig())
 

@@ -109,7 +109,7 @@ def test_long_and_empty_sentences_are_refused_in_words(peers):
         playground.compare(peers, FIRST, " ")
 
 
-def test_the_learned_weights_give_the_loss_that_training_reported(peers, request):
+def test_the_learned_weights_give_the_loss_that_training_reported(peers):
     done = paths.read_json(peers.run / "done.json")
     sample = playground.draw_sample(peers, paths.out_of(peers.run))
     assert playground.ensemble_effect(sample, peers.weights)[0] == pytest.approx(done["dev_ce_ensemble"], abs=1e-5)

@@ -27,6 +27,7 @@ from wmlkit.errors import UserError
 from wmlkit.forward import AtPositions
 from wmlkit.models import layers, max_length
 from wmlkit.optim import build_optimizers
+from wmlkit.results import run_metrics
 from wmlkit.search import Found
 from wmlkit.state import State
 from wmlkit.students import find_students
@@ -63,6 +64,8 @@ def test_run_folder(finished):
     found = paths.read_json(finished / "config.json")
     assert [s["parameters"] for s in found["students"]] == done["parameters"]
     row = rows(finished)[-1]
+    logged = {name for name, value in row.items() if value is not None} - {"step", "tokens", "words"}
+    assert set(run_metrics(finished)["quantity"]) >= logged  # tables have all of it
     assert {"step", "tokens", "words", "lr", "alpha", "ce", "kl", "total", "peer_weights", "hypergradient"} <= set(row)
     assert {"dev_ce", "held_out_ce", "dev_ce_ensemble"} <= set(row)
     train_settings = config().train
@@ -364,6 +367,9 @@ def test_export_peer(finished, tmp_path):
         checkpoint.export_peer(finished, "1", tmp_path / "model")
     with pytest.raises(UserError, match="expected best or a number from 1 to 2"):
         checkpoint.export_peer(finished, "3", tmp_path / "other")
+    with pytest.raises(UserError, match="is no run folder; expected a finished run"):
+        checkpoint.export_peer(tmp_path, "1", tmp_path / "other")
+    (tmp_path / "environment.json").touch()
     with pytest.raises(UserError, match="so the run is not finished"):
         checkpoint.export_peer(tmp_path, "1", tmp_path / "other")
 

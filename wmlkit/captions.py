@@ -99,7 +99,7 @@ FIGURES = {
     "Mean over seeds; the band spans the seeds.",
     "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which over few seeds may reach beyond "
     "0 or 100 %; small marks: single seeds. Where no run has one peer, its place shows the first peer of independent: "
-    "it learns alone.",
+    "it learns alone. Dashed: the teacher that the students of distill learned from.",
     "F5": "Search landscape. Left: parameters of every shape, the targets (dotted; N: parameters of the base model) "
     "and what was found (crosses). Right: parameters against the time of a training step by the cost model of "
     "wmlkit.search_cost; the line joins the Pareto front, the shapes of which no other is both larger and faster.",
