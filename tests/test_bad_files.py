@@ -96,6 +96,13 @@ def run(name: str, damage: Callable[[Path], Any], sentence: str, *arguments: str
     return Case(name, build, sentence, leaves)
 
 
+def no_step_size(folder: Path) -> None:
+    path = folder / "config.json"
+    document = paths.read_json(path)
+    document["config"]["outer"]["lr"] = 0
+    paths.write_json(path, document)
+
+
 def report(name: str, file: str, content: str | bytes, sentence: str) -> Case:
     """A run with these contents of one of its files, when tables are made of it."""
 
@@ -290,6 +297,8 @@ CASES = [
     report("binary result", "done.json", b"\x80\x81", "done.json is not JSON .*utf-8"),
     report("result of another version", "done.json", "{}", "done.json has no 'steps'; expected the files that this"),
     report("settings of another version", "config.json", '{"lr": 1}', "config.json has no 'config'; .*; move runs of"),
+    run("settings that are refused now", no_step_size, "config.json has a configuration that this version refuses: "
+        "config key 'outer.lr' is 0: .* or move the run elsewhere", "report", "PRESET"),
     report("no commit", "environment.json", "{}", "environment.json has no 'commit'; expected the files"),
     report("log", "metrics.jsonl", '{"step": 1, "tok', "line 1 of .*metrics.jsonl is not JSON .*; remove that run's"),
     report("log of another version", "metrics.jsonl", '{"loss": 1}\n', "metrics.jsonl has no 'step'; expected"),

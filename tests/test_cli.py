@@ -117,7 +117,8 @@ def test_a_run_is_evaluated_beside_its_own_text(trained, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [["data", "list", "--out", ""], ["evaluate", "RUN", "--pairs", ""], ["evaluate", ""], ["report", "x", "--html", ""],
-     ["export", "RUN", "--to", ""], ["evaluate", "RUN", "--suite", "lm", "--corpus", ""]],
+     ["export", "RUN", "--to", ""], ["bench", "report", "--to", ""], ["bench", "report", ""],
+     ["evaluate", "RUN", "--suite", "lm", "--corpus", ""]],
 )  # fmt: skip
 def test_an_empty_path_is_not_the_working_directory(arguments, monkeypatch, capsys):
     assert run_cli(arguments, monkeypatch) == 2

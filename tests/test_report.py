@@ -16,7 +16,7 @@ from wmlkit.diversity import diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.report import _markdown, write_report
 from wmlkit.results import TEACHER_COST
-from wmlkit.runs import read_runs
+from wmlkit.runs import read_runs, renamed_runs
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -130,6 +130,9 @@ def test_a_renamed_run_is_named_and_in_no_table(tmp_path: Path) -> None:
     assert "Renamed" not in write_report(folder).read_text(encoding="utf-8")
     next(folder.glob("wml-p2-s1-*")).rename(folder / "my run")
     text = Page(write_report(folder).read_text(encoding="utf-8")).text
+    for name in ("done.json", "metrics.jsonl"):  # what a killed `--force` left
+        paths.write_text(folder / ".wml-p2-s0-00000000.7.old" / name, "{}")
+    assert renamed_runs(folder) == ["my run"]
     assert "Renamed or copied, so in no table: my run" in text and "1 run on nursery" in text
 
 

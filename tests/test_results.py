@@ -20,6 +20,7 @@ from wmlkit.cli import app
 from wmlkit.config import Config
 from wmlkit.errors import UserError
 from wmlkit.items import item_bootstrap, items_table, paired_items
+from wmlkit.provenance import of_runs
 from wmlkit.run_files import FORMAT
 from wmlkit.runs import read_runs, unfinished_beside, unfinished_runs
 from wmlkit.summary import write_summary
@@ -366,6 +367,17 @@ def test_a_folder_is_known_by_its_name_also_from_inside(tmp_path: Path, monkeypa
     assert paths.read_json(folder / "summary.json")["preset"] == "nursery" and (folder / "tables" / "T1.csv").is_file()
     monkeypatch.chdir(next(folder.glob("wml-*")))
     assert paths.named(Path("..")) == folder and paths.named(Path("tables")) == Path("tables")
+
+
+def test_what_trained_runs_is_named_once(tmp_path: Path) -> None:
+    """Though one of them was begun at one commit and ended at another."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=())
+    for run, commit in zip(sorted(folder.glob("wml-*")), ("a", "a, b", "b"), strict=True):
+        path = run / "environment.json"
+        paths.write_json(path, paths.read_json(path) | {"commit": commit})
+    write_summary(folder)
+    assert paths.read_json(folder / "summary.json")["commit"] == "a, b"
+    assert of_runs(read_runs(folder), "command", "here")["runs_commit"] == "a, b"
 
 
 def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:

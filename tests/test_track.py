@@ -60,6 +60,9 @@ def test_the_teacher_of_a_run_is_mirrored_under_its_own_name(recorder, tmp_path)
     folder = train.run(load_preset("smoke", changes), tmp_path)
     teacher = paths.read_json(folder / "done.json")["teacher"]["run"]
     assert [made.arguments[0] for made in recorder.made] == [teacher, "students"]
+    alone = load_preset("smoke", changes | {"mutual.arm": "teacher", "mutual.num_peers": 1, "train.seed": 1})
+    train.run(alone, tmp_path)
+    assert recorder.made[-1].arguments[0] == "students"
 
 
 def test_weights_and_biases_gets_project_name_and_configuration(recorder, tmp_path):

@@ -489,14 +489,14 @@ def test_a_run_names_all_that_trained_it(tmp_path, monkeypatch):
     at("b" * 40, "bf16")
     with pytest.raises(UserError, match="was begun in fp32 on cpu and would go on in bf16 on cpu; .* begin anew"):
         train.run(settings, tmp_path)
-    for commit in ("b" * 40, "b" * 40, None):
+    for commit in ("b" * 40, "b" * 40, "b; c", "b; c", None):
         at(commit)
         with pytest.raises(InterruptedError):
             train.run(settings, tmp_path, progress=raise_interrupted)
     at(None)
     train.run(settings, tmp_path)
-    told = ", ".join(["a" * 40, "b" * 40, environment.NO_CHECKOUT])
-    assert noted() == (told, f"wmlkit {'a' * 40}; wmlkit {'b' * 40}; wmlkit None", "cpu")
+    told = ", ".join(["a" * 40, "b" * 40, "b; c", environment.NO_CHECKOUT])
+    assert noted() == (told, f"wmlkit {'a' * 40}; wmlkit {'b' * 40}; wmlkit b; c; wmlkit None", "cpu")
     at("c" * 40)
     train.run(settings, tmp_path)  # finished: nothing is trained
     assert noted()[0] == told

@@ -150,14 +150,16 @@ def evaluate(
     max_valid: Annotated[int | None, typer.Option(help="glue: the first so many validation rows.")] = None,
     epochs: Annotated[int | None, typer.Option(help="glue: fewer or more epochs.")] = None,
     best: Annotated[bool, typer.Option("--best", help="glue: only the best peer of a run.")] = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(**A_PATH, help="Output folder; default: the run's own, else runs, or $WMLKIT_OUT."),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text. Of a run, --out is
-    the folder that it lies in."""
+    """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
     from .evaluate.glue import GlueOptions
-    from .evaluate.target import check_options, evaluate_target, result_lines
+    from .evaluate.target import check_options, evaluate_target, output_of, result_lines
 
     check_options(
         suite,
@@ -178,7 +180,7 @@ def evaluate(
         target,
         suite,
         config,
-        paths.output(out or paths.output_of(target)),
+        paths.output(out or output_of(target)),
         corpus=corpus,
         glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
         best=best,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import Json, Set, emit
+from .cli_options import A_PATH, Json, Set, a_path, emit
 
 bench_app = typer.Typer(help="Speed and memory on this machine.", no_args_is_help=True)
 
@@ -87,8 +87,11 @@ def scoring(
 
 @bench_app.command("report")
 def report(
-    files: Annotated[list[Path] | None, typer.Argument(help="What `--json` printed; default: docs/benchmarks.")] = None,
-    to: Annotated[Path | None, typer.Option(help="The page to write; default: docs/benchmarks.md.")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(parser=a_path, metavar="FILES", help="What `--json` printed; default: docs/benchmarks."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(**A_PATH, help="The page to write; default: docs/benchmarks.md.")] = None,
 ) -> None:
     """Write the page of all benchmarks from their JSON documents."""
     from .bench.page import write_page

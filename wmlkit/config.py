@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, model_validator
@@ -140,6 +141,17 @@ def _validated(document: Mapping[str, Any]) -> Config:
                 raise UserError(f"the ablations of preset {config.preset!r} have an {_unknown_key(key)}")
     check_settings(config.resolved())
     return config
+
+
+def config_of_run(document: Mapping[str, Any], file: Path) -> Config:
+    """The configuration that a run's `file` has. Raises UserError where this version refuses one of its settings."""
+    try:
+        return _validated(document)
+    except UserError as error:
+        raise UserError(
+            f"{file} has a configuration that this version refuses: {error}; read it with the version that trained it, "
+            "or move the run elsewhere"
+        ) from None
 
 
 def check_outer_steps(config: Config) -> None:

@@ -135,10 +135,8 @@ def continued(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
     told = dict(now)
     for name, between in (("commit", ", "), ("device", ", "), ("command", "; ")):
         earlier, latest = (str(document[name] or NO_CHECKOUT) for document in (before, now))
-        if earlier.split(between)[-1] != latest:
-            told[name] = f"{earlier}{between}{latest}"
-        elif earlier != latest:
-            told[name] = earlier
+        if earlier != latest:
+            told[name] = earlier if earlier.endswith(between + latest) else earlier + between + latest
     return told
 
 

@@ -123,13 +123,6 @@ def out_of(run_folder: Path) -> Path:
     return run_folder.parents[1]
 
 
-def output_of(run_folder: Path) -> Path | None:
-    """The output folder that a run was made in and still lies in, beside its prepared text; None for anything else."""
-    folder = run_folder.resolve()
-    there = len(folder.parents) > 1 and (folder / "done.json").is_file() and (out_of(folder) / "data").is_dir()
-    return out_of(folder) if there else None
-
-
 def replays(preset_folder: Path) -> Path:
     """Folder of the replays of the released code, and of what they share, in a preset's folder."""
     return preset_folder / "replay"

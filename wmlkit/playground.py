@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from . import bilevel, paths, train
-from .config import Config, load_preset
+from .config import Config, config_of_run, load_preset
 from .data.prepare import prepare
 from .data.texts import open_texts
 from .errors import UserError
@@ -113,7 +113,7 @@ def open_run(run_folder: Path) -> Peers:
     """Load the peers of a finished run. Raises UserError if it is not finished."""
     weights, objective = run_facts(run_folder)
     models, tokenizer = load_peers(run_folder)
-    config = Config.model_validate(run_document(run_folder)["config"])
+    config = config_of_run(run_document(run_folder)["config"], run_folder / "config.json")
     return Peers(run_folder, config, models, tokenizer, np.array(weights), objective)
 
 

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from . import environment, paths
 from .errors import UserError
-from .runs import Run, distinct
+from .runs import Run, environment_of
 
 _KEYS = {"command", "commit", "seeds", "device", "created_by"}
 _OF_RUNS = {"runs_commit"}  # what is made from runs has it too; before it, `commit` was that of the runs
@@ -76,8 +76,8 @@ def of_runs(runs: Sequence[Run], command: str, created_by: str) -> dict[str, Any
     return {
         "command": command,
         "commit": environment.commit() or environment.NO_CHECKOUT,
-        "runs_commit": distinct(run.environment["commit"] for run in runs),
+        "runs_commit": environment_of(runs, "commit"),
         "seeds": sorted({run.seed for run in runs}),
-        "device": distinct(run.environment["device"] for run in runs),
+        "device": environment_of(runs, "device"),
         "created_by": created_by,
     }

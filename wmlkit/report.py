@@ -21,7 +21,7 @@ from .figures.files import write_figures
 from .provenance import read_provenance
 from .readable import readable
 from .results import run_metrics
-from .runs import Run, curve_points, distinct, evaluations, read_runs, renamed_runs, unfinished_runs
+from .runs import Run, curve_points, environment_of, evaluations, read_runs, renamed_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
 WIDE = 12  # columns beyond which it is printed smaller
@@ -122,8 +122,8 @@ def write_report(folder: Path, command: str = "wmlkit report", overwrite: bool =
             f'<section id="{name.lower()}">\n<h2>{name}</h2>\n{body}</section>' for name, body in sections.items()
         ),
         footer=_text(
-            f"Made by {command}. Runs of commit {distinct(run.environment['commit'] for run in runs)} on "
-            f"{distinct(run.environment['device'] for run in runs)}. The page loads nothing from elsewhere."
+            f"Made by {command}. Runs of commit {environment_of(runs, 'commit')} on "
+            f"{environment_of(runs, 'device')}. The page loads nothing from elsewhere."
         ),
         script=_SCRIPT,
         policy=_POLICY.format(script=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()),

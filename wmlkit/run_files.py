@@ -93,7 +93,7 @@ def not_finished(run_folder: Path) -> UserError:
         return UserError(
             f"there is no run folder {run_folder}; expected a finished run; train it first, or mend the path{hint}"
         )
-    if not (run_folder / "environment.json").is_file():  # which training writes first
+    if not (run_folder / "environment.json").is_file():  # which training leaves from its start
         return UserError(f"{run_folder} is no run folder; expected a finished run, OUT/<preset>/<run>; mend the path")
     return UserError(
         f"{run_folder} has no done.json, so the run is not finished; start the same training command again to resume it"

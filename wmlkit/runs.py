@@ -182,6 +182,12 @@ def unfinished_beside(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     return told
 
 
+def environment_of(runs: Iterable[Run], name: str) -> str:
+    """The different commits or devices of runs, each once: ``environment.json`` of one that was continued has several
+    (`environment.continued`)."""
+    return distinct(part for run in runs for part in (run.environment[name] or "unknown").split(", "))
+
+
 def distinct(values: Iterable[Any]) -> str:
     """The different values, in the order in which they first come, joined by commas; None reads ``unknown``."""
     return ", ".join(dict.fromkeys("unknown" if value is None else str(value) for value in values))
@@ -191,7 +197,7 @@ def renamed_runs(folder: Path) -> list[str]:
     """Folders of a preset's folder that hold a finished run under another name than its own, and so are not read."""
     there = folder.iterdir() if folder.is_dir() else ()
     names = [path.name for path in there if (path / "done.json").is_file() and (path / "metrics.jsonl").is_file()]
-    return sorted(name for name in names if not RUN_NAME.fullmatch(name))
+    return sorted(name for name in names if not RUN_NAME.fullmatch(name) and not name.startswith("."))
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import paths
 from .results import scores_table
-from .runs import distinct, read_runs
+from .runs import environment_of, read_runs
 
 
 def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[st
         results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
     return {
         "preset": folder.name,
-        "commit": distinct(run.environment["commit"] for run in runs),
-        "device": distinct(run.environment["device"] for run in runs),
+        "commit": environment_of(runs, "commit"),
+        "device": environment_of(runs, "device"),
         "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
         "results": results,
     }

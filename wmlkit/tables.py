@@ -16,7 +16,7 @@ import pandas as pd
 from . import evaluations, paths, results
 from .ablation_table import ablation_table
 from .ablations import noted_plan
-from .config import Config, preset_names
+from .config import Config, config_of_run, preset_names
 from .data.statistics import read_statistics
 from .diversity import diversity, diversity_table
 from .errors import UserError
@@ -213,6 +213,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     prepared = paths.prepared_named(folder.parent, Path(main.data["folder"]).name)
     ablated = paths.ablations(folder.parent, folder.name)
     asked = noted_plan(ablated)
+    config = asked or _configured(runs)  # what cannot be read is told before anything is written
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
@@ -228,7 +229,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
-        "T8": lambda: ablation_table(ablated, asked or _configured(runs)),
+        "T8": lambda: ablation_table(ablated, config),
     }
     if main.config.get("preset") not in preset_names():
         del makers["T2"]  # made by another version: its sources are not known
@@ -260,7 +261,7 @@ def _main_protocol(paradigms: pd.DataFrame, run: Run) -> pd.DataFrame:
 def _configured(runs: Sequence[Run]) -> Config:
     """The configuration that a study's runs have in common; what is the method's own comes from a run of the method."""
     own = next((run for run in runs if not run.setting and run.arm == "wml"), runs[0])
-    return Config.model_validate(own.config)
+    return config_of_run(own.config, own.folder / "config.json")
 
 
 def all_scores(folder: Path) -> pd.DataFrame:

@@ -63,7 +63,8 @@ def teacher_config(config: Config) -> Config:
         model=config.model,
         search=config.search if size == "peer" else SearchConfig(),
         train=config.train,
-        track=config.track.model_copy(update={"run_name": None}),
+        # The name is that of the run that was asked for
+        track=config.track if config.mutual.arm == "teacher" else config.track.model_copy(update={"run_name": None}),
         mutual=MutualConfig(arm="teacher", num_peers=1, teacher_size=size),
         evaluate=config.evaluate,
     )

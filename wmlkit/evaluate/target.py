@@ -44,6 +44,16 @@ def check_options(suite: str, given: Mapping[str, object]) -> None:
             )
 
 
+def output_of(target: Path) -> Path | None:
+    """The output folder of a run that lies in it beside its prepared text; None for any other target."""
+    if not (target / "done.json").is_file():
+        return None
+    try:
+        return prepared_of(target).parents[1]
+    except UserError:
+        return None
+
+
 def evaluate_target(
     target: Path,
     suite: str,
