@@ -71,10 +71,11 @@ def zipped(name: str, content: bytes, sentence: str) -> Case:
     return Case(name, build, sentence)
 
 
-def make_zip(entry: str, content: bytes, packed: int = zipfile.ZIP_DEFLATED) -> bytes:
+def make_zip(entry: str, content: bytes, *others: str, packed: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", packed) as archive:
-        archive.writestr(entry, content)
+        for name in (entry, *others):
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -279,10 +280,16 @@ CASES = [
         lambda box: ["data", "prepare", box.write("nursery/a.train", ENOUGH).parent],
         "nursery would be taken for the embedded text, because of its name; expected another name than nursery; rename",
     ),
+    Case(
+        "long name",
+        lambda box: ["data", "prepare", box.write(f"{'n' * 250}/a.train", ENOUGH).parent, "--preset", "smoke"],
+        "n: File name too long; expected a path that can be used for this; change it",
+    ),
     zipped("no zip", b"not a zip", "the zip file corpus.zip cannot be read .*; copy it again"),
     zipped("cut zip", make_zip("a.txt", ENOUGH.encode())[:-30], "the zip file corpus.zip cannot be read"),
-    zipped("damaged zip", make_zip("a.txt", ENOUGH.encode(), 0).replace(b"barn", b"bern", 1), "Bad CRC"),
+    zipped("damaged zip", make_zip("a.txt", ENOUGH.encode(), packed=0).replace(b"barn", b"bern", 1), "Bad CRC"),
     zipped("bomb", make_zip("a.txt", b"\n" * (8 << 20)), "'a.txt' in corpus.zip grows from .* unpack it first if you"),
+    zipped("text twice", make_zip("a.txt", b"x", "b.txt").replace(b"b.txt", b"a.txt"), "holds a.txt twice; expected"),
     zipped("encrypted", encrypted(), "'a.txt' in corpus.zip is encrypted; expected plain text; unpack it first"),
     zipped("zip that leads out", make_zip("../a.txt", ENOUGH.encode()), "'../a.txt' that points elsewhere"),
     zipped("zip from the root", make_zip("/etc/a.txt", ENOUGH.encode()), "'/etc/a.txt' that points elsewhere"),

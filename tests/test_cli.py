@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -112,6 +113,19 @@ def test_a_run_is_evaluated_beside_its_own_text(trained, tmp_path):
     here = {"cwd": tmp_path, "PYTHONPATH": str(paths.REPOSITORY)}
     done = wmlkit("evaluate", trained, "--per-paradigm", 3, "--protocol", "babylm2026", "--force", **here)
     assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+
+
+def test_results_that_may_only_be_read_are_told(monkeypatch, capsys):
+    """A disk that is mounted for reading: an error that Python gives no class of its own."""
+
+    def refuse():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "there/tables")
+
+    monkeypatch.setattr("wmlkit.cli.app", refuse)
+    assert run_cli([], monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "wmlkit: there/tables: Read-only file system; expected a path that can be used for this; change it\n"
+    )
 
 
 @pytest.mark.parametrize(

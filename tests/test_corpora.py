@@ -66,6 +66,29 @@ def test_folder_and_zip_are_the_same_source(tmp_path: Path) -> None:
     assert childes.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
+def test_a_zip_is_opened_twice_however_many_texts_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its list, and for all texts; the time to open one grows with the number of its members."""
+    names = ["Chapter 1: Start.txt", "b\\c.txt", *(f"{i}.txt" for i in range(20))]
+    pack(tmp_path / "many.zip", {name: name for name in names})
+    opened, open_zip = [], zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *given: opened.append(given) or open_zip(*given))
+    source = corpora.find_source(str(tmp_path / "many.zip"), tmp_path)
+    assert lines_of(source) == {("many", "train"): sorted(names)} and len(opened) == 2
+
+
+def test_a_zip_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    for number, text in enumerate(("old", "new")):
+        pack(tmp_path / "a.zip", {"a.train": text})
+        os.utime(tmp_path / "a.zip", ns=(number, number))
+        assert lines_of(corpora.find_source(str(tmp_path / "a.zip"), tmp_path)) == {("a", "train"): [text]}
+
+
+def pack(path: Path, files: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+
+
 def test_linked_folders_and_files_are_read(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", {"b.txt": "linked\n", "deep/c.txt": "deeper\n"})
     folder = write(tmp_path / "mine", {"a.txt": "five\n"})
@@ -146,6 +169,12 @@ def test_line_ends(tmp_path: Path, content: bytes, expected: list[str]) -> None:
     write(tmp_path, {"a.train": content, "b.train": "x"})
     file = corpora.find_source(str(tmp_path), tmp_path).of("a", "train")[0]
     assert list(corpora.read_lines(file)) == expected
+
+
+def test_a_line_as_long_as_a_piece_leaves_no_empty_one_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "LONGEST_LINE", 4)
+    folder = write(tmp_path / "c", {"a.train": "abcd\ny\n\nab c\n\nabcdefgh\n"})
+    assert list(corpora.lines_of(folder, "a.train")) == ["abcd", "y", "", "ab", "c", "", "abcd", "efgh"]
 
 
 def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_the_teacher_s_line_counts_each_seed_once(scores: pd.DataFrame) -> None:
 def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:
     lines = figures.plot_losses(metrics, entropy_floor=1.9).get_lines()
     (label,) = [line.get_label() for line in lines if line.get_linestyle() == ":"]
-    assert label == "floor" and "Dotted: the floor," in captions.FIGURES["F2"]
+    assert label == "floor" and "is split: the floor," in captions.FIGURES["F2"]
 
 
 def test_error_bars_are_the_intervals_over_seeds(scores: pd.DataFrame) -> None:

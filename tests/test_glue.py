@@ -144,6 +144,21 @@ def test_patience_counts_epochs_without_enough_gain(tokenizer: PreTrainedTokeniz
     assert len(result.selection) == 5 and result.best_epoch == 5
 
 
+def test_dropout_is_on_in_each_epoch_and_off_for_predictions(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches of training an epoch; one for each of the two sets in the first, which is the best, one after it."""
+    forward, modes = Classifier.forward, []
+
+    def recorded(self: Classifier, *inputs: torch.Tensor) -> torch.Tensor:
+        modes.append({module.training for module in self.modules()})
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(Classifier, "forward", recorded)
+    run(tokenizer, replace(RECIPE, epochs=2), [0.2, 0.1])
+    assert modes == [{True}, {True}, {False}, {False}, {True}, {True}, {False}]
+
+
 def test_the_seed_fixes_a_training(tokenizer: PreTrainedTokenizerFast) -> None:
     losses = []
     for seed in (1, 1, 2):

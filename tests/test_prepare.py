@@ -329,6 +329,15 @@ def test_killed_at_any_point_and_started_again(tmp_path: Path) -> None:
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+def test_work_that_goes_on_is_left_alone_and_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Whatever the processes' numbers and their machines' names."""
+    (left := tmp_path / ".prepare-machine-1-x").mkdir()
+    with prepare_module._workspace(tmp_path) as first, prepare_module._workspace(tmp_path) as second:
+        assert first.is_dir() and second.is_dir() and first != second
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = write_corpus(tmp_path / "mine")
     fill = prepare_module._fill
@@ -368,6 +377,16 @@ def test_growth_points_inside_a_line() -> None:
     assert counts.growth == [(10, 10), (20, 20), (50, 50), (58, 55)]
     assert counts.document_words == [55, 3] and not counts.seen
     assert GROWTH_POINTS[:4] == (10, 20, 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "distinct"),
+    [("हिन्दी में हिन्दी", 3, 2), ("cafe\u0301 a_b don't 12ab", 7, 7), ("می\u200cخواهم", 1, 1)],
+)
+def test_marks_belong_to_their_letters(line: str, words: int, distinct: int) -> None:
+    counts = DomainCounts()
+    counts.add([line])
+    assert (counts.read, len(counts.seen)) == (words, distinct)
 
 
 def test_examples_show_different_reasons() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,15 @@ def test_rows_of_the_main_setting_and_of_the_most_peers() -> None:
     assert list(results.main_setting(table).index) == [0, 1, 3]
     assert list(results.most_peers(results.main_setting(table, arm="wml")).index) == [1]
     assert results.most_peers(results.main_setting(pd.DataFrame(), arm="wml")).empty
+
+
+def test_the_evaluation_told_of_first_is_the_first_configured_one_that_was_made(folder: Path) -> None:
+    (run, *_) = read_runs(folder)
+    asked = replace(run, config=run.config | {"evaluate": {"suites": ["ewok", "blimp"], "protocol": "babylm2025"}})
+    suites, protocols = ["supplement", "blimp", "blimp"], ["babylm2025", "released", "babylm2025"]
+    made = pd.DataFrame({"suite": suites, "protocol": protocols})
+    assert results.main_evaluation([asked], made) == ("blimp", "babylm2025")
+    assert results.main_evaluation([asked], made[:2]) == ("supplement", "babylm2025")  # none of those asked for
 
 
 def test_means_of_a_group_s_rows() -> None:

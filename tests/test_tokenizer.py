@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,13 @@ def test_saved_folder_does_not_keep_padding(tokenizer: PreTrainedTokenizerFast, 
     document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     assert document["padding"] is None and document["truncation"] is None
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_words_without_end_are_learned_from_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "_WITHOUT_END", re.compile(r"\S{4}(?=\S)"))
+    assert tokenizer_module._broken_up("ab abcd abcde abcdefghi") == "ab abcd abcd e abcd efgh i"
+    entries = set(train_tokenizer(["abcdefgh"] * 4, 300).get_vocab()) - set(SPECIAL_TOKENS)
+    assert max(map(len, entries)) == 5  # a space and four letters
 
 
 def test_small_vocabulary_is_refused() -> None:

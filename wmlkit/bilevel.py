@@ -58,7 +58,7 @@ class OuterBatch:
 
 
 def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, objective: str) -> Tensor:
-    """L2 in nats per scored token: P tensors (N, V), (N,), (P,) -> scalar.
+    """L2 in nats per scored token: P tensors (N, V), (N,), (P,) -> scalar. A frozen teacher counts as a peer here.
 
     logit_ensemble       CE of sum_i w_i z_i (what the method describes)
     probability_mixture  -log sum_i w_i p_i[y]

@@ -75,8 +75,8 @@ TABLES = {
     "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent: in order with half a point for a "
     "tie (none), E0 scores in the released order, E1 ties at random or (official_ties) correct. Beside them scorers "
     "that are no models: perfect prefers every good sentence, constant gives all the same score. crossed: EWoK-shaped "
-    "items made from the pairs, in which every target is scored twice. displaced: scores that do not come back in "
-    "their place.",
+    "items made from the pairs, in which every target is scored twice. displaced: percent of the scores that do not "
+    "come back in their place.",
     "T9_search": "Shapes of four peers around RoBERTa-base in the released space: as described (none), with indices "
     "rounded down in a Bayesian search (S1), FFN width 3,072 for all (S3), only non-zero entries counted (S4), and "
     "all. error_percent: counted against target. nearest: no shape of the space is nearer.",
@@ -92,9 +92,9 @@ FIGURES = {
     "F01_mix": "Left: share of each domain in the words of training, held-out and dev text (their number in "
     "brackets). Right: tokens a word in training text before (raw) and after cleaning, and in cleaned dev text.",
     "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
-    "marks), and that of the ensemble. Mean over seeds; the band spans the seeds. Dotted: the floor, the loss of a "
-    "predictor that knows the text's grammar (nursery). On the way dev loss is that of train.eval_rows rows, in tables "
-    "that of all.",
+    "marks), and that of the ensemble. Mean over seeds; the band spans the seeds. Dotted, in the nursery where no word "
+    "is split: the floor, the loss of a predictor that knows the text's grammar. On the way dev loss is that of "
+    "train.eval_rows rows, in tables that of all.",
     "F3": "Peer weights and their hypergradients over tokens seen; only differences between peers move the weights. "
     "Mean over seeds; the band spans the seeds.",
     "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which over few seeds may reach beyond "

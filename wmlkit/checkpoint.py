@@ -202,7 +202,10 @@ def _trained_on(packing: str, causal: PreTrainedTokenizerFast | None) -> dict[st
 
 
 def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
-    """Copy an exported peer of a finished run to the folder `to`: number `peer`, or "best" on held-out text."""
+    """Copy an exported peer of a finished run to the folder `to`: number `peer`, or "best" on held-out text.
+
+    Raises UserError for another `peer`, a `to` that exists, or a run whose files are damaged.
+    """
     weights, objective = run_facts(run_folder)
     best = read_object(run_folder / "done.json", ("best_peer",))["best_peer"]
     if type(best) is not int:

@@ -6,6 +6,7 @@ Exit status: 0 success, 2 a user's mistake (one sentence on standard error, no t
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from .errors import Stopped, UserError, disk_is_full, first_line
 from .guard import end_with_parent, started_together
 
 # What the system says of a path that a user named: an --out that is a file, a folder that may not be written to, ...
-_USERS_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_USERS_PATH = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG}
 
 app = typer.Typer(
     help="Weighted mutual learning of small language models: a reproduction of 'When Babies Teach Babies'.",
@@ -315,7 +316,7 @@ def main() -> None:
     except (OSError, SafetensorError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output went away, for example `head`
             sys.exit(1)
-        if isinstance(error, _USERS_PATH) and error.filename is not None:
+        if isinstance(error, OSError) and error.errno in _USERS_PATH and error.filename is not None:
             name = paths.final_name(error.filename)
             say(f"wmlkit: {name}: {error.strerror}; expected a path that can be used for this; change it")
             sys.exit(2)

@@ -163,6 +163,6 @@ def _search(table: pd.DataFrame) -> dict[str, str]:
         )
         count = rows["evaluations"].iloc[0]
         exact = rows["method"].iloc[0] == "exact"
-        method = f"enumeration of {count} shapes" if exact else f"Bayesian search in {count} evaluations"
+        method = f"enumeration of {count} sizes" if exact else f"Bayesian search in {count} evaluations"
         sentences[str(case)] = f"layers × width by {method}: {shapes}."
     return sentences

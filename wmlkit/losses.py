@@ -3,7 +3,7 @@
 Letters: P peers, F frozen ones behind them (0 or 1), N positions, V vocabulary. Equations: "Inner problem" and
 "Distillation" in docs/notation.md.
 
-    L1(theta; w) = sum_i a_i (1 - alpha) CE_i  +  alpha sum_i sum_{j != i} b_ij KL(p_j || p_i)
+    L1(theta; w) = sum_i a_i (1 - alpha) CE_i  +  alpha tau^2 sum_i sum_{j != i} b_ij KL(p_j^tau || p_i^tau)
 
 Two forms of the same function: `mutual_loss_reference` reads like the equation and costs P(P-1) passes over
 the vocabulary; `mutual_loss` costs P and has closed-form gradients. A test holds them equal.
@@ -57,7 +57,7 @@ WHOLE = Share()
 class MutualLoss:
     """total: L1, a scalar with gradient. Without gradient, for the log (all nats):
 
-    ce (P,): CE_i. kl (P,): sum_{j != i} b_ij KL(p_j || p_i) of each student i.
+    ce (P,): CE_i. kl (P,): tau^2 sum_{j != i} b_ij KL(p_j^tau || p_i^tau) of each student i.
     """
 
     total: Tensor

@@ -42,7 +42,8 @@ def reproduce(
     """Run the notebooks of a preset and write its report; returns the preset's folder.
 
     Each notebook is told `preset`, `out` and `overrides`, and must leave its ``.done.json``. Finished runs are
-    kept; with `force` those that this call would make are trained again, and no others are touched.
+    kept; with `force` those that this call would make are trained again, and no others are touched. Raises UserError
+    for `force` together with `only`, and where the folder has runs of other settings.
     """
     config = load_preset(preset, overrides)  # a mistake is found before anything is started
     sources = notebook_sources(only)

@@ -72,7 +72,8 @@ def run(
 
     out: the output folder (`paths.output`). progress: called with every logged row of metrics.jsonl, and with those
     of a teacher that has to be trained first, which have `teacher` set. force: train again, but not the teacher.
-    Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside).
+    Resuming gives the same bytes as never having stopped (CPU; wall-clock fields aside). Raises UserError for settings,
+    text or a folder that cannot be trained with, and Stopped, with a checkpoint behind it, where a signal asks for it.
     """
     out, config = paths.output(out), settled(config)
     check_outer_steps(config)

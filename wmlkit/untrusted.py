@@ -73,8 +73,8 @@ def check_model(folder: Path) -> dict[str, Any]:
     """
     if not any((folder / name).is_file() for name in ("model.safetensors", INDEX)):
         raise UserError(
-            f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other "
-            "formats can run code: convert the model or export it with `wmlkit export`"
+            f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other formats can "
+            "run code: convert the model; a peer of a run that lost them comes back with `wmlkit train --force`"
         )
     settings = read_settings(folder / "config.json")
     if (folder / "adapter_config.json").is_file():

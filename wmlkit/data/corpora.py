@@ -14,14 +14,15 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from .. import paths
 from ..errors import UserError
-from .archives import plain_path
 
 Split = Literal["train", "dev"]
 SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
@@ -145,8 +146,14 @@ def _files_of_zip(path: Path) -> list[str]:
         raise UserError(
             f"the zip file {path} cannot be read ({error}); expected a complete one; copy it again"
         ) from None
+    twice = Counter(entry.filename for entry in entries).most_common(1)
+    if twice and twice[0][1] > 1:  # the second would be read both times
+        raise UserError(f"{path} holds {twice[0][0]} twice; expected it once; pack the files again")
     for entry in entries:
-        plain_path(path, entry.filename)
+        if "/" in entry.filename[:1] or ".." in PurePosixPath(entry.filename).parts:
+            raise UserError(
+                f"{path} holds an entry {entry.filename!r} that points elsewhere; expected plain names; do not trust it"
+            )
         if entry.flag_bits & 1:
             raise UserError(f"{entry.filename!r} in {path} is encrypted; expected plain text; unpack it first")
         if entry.file_size > LARGEST_RATIO * max(entry.compress_size, 1) + (1 << 20):
@@ -211,8 +218,14 @@ def open_binary(container: Path, name: str) -> BinaryIO:
     """One file of a folder or zip, for reading bytes."""
     if container.is_dir():
         return (container / name).open("rb")
-    # The archive object stays open as long as the member that is read from it.
-    return zipfile.ZipFile(container).open(name)  # type: ignore[return-value]
+    return _archive(container, container.stat().st_mtime_ns).open(name)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1)
+def _archive(path: Path, changed: int) -> zipfile.ZipFile:
+    """The zip file `path` as it was last `changed`: opening one reads the list of all its members, which of many small
+    texts takes longer than the texts."""
+    return zipfile.ZipFile(path)
 
 
 def _digest(container: Path, name: str) -> tuple[int, str]:
@@ -247,7 +260,7 @@ def lines_of(container: Path, name: str) -> Iterator[str]:
     if kind is not None:
         raise UserError(f"{name} in {container} is {kind}; expected text in UTF-8; convert or unpack the file")
     with open_binary(container, name) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as text:
-        rest = ""
+        rest, cut = "", False
         try:
             while piece := text.readline(LONGEST_LINE):
                 if "\0" in piece:
@@ -256,12 +269,13 @@ def lines_of(container: Path, name: str) -> Iterator[str]:
                         "or no text; convert the file"
                     )
                 if len(piece) < LONGEST_LINE or piece.endswith("\n"):
-                    yield rest + piece.removesuffix("\n")
-                    rest = ""
+                    if piece != "\n" or rest or not cut:  # else the end of a line that was given out as a whole
+                        yield rest + piece.removesuffix("\n")
+                    rest, cut = "", False
                 else:
                     head, space, tail = piece.rpartition(" ")
                     yield rest + (head if space else piece)
-                    rest = tail if space else ""
+                    rest, cut = tail if space else "", True
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name} in {container} is not UTF-8 text (byte {error.object[error.start]:#04x}:"

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tokenizers
 import transformers
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -37,7 +37,7 @@ from .statistics import DomainCounts, domain_statistics, example_lines
 from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 
 # Raise it whenever prepare writes other bytes for the same text and settings.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NURSERY_WORDS = 200_000  # of training text, where data.words does not say
 # Of the nursery texts that this process has written, by their sizes and seed, which determine every byte: a notebook
 # asks for the same corpus several times, and writing it takes half a second.
@@ -109,36 +109,37 @@ def _nursery_sizes(data: DataConfig) -> tuple[int, int]:
 def _workspace(parent: Path) -> Iterator[Path]:
     """A folder for unfinished work below `parent`, removed at the end whatever happens.
 
-    What a killed process left there is removed too; its name tells the machine and the process.
+    What a killed process left there is removed too. Each process holds a lock beside its folder for as long as it
+    lives; process numbers would not do, as containers and machines that share the folder have the same ones.
     """
     created = [folder for folder in (parent, parent.parent) if not folder.exists()]
     paths.make_folder(parent)
-    prefix = f".prepare-{socket.gethostname()}-"
-    for leftover in parent.glob(f"{prefix}*"):
-        if not _is_running(leftover.name.removeprefix(prefix).split("-")[0]):
+    for leftover in parent.glob(".prepare-*/"):
+        with suppress(Timeout), _held(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+    work = parent / f".prepare-{uuid.uuid4().hex}"
     try:
-        yield work
+        with _held(work):
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
         for folder in created:
             with suppress(OSError):  # not empty: something was made
                 folder.rmdir()
 
 
-def _is_running(process: str) -> bool:
-    if not process.isdigit():
-        return False
-    if os.name != "posix":  # asking by signal 0 is a POSIX way; elsewhere leave the folder alone
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+@contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """Hold the lock of the folder `work`, and remove its file at the end; Timeout where another process has it."""
+    file = work.with_name(f"{work.name}.lock")
+    with FileLock(file, timeout=0):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _publish(folder: Path, final: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import pandas as pd
 
@@ -29,7 +30,11 @@ LINE_WORDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100, 200)
 # Vocabulary growth is noted after 1, 2, 5 times a power of ten words and at the end: about 20 points, evenly
 # spaced on the logarithmic axis on which growth is read.
 GROWTH_POINTS = tuple(factor * 10**power for power in range(1, 10) for factor in (1, 2, 5))
-_WORD = re.compile(r"[^\W\d_]+|\d+")  # a stretch of letters, or one of digits
+# Marks that stand on, under or behind a letter (vowel signs, accents of their own), and the two joiners within words
+_MARKS = (
+    "".join(re.escape(chr(code)) for code in range(0x300, 0x10000) if category(chr(code))[0] == "M") + "\u200c\u200d"
+)
+_WORD = re.compile(rf"[^\W\d_]+(?:[{_MARKS}]+[^\W\d_]*)*|\d+")  # a stretch of letters, or one of digits
 EXAMPLES = 5  # a domain
 EXAMPLE_LINES = 3000  # lines at the start of a domain among which examples are looked for
 EXAMPLE_CHARACTERS = 400

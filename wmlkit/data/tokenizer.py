@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<
 MIN_FREQUENCY = 2
 # Text handed to the library at a time: enough to keep all its threads busy, little memory whatever the lines' lengths.
 CHARACTERS_A_BATCH = 1 << 20
+# The library's time to learn grows with the square of a word's length, and a damaged line may be one word.
+LONGEST_WORD = 1000
+_WITHOUT_END = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 
 
 def train_tokenizer(
@@ -71,7 +75,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(line_batches(lines), trainer=trainer)
+    backend.train_from_iterator(line_batches(map(_broken_up, lines)), trainer=trainer)
     backend.post_processor = processors.RobertaProcessing(
         sep=(EOS, SPECIAL_TOKENS.index(EOS)), cls_token=(BOS, SPECIAL_TOKENS.index(BOS)), add_prefix_space=False
     )
@@ -119,6 +123,11 @@ def _as_trained(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     if "post_processor" in known:
         engine = json.loads(tokenizer.backend_tokenizer.to_str()) | {"post_processor": known["post_processor"]}
         tokenizer.backend_tokenizer.post_processor = Tokenizer.from_str(json.dumps(engine)).post_processor
+
+
+def _broken_up(line: str) -> str:
+    """`line` with a space behind every `LONGEST_WORD` characters that have none."""
+    return _WITHOUT_END.sub(r"\g<0> ", line)
 
 
 def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
