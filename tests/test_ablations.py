@@ -87,6 +87,17 @@ def test_an_evaluation_of_another_kind_is_compared_with_its_like_alone(tmp_path,
     readable("T8", table)
 
 
+def test_a_change_whose_evaluations_are_all_of_another_kind_is_not_compared_with_the_base(tmp_path, folder, config):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    for run in read_runs(copy):
+        if run.arm == "independent":
+            evaluated(run.folder, "nursery", ties="first")
+    shown = ablation_table(copy, config).set_index(["ablation", "suite", "member"])
+    of_pairs = shown.loc[('arm = independent (evaluation.ties="first")', "nursery", "best_peer")]
+    assert of_pairs["seeds"] == "0 1 2" and of_pairs["differences"] != of_pairs["differences"]  # none, with nobody
+    assert ("arm = independent", "nursery", "best_peer") not in shown.index
+
+
 def test_runs_on_other_text_are_compared_with_their_like_alone(tmp_path, folder, config):
     copy = shutil.copytree(folder, tmp_path / folder.name)
     before = ablation_table(copy, config)

@@ -87,6 +87,8 @@ def test_the_blank_is_filled_as_transformers_would(masked):
         shown = [float(cell.split()[-2]) for cell in table[f"peer {number}"]]
         assert shown == pytest.approx((100 * probabilities.topk(3).values).tolist(), abs=0.051)
     assert table["ensemble"].tolist() == table["peer 1"].tolist()  # all weight is on peer 1
+    assert table.index.tolist() == [1, 2, 3] and table.index.name == "rank"
+    assert len(playground.fill(masked, text, top=10**6)) == masked.models[0].config.vocab_size  # all there are
 
 
 def test_a_causal_model_sees_only_what_stands_before_the_blank(causal):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wmlkit import paths
 from wmlkit.data import prepare as prepare_module
 from wmlkit.data import splits
 from wmlkit.data.encode import check_tokenizer, open_documents, open_tokens
@@ -191,14 +192,14 @@ LINE = " ".join(["word"] * 1200)
         ({"a.txt": LINE, "a.dev": "two"}, {}, "for held_out; .*; line ends and blank lines in the text make shorter"),
         ({f"{name}.txt": LINE for name in "abcd"}, {"words": 9}, "only 1 document .*; raise data.words, which is 9 wh"),
         (dict.fromkeys(("a.train", "b.train"), "one"), {}, "lines, in 2 domains, each of which keeps one to train on"),
+        (dict.fromkeys(("a/1.txt", "b/1.txt"), LINE), {}, "documents, and .txt files of one folder are one domain"),
     ],
 )
 def test_too_few_documents_and_what_mends_it(
     tmp_path: Path, files: dict[str, str], changes: dict[str, Any], expected: str
 ) -> None:
-    (tmp_path / "mine").mkdir()
     for name, text in files.items():
-        (tmp_path / "mine" / name).write_text(text)
+        paths.write_text(tmp_path / "mine" / name, text)
     with pytest.raises(UserError, match=f"(?s)^the training text has {expected}" if "only" in expected else expected):
         prepare(config(tmp_path / "mine", **changes), tmp_path)
 

@@ -25,6 +25,7 @@ from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import as_returned, released_order
 from wmlkit.evaluate.suites import Pair
 from wmlkit.forward import parameters_of
+from wmlkit.guard import exclusive
 from wmlkit.losses import MutualOptions
 from wmlkit.models import build_model
 from wmlkit.replay import replays as replay
@@ -495,6 +496,16 @@ def test_what_a_replay_is(out):
         folder(evaluate__ties="first"),
     ]
     assert len({folder(), *other}) == 1 + len(other)
+
+
+def test_a_replay_that_another_process_does_is_left_to_it(out, monkeypatch):
+    monkeypatch.setattr("wmlkit.guard.PATIENCE", 0)
+    prepared = prepare(config().data, out)
+    folder = replay.replay_folder(config(), out, "held", Case(), 0, prepared, prepared)
+    paths.write_json(folder / "config.json", {})
+    with exclusive(folder), pytest.raises(UserError, match="is in use by process"):
+        replay.run(config(), out, "held", Case())
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
 def test_a_teacher_of_longer_rows_is_another_one(out):

@@ -393,7 +393,7 @@ def test_what_trained_runs_is_named_once(tmp_path: Path) -> None:
 def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=("babylm2025",))
     other = write_run(folder, "wml", 2, 0, {"mutual.alpha": 0.9})
-    write_evaluation(other, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
+    write_evaluation(other, "wml", 2, 5, "nursery", "babylm2025", PARADIGMS)  # other scores
     write_run(folder, "wml", 2, 1)  # a second run of the main setting, not evaluated
     write_summary(folder, {"total": 12.5})
     document = paths.read_json(folder / "summary.json")
@@ -416,8 +416,11 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     assert paths.read_json(folder / "summary.json")["minutes"]["total"] is None
     keys = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
     assert all(list(row) == keys for row in document["results"])
-    assert [row["member"] for row in document["results"]] == ["peer_1", "peer_2", "ensemble", "best_peer"]
-    assert all(0 <= row["score"] <= 100 for row in document["results"])
+    members = ["peer_1", "peer_2", "ensemble", "best_peer"]
+    assert [row["member"] for row in document["results"]] == members
+    table = results.scores_table(folder)
+    scored = table[table["setting"] == ""].set_index("member")["score"]
+    assert [row["score"] for row in document["results"]] == pytest.approx(list(scored[members]))
 
 
 def test_reading_results_waits_for_no_model():

@@ -201,10 +201,11 @@ def fill(peers: Peers, text: str, top: int = 5, weights: np.ndarray | None = Non
     mixture = torch.as_tensor(peers.weights if weights is None else weights, dtype=logits.dtype) @ logits
     columns = {}
     for name, z in zip(peers.names, (*logits, mixture), strict=True):
-        best = z.softmax(dim=-1).topk(top)
+        best = z.softmax(dim=-1).topk(min(top, len(z)))
         words = _shown(peers, best.indices)
         columns[name] = [f"{word} {100 * p:.1f} %" for word, p in zip(words, best.values.tolist(), strict=True)]
-    return pd.DataFrame(columns, index=pd.Index(range(1, top + 1), name="rank"))
+    table = pd.DataFrame(columns)
+    return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
 def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:

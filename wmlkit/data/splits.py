@@ -160,6 +160,8 @@ def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: 
         remedy = f"raise data.words, which is {limit:,} where the text has {total:,} words"
     elif words >= ENOUGH_WORDS:
         remedy = "line ends and blank lines in the text make shorter documents"
+        if len(used) > 1:
+            remedy += ", and .txt files of one folder are one domain"
     else:
         remedy = "give more text"
     if empty == ["dev"]:  # the source has none, or it would be here

@@ -27,6 +27,7 @@ from ..device import Device, setup, side_by_side
 from ..errors import UserError
 from ..evaluate import evaluate_pairs
 from ..evaluate.suites import pairs_folder, suite_hash
+from ..guard import exclusive
 from ..identity import digest, shaping
 from ..measure import measure
 from ..settings import DataConfig
@@ -104,14 +105,24 @@ def run(
     """Replay once, or read what is there: ``done.json`` of ``OUT/<preset>/replay/<name>-s<seed>-<hash8>/``.
 
     prepared: the corpus of `replay_config(config, case, seed)` where it is at hand; described: that of no defect.
+    Raises UserError where another process replays the same.
     """
     used = replay_config(config, case, seed)
     prepared = prepared or prepare(used.data, out)
     described = described or prepare(replay_config(config, Case(case.mode), seed).data, out)
     folder = replay_folder(config, out, name, case, seed, prepared, described)
-    if (folder / "done.json").is_file():
-        return dict(paths.read_json(folder / "done.json"))
-    began = time.perf_counter()
+    if not (folder / "done.json").is_file():
+        with exclusive(folder):
+            if not (folder / "done.json").is_file():  # a process that held the folder may have finished it
+                _replay(used, out, name, case, prepared, described, folder)
+    return dict(paths.read_json(folder / "done.json"))
+
+
+def _replay(
+    used: Config, out: Path, name: str, case: Case, prepared: Prepared, described: Prepared, folder: Path
+) -> None:
+    """Write the replay of `used`, the case's configuration, into `folder`."""
+    seed, began = used.train.seed, time.perf_counter()
     device = setup(used.train.precision, used.train.threads)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.model.masked)
     setting, ids, wide = _open_setting(used, case, device, prepared, tokenizer)
@@ -158,7 +169,6 @@ def run(
         suite = pairs_folder(used, used.evaluate.suites[0], out)
         done["scoring"] = scoring(state.models, tokenizer, suite, used, seed)
     paths.write_json(folder / "done.json", done)
-    return done
 
 
 def _of_epochs(rows: Sequence[dict[str, Any]], defects: Defects) -> dict[str, Any]:
