@@ -60,6 +60,21 @@ def test_an_epoch_shows_every_piece_once():
     assert sorted(seen) == list(range(len(rows.pieces)))
 
 
+@pytest.mark.parametrize("packing", ["documents", "lines"])
+def test_rows_hold_the_text(packing):
+    """Each piece as it stands in the text, behind a start token, its places counted from 0; padding behind all."""
+    tokens, documents = make_tokens(4)
+    rows = Rows(tokens, documents, make_tokenizer(), BLOCK, packing, 4, "train")
+    for step in range(len(rows) // 3):
+        for ids, document, position in zip(*rows.take(step, 3), strict=True):
+            shown = [int(piece) for piece in dict.fromkeys(document.tolist()) if piece >= 0]
+            spans = [rows.pieces[piece] for piece in shown]
+            expected = [[0, *tokens[start : start + length]] for start, length in spans]
+            padding = BLOCK - sum(map(len, expected))
+            assert ids.tolist() == [*(t for piece in expected for t in piece), *[1] * padding]
+            assert position.tolist() == [*(place for piece in expected for place in range(len(piece))), *[0] * padding]
+
+
 def test_batches_depend_on_seed_and_step_alone():
     one, other = make_rows(1), make_rows(1)
     for step in (3, 40, 7):  # out of order, over several epochs
