@@ -5,13 +5,14 @@
 Parts in this order: what `wmlkit doctor` finds; the tests of the training loop; the parts of a step in the preset's
 sizes with their utilisation; tokens a second of one run, of two and three side by side, and of one with train.compile;
 the benchmarks of step and loss. Each part is a process of its own; one that does not fit into the time that is left is
-not begun, one that outlasts it is stopped. OUT/card.json has what is known as soon as a part ends.
+not begun, one that outlasts it or its own limit is stopped. OUT/card.json has what is known as soon as a part ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,20 +23,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wmlkit import paths
 
 TESTS = "wait_for_the_card or equals or dropout or bf16"  # those that say something new on a card
 STOPPING = 20.0  # seconds that a part which is asked to stop has for its checkpoint
-STEPS = 60  # of a run whose speed is measured; the first ten do not count
+STEPS = 200  # of a run whose speed is measured; the first ten do not count
 
 
 @dataclass(frozen=True)
 class Part:
-    """Commands that run side by side, and the fewest seconds with which it makes sense to begin them."""
+    """Commands that run side by side, the fewest seconds with which it makes sense to begin them, and the most."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
     seconds: float = 20.0
+    most: float = math.inf
 
 
 def parts(out: Path, preset: str, settings: Sequence[str]) -> list[Part]:
@@ -57,9 +61,13 @@ def parts(out: Path, preset: str, settings: Sequence[str]) -> list[Part]:
 
     changed = [word for change in settings for word in ("--set", change)]
     return [
-        Part("doctor", (wmlkit("doctor", "--json"),)),
-        Part("tests", ((sys.executable, "-m", "pytest", "-q", "tests/test_train.py", "-k", TESTS),)),
-        Part("bench train", (wmlkit("bench", "train", "--preset", preset, "--repeats", "5", "--json", *changed),)),
+        Part("doctor", (wmlkit("doctor", "--json"),), most=60.0),
+        Part("tests", ((sys.executable, "-m", "pytest", "-q", "tests/test_train.py", "-k", TESTS),), most=120.0),
+        Part(
+            "bench train",
+            (wmlkit("bench", "train", "--preset", preset, "--repeats", "5", "--json", *changed),),
+            most=120.0,
+        ),
         # one folder for all, so that the text is prepared once: no seed may come twice
         training("runs 1", [0]),
         training("runs 2", [1, 2]),
@@ -79,7 +87,7 @@ def ask(every: Sequence[Part], out: Path, minutes: float) -> dict[str, Any]:
     for part in every:
         left = end - time.monotonic()
         begun = {"name": part.name, "commands": [" ".join(words[1:]) for words in part.commands]}
-        result = _run(part, left) if left >= part.seconds else {"status": "no time left"}
+        result = _run(part, min(left, part.most)) if left >= part.seconds else {"status": "no time left"}
         found["parts"].append(begun | result)
         paths.write_json(out / "card.json", found)
         print(f"{part.name}: {result['status']}", flush=True)
@@ -131,22 +139,31 @@ def _printed(text: str, errors: str, code: int) -> Any:
 
 
 def _speed(printed: Sequence[Any]) -> dict[str, Any]:
-    """Tokens a second of all runs that a part trained together, from their rows after the first ten steps."""
+    """Tokens a second of all runs that a part trained together, while all of them did: begun a second apart, three runs
+    that share a card would else seem faster than one. From their rows after the first ten steps."""
     folders = [Path(text.strip().splitlines()[-1]) for text in printed if isinstance(text, str) and text.strip()]
     folders = [folder for folder in folders if (folder / "done.json").is_file()]
     if not folders:
         return {}
-    each = []
-    for folder in folders:
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        first, last = rows[0], rows[-1]
-        each.append((last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]))
+    runs = [_rows(folder / "metrics.jsonl") for folder in folders]
+    first, last = max(times[0] for times, _ in runs), min(times[-1] for times, _ in runs)
+    if last <= first:
+        return {"speed": "none: the runs did not train at the same time"}
+    tokens = sum(float(np.diff(np.interp([first, last], times, tokens))[0]) for times, tokens in runs)
     done = paths.read_json(folders[0] / "done.json")
     return {
-        "tokens_per_second": sum(each),
-        "flop_per_second": sum(each) * done["flops"] / done["tokens"],
+        "seconds_together": last - first,
+        "tokens_per_second": tokens / (last - first),
+        "flop_per_second": tokens / (last - first) * done["flops"] / done["tokens"],
         "peak_memory": done["peak_memory"],
     }
+
+
+def _rows(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(time of the clock, tokens read so far) of each row of a metrics.jsonl whose last row has just been written."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    seconds = np.array([row["seconds"] for row in rows])
+    return file.stat().st_mtime + seconds - seconds[-1], np.array([row["tokens"] for row in rows])
 
 
 def main() -> None:

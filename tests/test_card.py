@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
@@ -31,6 +32,11 @@ def test_parts_end_in_time_and_what_is_known_is_kept(tmp_path):
     assert late["status"] == "no time left" and "printed" not in late
 
 
+def test_a_part_has_a_limit_of_its_own(tmp_path):
+    (found,) = ask([Part("hangs", (python("import time; time.sleep(60)"),), 0.1, 0.5)], tmp_path, 10)["parts"]
+    assert found["status"] == "stopped" and found["seconds"] < 20
+
+
 def test_what_a_part_started_ends_with_it(tmp_path, monkeypatch):
     """A child that ignores the request and holds the output open keeps nobody waiting."""
     monkeypatch.setattr("card.STOPPING", 0.5)
@@ -43,18 +49,28 @@ def test_what_a_part_started_ends_with_it(tmp_path, monkeypatch):
 
 
 def test_speed_of_runs_side_by_side(tmp_path):
-    """Two folders with 1,000 tokens in 2 s and in 4 s after their first rows: 750 a second together."""
-    lines = []
-    for number, seconds in enumerate((2, 4)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
+    """Two folders with 1,000 tokens in 2 s and in 4 s after their first rows: 750 a second together, in the second that
+    they share, as the last row of the first was written a second after the other's first; and none where they share no
+    time."""
+
+    def write(folder, seconds, end):
+        folder.mkdir(exist_ok=True)
         rows = [{"tokens": 500, "seconds": 9}, {"tokens": 1500, "seconds": 9 + seconds}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.utime(folder / "metrics.jsonl", (end, end))
+
+    lines = []
+    for number, (seconds, end) in enumerate(((2, 100), (4, 103))):
+        folder = tmp_path / str(number)
+        write(folder, seconds, end)
         (folder / "done.json").write_text(json.dumps({"flops": 3000.0, "tokens": 1500, "peak_memory": 7.0}))
         lines.append(python(f"print('a line'); print({str(folder)!r})"))
     (found,) = ask([Part("runs", tuple(lines), 0.1)], tmp_path, 1)["parts"]
     assert found["tokens_per_second"] == pytest.approx(750) and found["flop_per_second"] == pytest.approx(1500)
-    assert found["peak_memory"] == 7
+    assert found["peak_memory"] == 7 and found["seconds_together"] == pytest.approx(1)
+    write(tmp_path / "1", 4, 105)
+    (found,) = ask([Part("runs", tuple(lines), 0.1)], tmp_path, 1)["parts"]
+    assert "tokens_per_second" not in found and "same time" in found["speed"]
 
 
 def test_a_run_as_it_is_asked_for(tmp_path):

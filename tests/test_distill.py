@@ -415,6 +415,14 @@ def bert(tokenizer, vocab_size, positions=64):
     return BertForMaskedLM(BertConfig(vocab_size=vocab_size, max_position_embeddings=positions, **shape))
 
 
+def test_a_teacher_is_compiled_where_its_students_are(given, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    for compiled in (False, True):
+        settings = config({"mutual.teacher": str(given), "train.compile": compiled})
+        opened = teacher.given_teacher(settings, tokenizer, setup("fp32", 1))
+        assert len(opened.module._compiled) == compiled * settings.model.num_layers
+
+
 def test_a_teacher_of_another_family_with_a_padded_vocabulary(out, tokenizer, tmp_path):
     folder = checkpoint.export(bert(tokenizer, len(tokenizer) + 8), tokenizer, tmp_path / "bert", "")
     opened = teacher.given_teacher(config({"mutual.teacher": str(folder)}), tokenizer, setup("fp32", 1))

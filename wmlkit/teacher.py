@@ -143,7 +143,7 @@ def _opened(
     model = frozen_model(folder, who, config, tokenizer)
     model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
     record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    return Teacher(AtPositions(model), 2.0 * body_parameters(model), record)
+    return Teacher(AtPositions(model, config.train.compile), 2.0 * body_parameters(model), record)
 
 
 def frozen_model(folder: Path, who: str, config: Config, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..device import moved
 from ..errors import UserError
 from ..models import hidden_states, max_length
 from ..optim import decayed
@@ -153,7 +154,7 @@ def finetune(
             shuffled = epoch_order(len(train), seed, epoch)
             parts = [shuffled[i * recipe.batch_size : (i + 1) * recipe.batch_size] for i in range(steps_an_epoch)]
             batches = (
-                (*_padded([inputs[i] for i in part], tokenizer, target), train_labels[part].to(target))
+                (*_padded([inputs[i] for i in part], tokenizer, target), moved(train_labels[part], target))
                 for part in parts
             )
             losses.append(_train_epoch(classifier, batches, optimizer, scheduler, recipe.grad_clip))
@@ -239,7 +240,7 @@ def _padded(
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = 1
-    return ids.to(device), mask.to(device)
+    return moved(ids, device), moved(mask, device)
 
 
 @torch.inference_mode()
