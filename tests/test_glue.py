@@ -243,6 +243,13 @@ def test_a_tokenizer_that_takes_less_than_its_model_is_told(folder: Path, tokeni
     assert document["settings"]["recipe"]["max_length"] == 12
 
 
+def test_three_seeds_from_the_protocols_own_are_usual(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    options = GlueOptions(["mnli"], None, epochs=1)
+    document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, options, protocol="babylm2025")
+    first = GLUE_PROTOCOLS["babylm2025"].seed
+    assert document["settings"]["seeds"] == [first, first + 1, first + 2]
+
+
 def test_each_task_gets_its_settings(
     folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
