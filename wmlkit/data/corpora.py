@@ -218,13 +218,13 @@ def open_binary(container: Path, name: str) -> BinaryIO:
     """One file of a folder or zip, for reading bytes."""
     if container.is_dir():
         return (container / name).open("rb")
-    return _archive(container, container.stat().st_mtime_ns).open(name)  # type: ignore[return-value]
+    return _archive(container, container.stat().st_mtime_ns, os.getpid()).open(name)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1)
-def _archive(path: Path, changed: int) -> zipfile.ZipFile:
+def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
     """The zip file `path` as it was last `changed`: opening one reads the list of all its members, which of many small
-    texts takes longer than the texts."""
+    texts takes longer than the texts. process: a forked one would move the place where this one reads."""
     return zipfile.ZipFile(path)
 
 
