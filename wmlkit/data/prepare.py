@@ -139,7 +139,8 @@ def _held(work: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows removes no file that is open
+                file.unlink()
 
 
 def _publish(folder: Path, final: Path) -> None:
