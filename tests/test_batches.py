@@ -217,6 +217,26 @@ def test_passes_are_counted_and_capped(tmp_path):
         open_texts(teacher_config(longer), prepared, tokenizer)
 
 
+def test_every_batch_is_of_the_text_that_it_should_be_of(tmp_path):
+    """Training and outer batches in the run's order, measured ones in the order of seed 0, each from its own file."""
+    changes = {"data.words": 3000, "data.dev_words": 1000, "train.seed": 5, "outer.batch_size": 3}
+    config = load_preset("smoke", changes)
+    prepared = prepare(config.data, tmp_path)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    texts = open_texts(config, prepared, tokenizer)
+    length = config.data.block_size
+    for source, split, size, seed in (
+        (texts.train, "train", config.train.batch_size, 5),
+        (texts.outer, "held_out", 3, 5),
+        (texts.held_out.source, "held_out", texts.held_out.batch_size, 0),
+        (texts.dev.source, "dev", texts.dev.batch_size, 0),
+    ):
+        path = prepared.folder / f"{split}.tokens"
+        rows = Rows(open_tokens(path)[0], open_documents(path), tokenizer, length, "lines", seed, split)
+        expected = rows.masked_batch(1, size, tokenizer.mask_token_id, 0.3)
+        assert torch.equal(source(1, 0.3).input_ids, expected.input_ids)
+
+
 def test_a_row_length_that_comes_back_goes_on_in_the_text(tmp_path):
     """As if its steps were one stage: no batch is shown twice before the text is through."""
     config = load_preset("smoke", {"data.words": 3000, "data.dev_words": 1000, "train.steps": 8})

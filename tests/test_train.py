@@ -225,6 +225,26 @@ def test_outer_steps_begin_at_their_start_and_come_as_often_as_they_should(out):
     assert found[:4] == [None] * 4 and found[4] == found[5] != found[6]
 
 
+def test_outer_batches_come_in_turn_and_are_masked_as_those_of_training(out):
+    settings = config(train__steps=5, train__mask_ratio=0.4, train__mask_ratio_end=0.2, outer__every=2)
+    prepared = train.prepare(settings.data, out)
+    tokenizer = train.load_tokenizer(prepared.folder / "tokenizer")
+    device = train.setup("fp32", 1)
+    state = train.build_state(settings, find_students(settings, len(tokenizer)), tokenizer, device)
+    texts, asked = train.open_texts(settings, prepared, tokenizer), []
+
+    def noted(name, source):
+        return lambda number, ratio: asked.append((name, number, round(ratio, 6))) or source(number, ratio)
+
+    texts = replace(texts, train=noted("train", texts.train), outer=noted("outer", texts.outer))
+    for _ in range(5):
+        train.train_step(state, texts, settings, device)
+    assert asked == [
+        ("train", 0, 0.4), ("outer", 0, 0.4), ("train", 1, 0.35), ("train", 2, 0.3), ("outer", 1, 0.3),
+        ("train", 3, 0.25), ("train", 4, 0.2), ("outer", 2, 0.2),
+    ]  # fmt: skip
+
+
 def test_the_kl_warms_up():
     """Over four steps: a quarter of alpha in the first, all of it from the fourth on."""
     settings = config(mutual__kl_warmup_steps=4, mutual__alpha=0.8)
