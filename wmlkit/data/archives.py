@@ -73,11 +73,13 @@ def _too_large(archive: Path, limit: int) -> UserError:
     )
 
 
-def plain_path(archive: Path, name: str) -> PurePosixPath:
-    """The path of an entry called `name`; UserError unless it stays below the folder that it is unpacked into."""
+def plain_path(archive: Path, name: str, marks: str = "\\:\0") -> PurePosixPath:
+    """The path of an entry called `name`; UserError unless it stays below the folder that it is unpacked into.
+
+    marks: what no name may hold; a backslash or a colon would mean another place on Windows.
+    """
     path = PurePosixPath(name)
-    # A backslash or a colon would mean another place on Windows.
-    if path.is_absolute() or ".." in path.parts or not path.parts or any(mark in name for mark in "\\:\0"):
+    if path.is_absolute() or ".." in path.parts or not path.parts or any(mark in name for mark in marks):
         raise UserError(
             f"{archive} holds an entry {name!r} that points elsewhere; expected plain names; do not trust it"
         )
