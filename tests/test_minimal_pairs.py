@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers.processors import ByteLevel
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForCausalLM
 
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
@@ -178,6 +178,17 @@ def test_states_at_places_are_those_of_the_trunk(family: str, layers: int, token
         with torch.inference_mode():
             expected = hidden_states(model, ids)[row, position]
             torch.testing.assert_close(hidden_at_places(model, ids, row, position), expected, atol=1e-5, rtol=0)
+
+
+def test_states_at_places_of_a_roberta_that_looks_back_only() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = RobertaConfig(vocab_size=50, max_position_embeddings=16, is_decoder=True, **sizes)
+    torch.manual_seed(0)
+    model = RobertaForCausalLM(config).eval()
+    ids, row, position = torch.arange(5, 23).view(2, 9), torch.arange(2), torch.tensor([1, 4])
+    with torch.inference_mode():
+        expected = hidden_states(model, ids)[row, position]
+        torch.testing.assert_close(hidden_at_places(model, ids, row, position), expected, atol=1e-5, rtol=0)
 
 
 def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fake_runs import write_prepared, write_run, write_study
 
-from wmlkit import environment, paths, results, tables
+from wmlkit import environment, items, paths, results, tables
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.hyperparameters import hyperparameters, value_sources
@@ -161,11 +161,20 @@ def test_differences_have_an_interval_over_seeds_and_one_over_items(folder: Path
     assert set(zip(table["a"], table["b"], strict=True)) == {
         ("wml", "distill"), ("wml", "independent"), ("distill", "independent"),
     }  # fmt: skip
-    items = table[table["suite"] == "nursery"]
-    assert (items["item_low"] <= items["mean"]).all() and (items["mean"] <= items["item_high"]).all()
+    pairs = table[table["suite"] == "nursery"]
+    assert (pairs["item_low"] <= pairs["mean"]).all() and (pairs["mean"] <= pairs["item_high"]).all()
     assert table[table["suite"] == "dev_ce"]["item_low"].isna().all()
     again = tables.differences(tables.all_scores(folder), read_runs(folder), resamples=200)
     pd.testing.assert_frame_equal(table, again)
+
+
+def test_items_are_those_of_runs_with_a_score(folder: Path) -> None:
+    runs, scores = read_runs(folder), tables.all_scores(folder)
+    left_out = next(run for run in runs if run.arm == "wml")
+    found = items.items_of(runs, scores[scores["run"] != left_out.folder.name], "nursery", "babylm2025")
+    seeds = sorted((arm, sorted(by_seed)) for (_, _, arm), by_seed in found.items())
+    rest = [seed for seed in (0, 1, 2) if seed != left_out.seed]
+    assert seeds == [("distill", [0, 1, 2]), ("independent", [0, 1, 2]), ("wml", rest)]
 
 
 def test_phenomena_weigh_their_paradigms_equally() -> None:

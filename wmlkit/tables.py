@@ -127,9 +127,7 @@ def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int =
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
     rng = np.random.default_rng(0)
-    loaded: dict[
-        tuple[Any, ...], dict[int, pd.DataFrame]
-    ] = {}  # of one suite and protocol: (arm, ...) -> seed -> items
+    loaded: dict[tuple[Any, ...], dict[int, pd.DataFrame]] = {}  # of one suite and protocol: `items_of`
     evaluation = None
     intervals = {}
     for row in table.sort_values(["suite", "protocol"], kind="stable").itertuples():
