@@ -232,6 +232,17 @@ def test_released_order_by_hand() -> None:
     assert good.tolist() == [1.0, 3.0] and bad.tolist() == [2.0, 4.0]
 
 
+def test_perfect_score_by_hand() -> None:
+    sentences = [f"{name} {kind}" for name in "abc" for kind in ("right", "wrong")]
+    contexts = [(1, "x"), (1, "x"), (2, "y"), (2, "y"), (3, "z"), (3, "z")]
+    # with the swapped copies a's requests are right x, wrong x, wrong x', right x', of which the first and the third
+    # are the good ones; they come back as right x, right x', wrong x, wrong x': good, bad, bad, good
+    for name, rules in PROTOCOLS.items():
+        swapped = perfect_score("pqr", sentences, contexts, rules, "mlm", swapped_copies=True)
+        assert swapped == (50 if name == "babylm2024-released" else 100)
+        assert perfect_score("pqr", sentences, contexts, rules, "mlm") == 100
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30))
 def test_released_order_is_a_permutation_that_spares_different_sentences(sentences: list[str]) -> None:
     order = released_order(sentences, [(0, "")] * len(sentences))
