@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -176,3 +177,9 @@ def test_no_call_has_more_rows_than_attention_takes(monkeypatch):
     encoded = [Encoded((0, 5, 6), (1, 2), (-1, 0, 0))] * 7
     score_encoded([peer.model], None, encoded, objective="clm", weights=np.zeros((0, 1)), token_budget=10**6)
     assert sizes == [3, 3, 1]
+
+
+def test_two_workers_are_two_processes_and_one_is_this_one():
+    assert list(device.side_by_side(os.getpid, [(), ()], 1)) == [os.getpid()] * 2
+    assert os.getpid() not in device.side_by_side(os.getpid, [(), ()], 2)
+    assert list(device.side_by_side(pow, [(2, 3), (3, 2), (5, 1)], 2)) == [8, 9, 5]  # in the order of the calls
