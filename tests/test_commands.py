@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from small import make_tokenizer
+from tokenizers.processors import TemplateProcessing
 from typer.testing import CliRunner
 
 from wmlkit import cli, environment, ngrams, paths, session
@@ -231,15 +232,18 @@ def test_word_counts_by_hand():
 
 
 def test_word_counts_of_pairs_by_paradigm(tmp_path, monkeypatch):
-    """Order is all that tells the first pair's sentences apart, so unigrams tie; the second pair is the same twice."""
+    """Order is all that tells the first pair's sentences apart, and where a line begins those of the second, so
+    unigrams tie; the third pair is the same twice. A tokenizer's own marks of a sentence are no words."""
     tokenizer = make_tokenizer()
-    text = " ".join(["the cat sleeps"] * 3)
-    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
-    monkeypatch.setattr(ngrams, "open_tokens", lambda path: (ids, None))
+    frame = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = frame
+    line = tokenizer("the cat sleeps", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(ngrams, "open_tokens", lambda path: (np.array([*line, 2] * 3), None))
     pairs = [
         Pair("order", "x", "x", "0", "the cat sleeps", "cat the sleeps", "", "", "a"),
-        Pair("same", "x", "x", "1", "the cat", "the cat", "", "", "b"),
+        Pair("start", "x", "x", "1", "the", "cat", "", "", "b"),
+        Pair("same", "x", "x", "2", "the cat", "the cat", "", "", "c"),
     ]
     table = ngrams.accuracy_table(tmp_path, tokenizer, pairs)
-    assert table.loc["order"].to_dict() == {"unigram": 50.0, "bigram": 100.0}
+    assert table.loc["order"].to_dict() == table.loc["start"].to_dict() == {"unigram": 50.0, "bigram": 100.0}
     assert table.loc["same"].to_dict() == {"unigram": 50.0, "bigram": 50.0}
