@@ -131,6 +131,23 @@ def test_a_study_begun_with_more_peers_does_not_hide_what_fewer_have_shown(tmp_p
     assert set(given_by(folder).comparisons["peers"]) == {"4"}
 
 
+def test_the_headline_s_losses_are_of_as_many_peers_as_its_accuracy(tmp_path: Path) -> None:
+    """Runs of more peers are trained and not evaluated yet."""
+    arms = ("wml", "distill")
+    folder = write_study(tmp_path / "nursery", [(arm, 2) for arm in arms], protocols=("babylm2025",))
+    for run in read_runs(folder):  # near the ceiling, where the headline tells the losses too
+        path = paths.evaluation(run.folder, "nursery", "babylm2025")
+        document = paths.read_json(path)
+        members = [{**member, "score": 99.0 + run.seed / 10} for member in document["members"]]
+        paths.write_json(path, {**document, "members": members})
+    before = given_by(folder).headline
+    write_study(folder, [(arm, 4) for arm in arms], (5, 6), protocols=())
+    assert given_by(folder).headline == before
+    assert " In dev loss (nats a scored token, lower is better) " in before
+    write_study(folder, [(arm, 2) for arm in arms], (3,), protocols=())
+    assert " In dev loss (nats a scored token, lower is better, 4 seeds) " in given_by(folder).headline
+
+
 def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> None:
     """Of the most peers; a difference of a tenth of the updates or less is none, nor are runs that did not count."""
     folder = write_study(

@@ -82,6 +82,15 @@ def test_a_run_under_another_protocol_does_not_empty_the_main_table() -> None:
     assert evaluations.of_common_protocols(pd.DataFrame()).empty
 
 
+def test_one_missing_evaluation_leaves_the_configured_protocol_the_main_one(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("dml", 2), ("wml", 2)), seeds=(0, 1), protocols=BOTH)
+    dml = next(run for run in read_runs(folder) if run.arm == "dml")
+    paths.evaluation(dml.folder, "nursery", "babylm2025").unlink()
+    scores = tables.all_scores(folder)
+    assert set(scores["protocol"]) == {*BOTH, ""}
+    assert results.main_evaluation(read_runs(folder), scores) == ("nursery", "babylm2025")
+
+
 def test_another_evaluation_is_in_no_mean_or_difference_of_the_others(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
     before = tables.write_tables(folder)
@@ -213,9 +222,30 @@ def test_glue_by_task(tmp_path: Path) -> None:
     )
     assert table.loc["rte", "limits"] == "max_train 10"
     assert table.loc["mrpc", "metric"] == "f1" and table.loc["mrpc", "mean"] == 70
+    assert table.loc["mrpc", "accuracy"] == 35 and table.loc["rte", "accuracy"] == 52
     assert table.loc["sst2", "skipped"] == "no sst2.train.jsonl" and np.isnan(table.loc["sst2", "mean"])
     assert "T6" in [path.stem for path in tables.write_tables(folder)]
     readable("T6", pd.read_csv(folder / "tables" / "T6.csv"))
+
+
+def test_a_score_of_few_tasks_says_which(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=("babylm2025",))
+    for run in read_runs(folder):
+        write_glue(run.folder, {"rte": [50.0], "mrpc": [70.0]}, "sst2")
+    noted = tables.main_result(tables.all_scores(folder)).groupby("suite")["note"].unique()
+    assert noted["glue"].tolist() == ["glue: mean of rte, mrpc (max_train 10)"]
+    assert noted["nursery"].tolist() == noted["dev_ce"].tolist() == [""]
+    ((_, shown),) = readable("T4", tables.main_result(tables.all_scores(folder)))
+    assert set(shown["note"]) == {"glue: mean of rte, mrpc (max_train 10)", ""}  # of ensembles no GLUE
+
+
+def test_values_that_differ_in_the_fifth_digit_have_an_interval(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=())
+    values = [83.2359, 83.2433, 83.2407]
+    write_glue(read_runs(folder)[0].folder, {"rte": values})
+    row = score_tables.glue(evaluations.glue_table(folder)).iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx(results.interval(values)) and row["low"] < 83.24 < row["high"]
+    assert row["finetune_values"] == "83.24 83.24 83.24"
 
 
 def test_glue_over_runs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, trainers
 from tokenizers.processors import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForCausalLM
 
@@ -137,6 +138,26 @@ def test_within_word_hides_later_pieces(family: str, tokenizer: PreTrainedTokeni
     scores = score_sentences(model, tokenizer, sentences, within_word=True)
     np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
     assert not np.allclose(scores, score_sentences(model, tokenizer, sentences))
+
+
+def test_within_word_needs_a_tokenizer_that_cuts_words() -> None:
+    """Of a Llama's kind, spaces are letters and a text is one word: all of the rest would be masked."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Replace(" ", "_")])
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    backend.train_from_iterator(SENTENCES, trainer)
+    marks = {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    whole = PreTrainedTokenizerFast(tokenizer_object=backend, **marks)
+    model = tiny("roberta", whole)
+    assert np.isfinite(score_sentences(model, whole, SENTENCES[:2])).all()
+    with pytest.raises(UserError, match=r"numbers the \d+ words of sentence 1 .* as one"):
+        score_sentences(model, whole, SENTENCES[:2], within_word=True)
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])

@@ -178,6 +178,19 @@ def test_each_suite_has_a_table_of_its_own(documents, tmp_path):
     assert text.count("| wml − distill | 4 |") == 3
 
 
+def test_a_reference_without_a_comparison_and_one_that_cannot_be_read(documents, tmp_path):
+    readme, deviations = documents
+    new, target = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+    (new / "tables" / "T4_differences.csv").unlink()
+    write_reference(new, target, readme, deviations)
+    text = readme.read_text(encoding="utf-8")
+    assert "Differences, paired by seed" not in text and "| wml | 4 | 12.3 [" in text
+    (new / "tables" / "T4.csv").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_reference(new, target, readme, deviations)
+    assert (target / "tables" / "T4.csv").is_file() and readme.read_text(encoding="utf-8") == text
+
+
 def test_ablations_stand_below_the_arms(documents, tmp_path):
     readme, deviations = documents
     new, target = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
@@ -192,6 +205,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     table.loc[
         table["ablation"] == "hypergradient = direct", ["difference", "difference_low", "difference_high", "p"]
     ] = None
+    table["difference_n_seeds"] = table["n_seeds"].where(table["ablation"] != "arm = distill", 2)
     table.to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, readme, deviations)
     shown = readme.read_text(encoding="utf-8").partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
@@ -200,6 +214,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     (dml,) = (line for line in shown if line.startswith("| arm = dml | 2.5 times |"))
     assert dml.endswith("| +0.250 [0.125, 0.375] p 0.04 |")
     assert len([line for line in shown if line.startswith("| alpha = 0.9 (1 of 3 seeds) | ")]) == 1
+    assert len([line for line in shown if line.startswith("| arm = distill (2 of 3 seeds) | ")]) == 1
     (other,) = (line for line in shown if line.startswith("| hypergradient = direct |"))
     assert other.endswith(" times |  |  |")  # no seed in common with the base: no difference
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))

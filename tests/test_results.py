@@ -109,6 +109,7 @@ def test_differences_from_a_control_by_hand() -> None:
     table = pd.DataFrame({"arm": ["a"] * 3 + ["b"] * 2, "seed": [1, 2, 3, 2, 1], "on": "x", "run": "r"})
     (row,) = results.against(table.assign(score=[3.0, 6, 9, 2, 1]), "arm", "b", ["on"]).to_dict("records")
     assert (row["arm"], row["on"], row["difference"], row["differences"]) == ("a", "x", 3.0, "2 4")
+    assert row["difference_n_seeds"] == 2
     # t-quantile of one degree of freedom 12.706, standard error 1; p = 1 - 2 atan(3) / pi
     assert row["difference_high"] - 3 == pytest.approx(12.706, abs=1e-3)
     assert row["p"] == pytest.approx(1 - 2 * math.atan(3) / math.pi)
@@ -205,6 +206,16 @@ def test_one_peer_alone_is_the_first_independent_one_of_the_most_seeds(tmp_path:
     for row in alone.to_dict("records"):
         assert row["score"] == before["", 2, "independent", row["seed"], "peer_1"]
     assert len(shown[shown["setting"] != ""]) == len(scores[scores["setting"] != ""])  # that has its own single peer
+
+
+def test_no_single_peer_of_runs_in_which_only_the_best_was_scored(tmp_path: Path) -> None:
+    """The first peer where it is the best one would stand for a peer that learned alone."""
+    folder = write_study(tmp_path / "nursery", (("independent", 2),), protocols=("babylm2025",))
+    scores = results.scores_table(folder)
+    first_is_best = scores["seed"] == 1
+    some = scores[first_is_best | (scores["member"] != "peer_1")]
+    assert not (results.with_single_peer(some)["peers"] == 1).any()
+    assert (results.with_single_peer(scores)["peers"] == 1).any()
 
 
 def test_interval_by_hand() -> None:

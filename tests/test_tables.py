@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import write_prepared, write_run, write_study
+from fake_runs import write_glue, write_prepared, write_run, write_study
 
 from wmlkit import environment, items, paths, results, tables
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
+from wmlkit.figures.files import write_figures
 from wmlkit.hyperparameters import hyperparameters, value_sources
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.readable import readable
@@ -166,6 +168,30 @@ def test_differences_have_an_interval_over_seeds_and_one_over_items(folder: Path
     assert table[table["suite"] == "dev_ce"]["item_low"].isna().all()
     again = tables.differences(tables.all_scores(folder), read_runs(folder), resamples=200)
     pd.testing.assert_frame_equal(table, again)
+
+
+def test_no_table_or_figure_tells_of_runs_and_evaluations_that_are_gone(tmp_path: Path) -> None:
+    both = ("babylm2025", "babylm2024-fixed")
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), seeds=(0, 1), protocols=both)
+    for run in read_runs(folder):
+        write_glue(run.folder, {"rte": [50.0, 52.0]})
+    made = {path.stem for path in [*tables.write_tables(folder), *write_figures(folder)]}
+    gone = {"T4_differences", "T4_protocols", "T6", "F7"}
+    assert gone < made
+    (folder / "tables" / "T8.csv").write_text("of ablations that lie elsewhere\n")
+    for run in read_runs(folder):
+        if run.arm == "distill":
+            shutil.rmtree(run.folder)
+        else:
+            for path in (run.folder / "evaluation").glob("*"):
+                if "glue" in path.name or "fixed" in path.name:
+                    path.unlink()
+    left = {path.stem for path in [*tables.write_tables(folder), *write_figures(folder)]}
+    assert left == made - gone - {"T3"}  # which stays as it is
+    there = {path.stem for kind in ("tables", "figures") for path in (folder / kind).iterdir()}
+    assert there - {"provenance", ".provenance"} == left | {"T3", "T8"}
+    noted = read_provenance(folder / "tables").keys() | read_provenance(folder / "figures").keys()
+    assert noted == left | {"T3"}
 
 
 def test_items_are_those_of_runs_with_a_score(folder: Path) -> None:

@@ -40,6 +40,11 @@ def shared_columns(found: Sequence[tuple[Run, Mapping[str, Any]]], note: str = O
     return rows
 
 
+def trial_limits(settings: Mapping[str, Any]) -> str:
+    """Fewer rows or other epochs of fine-tuning than its protocol has, ``max_train 10, epochs 1``; "" as a rule."""
+    return ", ".join(f"{name} {settings[name]}" for name in ("max_train", "max_valid", "epochs") if settings.get(name))
+
+
 def told_apart(found: Sequence[tuple[Run, Mapping[str, Any]]], across_settings: bool = False) -> list[str]:
     """For each evaluation what it has otherwise than most, ``evaluation.ties="first"``; "" for those that are alike.
 

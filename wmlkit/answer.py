@@ -75,7 +75,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     chosen = main_setting(differences)
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
-    headline, told, peers = "", ("wml", "independent"), 0
+    headline, told, peers, seeds = "", ("wml", "independent"), 0, 0
     for a, b in CONTRASTS:
         rows = most_peers_compared(chosen[(chosen["a"] == a) & (chosen["b"] == b)])
         for member in ("best_peer", "ensemble"):
@@ -83,18 +83,19 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
                 shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer" and not headline:
-                    headline, told, peers = _headline(a, row, runs, caveat), (a, b), int(row["peers"])
+                    headline, told = _headline(a, row, runs, caveat), (a, b)
+                    peers, seeds = int(row["peers"]), int(row["n_seeds"])
     if not headline:
         headline = f"Not answered: {_why_not(runs, others, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    losses = _of_loss(differences, *told)
+    losses = _of_loss(differences, *told, peers)
     if losses and told[1] == "distill" and (saturated or foreign):  # then accuracy could not have shown a difference
-        headline += f" {readings.loss_in_short(differences, *told)}"
+        headline += f" {readings.loss_in_short(differences, *told, peers, seeds)}"
     if told != ("wml", "independent"):
-        losses += _of_loss(differences, "wml", "independent")
+        losses += _of_loss(differences, "wml", "independent", peers)
     basis = _basis(runs, measured, evaluation) + _made_otherwise(others) + _of_others(main_result)
     basis += _of_length(runs, *told) + _of_diversity(runs) + losses + _of_clipping(runs)
     basis += _of_cost(runs, *told, peers) if told[1] == "distill" else []
@@ -253,10 +254,10 @@ def _of_length(runs: Sequence[Run], a: str, b: str) -> list[str]:
     return sentences
 
 
-def _of_loss(differences: pd.DataFrame, a: str, b: str) -> list[str]:
+def _of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> list[str]:
     """The same comparison in dev loss, which has no ceiling; nothing where one seed has no interval."""
-    measured = any(pd.notna(row["low"]) for row in readings.rows_of_loss(differences, a, b))
-    return [readings.loss_difference(differences, a, b)] if measured else []
+    measured = any(pd.notna(row["low"]) for row in readings.rows_of_loss(differences, a, b, peers))
+    return [readings.loss_difference(differences, a, b, peers)] if measured else []
 
 
 def _of_diversity(runs: Sequence[Run]) -> list[str]:

@@ -46,8 +46,9 @@ TABLES = {
     "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds, "
     "which over few seeds may reach beyond 0 or 100 %; for one seed item_low and item_high resample its items.",
     "T6": "(Super)GLUE by task: metric in percent, mean over fine-tuning seeds, then runs. The best epoch is chosen "
-    "on the file that is scored, as in the official pipelines, so the numbers are optimistic. majority_class: share "
-    "of the most frequent class. Skipped tasks are named with the reason.",
+    "on the file that is scored, as in the official pipelines, so the numbers are optimistic. accuracy: whatever the "
+    "metric is, as one of the official scripts counts it for MRPC and QQP too. majority_class: share of the most "
+    "frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
     "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
     "words do not; they leave out the output layer. Tokens, words, FLOP and seconds of runs with a teacher include "

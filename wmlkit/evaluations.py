@@ -5,13 +5,14 @@ The tables share the columns of `results`: run, setting, arm, peers, seed, note,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from . import paths
-from .alike import read_evaluations, shared_columns
+from .alike import read_evaluations, shared_columns, trial_limits
 from .run_files import read_object
 from .runs import curve_points, read_runs
 
@@ -20,23 +21,23 @@ RULES = ("reduction", "prefix", "ordering_fault")  # of a protocol for the objec
 
 def glue_table(folder: Path) -> pd.DataFrame:
     """One row a member and a (Super)GLUE task: metric, score, n, majority_class, selected_by, and what each
-    fine-tuning gave (finetune_seeds, finetune_values); `limits`: fewer rows or epochs than the protocol has, which only
-    a trial has. A skipped task is a row with an empty member and a `reason`."""
+    fine-tuning gave (finetune_seeds, and per_seed, their list); accuracy, whatever the metric is: of the pipeline's two
+    scripts one counts F1 for MRPC and QQP and one the accuracy. `limits`: fewer rows or epochs than the protocol has,
+    which only a trial has. A skipped task is a row with an empty member and a `reason`."""
     rows = []
     for shared, document in read_evaluations(folder):
         if document["suite"] != "glue":
             continue
         settings = document["settings"]
         seeds = " ".join(str(seed) for seed in settings["seeds"])
-        changed = [f"{name} {settings[name]}" for name in ("max_train", "max_valid", "epochs") if settings.get(name)]
         for member in document["members"]:
             for row in member["paradigms"]:
                 rows.append(
                     {
                         **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
                         **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
-                        "finetune_seeds": seeds, "reason": "", "limits": ", ".join(changed),
-                        "finetune_values": " ".join(f"{value:.4g}" for value in row["per_seed"]),
+                        "finetune_seeds": seeds, "per_seed": row["per_seed"],
+                        "accuracy": row["all_metrics"]["accuracy"], "reason": "", "limits": trial_limits(settings),
                     }
                 )  # fmt: skip
         rows += [{**shared, "member": "", **one} for one in document["skipped"]]
@@ -64,15 +65,17 @@ def protocol_table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def of_common_protocols(scores: pd.DataFrame) -> pd.DataFrame:
-    """`scores` under the protocol of a suite that the most runs of a setting were scored under, or several such.
+def of_common_protocols(scores: pd.DataFrame, named: Collection[str | None] = ()) -> pd.DataFrame:
+    """`scores` under the protocol of a suite that the most runs of a setting were scored under, or several such, and
+    under those that are `named`: the configuration's stays the main one where an evaluation of it is missing.
 
     Under the others only some runs were scored, which compares less. Where runs were scored, some rows are left.
     """
     if scores.empty:
         return scores
     runs = scores.groupby(["setting", "suite", "protocol"])["run"].transform("nunique")
-    return scores[runs == runs.groupby([scores["setting"], scores["suite"]]).transform("max")]
+    most = runs == runs.groupby([scores["setting"], scores["suite"]]).transform("max")
+    return scores[most | scores["protocol"].isin(named)]
 
 
 def text_table(folder: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .runs import ARMS
+from .runs import ARMS, distinct
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # in the order in which they are shown
 
@@ -104,7 +104,8 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
         row = rows.setdefault(key, {**dict(zip(keys, key, strict=True)), "n_seeds": set()})
         row["n_seeds"].add(int(record["n_seeds"]))
         row[column] = _with_interval(record, 3 if loss else 1)
-        row.update({name: record[name] for name in last})
+        if last:
+            row["note"] = distinct(filter(None, (row.get("note"), record["note"])))
     frame = pd.DataFrame(rows.values())
     if frame.empty:
         return frame
@@ -237,9 +238,11 @@ def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _change(record: dict[str, Any], digits: int) -> str:
-    """The difference of a record from its control, with its interval."""
+    """The difference of a record from its control, with its interval, and of how many seeds where they are fewer."""
     own = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
-    return _with_interval({**record, **{name: record[of] for name, of in own.items()}}, digits, "+")
+    text = _with_interval({**record, **{name: record[of] for name, of in own.items()}}, digits, "+")
+    seeds = record.get("difference_n_seeds", record["n_seeds"])  # tables of older versions have it not
+    return f"{text} ({seeds:.0f} of {record['n_seeds']:.0f} seeds)" if text and seeds < record["n_seeds"] else text
 
 
 def _with_interval(record: dict[str, Any], digits: int, sign: str = "") -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .readable import p_value
 from .results import main_setting, most_peers_compared
+from .runs import distinct
 
 ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 _WORDS = {
@@ -59,18 +60,22 @@ def verdict(row: Any) -> str:
     return "better" if row["low"] > 0 else "worse"
 
 
-def rows_of_loss(differences: pd.DataFrame, a: str, b: str) -> list[dict[str, Any]]:
-    """a - b in dev loss, of T4_differences: the main setting, the most peers that were compared
-    (`results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
+def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> list[dict[str, Any]]:
+    """a - b in dev loss, of T4_differences: the main setting, `peers` peers (0: the most that were compared,
+    `results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
     members = ["best_peer", "mean_peer", "ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = most_peers_compared(main_setting(rows))
+    rows = main_setting(rows)
+    rows = rows[rows["peers"] == peers] if peers else most_peers_compared(rows)
     rows = rows[rows["member"].isin(members)]
     return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
 
 
-def loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
-    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint."""
+def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: int) -> str:
+    """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint.
+
+    peers, seeds: those of the accuracy it stands behind; how many seeds the losses have is told where it is another.
+    """
     words = {
         "better": f"{a} is behind {b}",
         "worse": f"{a} is ahead of {b}",
@@ -78,16 +83,18 @@ def loss_in_short(differences: pd.DataFrame, a: str, b: str) -> str:
         "none": "no difference is shown",
     }
     shown: dict[str, list[str]] = {found: [] for found in words}  # "better": above 0, here a higher loss
-    for row in rows_of_loss(differences, a, b):
+    rows = rows_of_loss(differences, a, b, peers)
+    for row in rows:
         found = "hint" if doubt(row) else verdict(row)
         shown[found].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
     told = [f"{words[found]} ({', '.join(members)})" for found, members in shown.items() if members]
-    return f"In dev loss (nats a scored token, lower is better) {'; '.join(told)}."
+    other = distinct(f"{row['n_seeds']} seeds" for row in rows if row["n_seeds"] != seeds)
+    return f"In dev loss (nats a scored token, lower is better{', ' * bool(other)}{other}) {'; '.join(told)}."
 
 
-def loss_difference(differences: pd.DataFrame, a: str, b: str) -> str:
+def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> str:
     """A sentence about a - b in dev loss, of T4_differences, with the interval of each member (`rows_of_loss`)."""
-    rows = rows_of_loss(differences, a, b)
+    rows = rows_of_loss(differences, a, b, peers)
     if not rows:
         return f"These runs do not compare {a} with {b}."
     told = []

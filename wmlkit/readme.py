@@ -39,7 +39,8 @@ def results_section(folder: Path) -> str:
     main = pd.read_csv(folder / "tables" / "T4.csv")
     main = main_setting(main[(main["kind"] == "measured") & main["arm"].isin(ARMS)])
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
-    differences = main_setting(pd.read_csv(folder / "tables" / "T4_differences.csv"))
+    path = folder / "tables" / "T4_differences.csv"  # not there where no two arms have a seed in common
+    differences = main_setting(pd.read_csv(path)) if path.is_file() else pd.DataFrame(columns=["suite", "protocol"])
     lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
         title, digits = (LOSS, 3) if suite == "dev_ce" else (_title(suite, protocol), 1)
@@ -47,9 +48,10 @@ def results_section(folder: Path) -> str:
         lines += ["", f"{title}: mean over seeds, 95 % t-interval over seeds{beyond}, and the seeds' values.", ""]
         lines += _members(shown.assign(row=shown["arm"]), ("arm", "peers"), digits, _cell)
         compared = differences[(differences["suite"] == suite) & (differences["protocol"].fillna("") == protocol)]
-        lines += ["", DIFFERENCES, ""]
-        compared = compared.assign(row=compared["a"] + " − " + compared["b"])
-        lines += _members(compared, ("comparison", "peers"), digits, _difference)
+        if len(compared):
+            lines += ["", DIFFERENCES, ""]
+            compared = compared.assign(row=compared["a"] + " − " + compared["b"])
+            lines += _members(compared, ("comparison", "peers"), digits, _difference)
     if (folder / "tables" / "T8.csv").is_file():
         lines += _ablations(pd.read_csv(folder / "tables" / "T8.csv").fillna({"protocol": ""}))
     return "\n".join([*lines, "", _made(paths.read_json(folder / "tables" / "provenance.json"))])
@@ -94,8 +96,10 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     if changed.all():
         return []
     base = table[~changed].iloc[0]
-    for own, difference in {"mean": "difference", "low": "difference_low", "high": "difference_high"}.items():
-        table[own] = table[difference].where(changed, table[own])
+    for own in ("mean", "low", "high", "n_seeds"):
+        difference = "difference" if own == "mean" else f"difference_{own}"
+        if difference in table:  # tables of older versions have no difference_n_seeds
+            table[own] = table[difference].where(changed, table[own])
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
     names = ["dev loss" if suite == "dev_ce" else _score(suite) for suite, _ in measures]
     lines = [
@@ -151,6 +155,7 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     Raises UserError where a table or a place that these need is missing, before anything is replaced.
     """
     _place(readme, target.name)
+    results_section(folder)
     if target.name == deviations_of.PRESET:
         deviations_of.measured(folder)
 

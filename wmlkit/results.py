@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .alike import read_evaluations
+from .alike import read_evaluations, trial_limits
 from .errors import UserError
 from .run_files import other_format
 from .runs import Run, distinct, metric_lines, read_runs
@@ -117,10 +117,14 @@ def scores_table(folder: Path) -> pd.DataFrame:
     """One row a member's score: suite, protocol, member, score (0-100, macro over paradigms), ties (% of items), n.
 
     Members are those of the evaluation files, `best_peer`, which repeats the peer that the held-out text chose, and
-    `teacher`, whom the peers of the run learned from.
+    `teacher`, whom the peers of the run learned from. `note` says which tasks a score of (Super)GLUE is the mean of.
     """
     rows = []
     for shared, document in read_evaluations(folder):
+        if document["suite"] == "glue":
+            tasks = f"glue: mean of {distinct(row['paradigm'] for row in document['members'][0]['paradigms'])}"
+            limits = trial_limits(document["settings"])
+            shared["note"] = distinct(filter(None, (shared["note"], f"{tasks} ({limits})" if limits else tasks)))
         for member in document["members"]:
             rows.append({**shared, **{name: member[name] for name in ("member", "score", "ties", "n")}})
     return pd.DataFrame(rows)
@@ -177,16 +181,19 @@ def with_single_peer(scores: pd.DataFrame) -> pd.DataFrame:
     """`scores` and, for each setting and suite of which no run has one peer, rows of `peers` 1: the first peer of
     `independent`, of the number of peers that most seeds have, the larger of several.
 
-    Independent peers share nothing but the order of the text, so the first learns what it would learn alone.
+    Independent peers share nothing but the order of the text, so the first learns what it would learn alone. Where it
+    was scored in some runs only, perhaps those in which it is the best peer, there are no such rows.
     """
     if scores.empty:
         return scores
     firsts = []
     alike = [name for name in ("setting", "corpus", "suite", "protocol") if name in scores]
     for _, group in scores.groupby(alike, sort=False, dropna=False):
-        first = group[(group["arm"] == "independent") & (group["member"] == "peer_1")]
-        if len(first) and not (group["peers"] == 1).any():
-            seeds = first.groupby("peers")["seed"].nunique()
+        own = group[group["arm"] == "independent"]
+        first = own[own["member"] == "peer_1"]
+        seeds, all_seeds = (rows.groupby("peers")["seed"].nunique() for rows in (first, own))
+        seeds = seeds[seeds == all_seeds.reindex(seeds.index)]
+        if len(seeds) and not (group["peers"] == 1).any():
             firsts.append(first[first["peers"] == seeds[seeds == seeds.max()].index.max()])
     if not firsts:
         return scores
@@ -262,14 +269,17 @@ def against(table: pd.DataFrame, name: str, control: str, by: Sequence[str], val
     """Every other value of the column `name` minus `control`, seed by seed, one row each and group of `by`.
 
     Columns: name, by, difference, difference_low, difference_high (95 % t-interval over the seeds that both have),
-    differences, p (two-sided paired t-test, for one comparison).
+    differences, difference_n_seeds, p (two-sided paired t-test, for one comparison).
     """
     is_control, each, paired = table[name] == control, [name, *by], [*by, "seed"]
     both = table[~is_control].merge(table[is_control][[*paired, value]], on=paired, suffixes=("", "_control"))
     both = both.assign(difference=both[value] - both[f"{value}_control"])
     rows = over_seeds(both, each, value="difference")
     p = both.groupby(each, sort=False, dropna=False)["difference"].agg(paired_p).rename("p").reset_index()
-    shown = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
+    shown = {
+        "mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences",
+        "n_seeds": "difference_n_seeds",
+    }  # fmt: skip
     return rows.merge(p, on=each, how="left").rename(columns=shown)[[*each, *shown.values(), "p"]]
 
 

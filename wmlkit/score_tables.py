@@ -71,6 +71,7 @@ def dev_text(table: pd.DataFrame) -> pd.DataFrame:
 def glue(table: pd.DataFrame) -> pd.DataFrame:
     """T6: one row a (Super)GLUE task, from `evaluations.glue_table`; empty where nothing was fine-tuned.
 
+    `accuracy` is the mean over fine-tuning seeds and runs whatever the metric, and the same as mean where that is it.
     With one run the interval is over its fine-tuning seeds, and `interval` says so. Skipped tasks close the table,
     with the reason.
     """
@@ -82,14 +83,16 @@ def glue(table: pd.DataFrame) -> pd.DataFrame:
     for _, group in shown.groupby(by, sort=False, dropna=False):
         described = results.over_seeds(group, by).iloc[0].to_dict()
         described["interval"] = what_interval(described)
-        values = [float(value) for value in group["finetune_values"].iloc[0].split()]
+        values = group["per_seed"].iloc[0]
         if described["n_seeds"] == 1 and len(values) > 1:
             described["low"], described["high"] = results.interval(values)
             spread = pd.notna(described["low"])
             described["interval"] = OVER_FINE_TUNING if spread else "none: all fine-tuning seeds gave the same"
+        described["accuracy"] = group["accuracy"].mean()
         kept = ("metric", "n", "majority_class", "selected_by", "finetune_seeds", "limits", "note")
         more: Mapping[str, object] = {name: group[name].iloc[0] for name in kept}
-        rows.append({**described, **more, "finetune_values": "; ".join(group["finetune_values"]), "skipped": ""})
+        tuned = "; ".join(" ".join(f"{value:.4g}" for value in values) for values in group["per_seed"])
+        rows.append({**described, **more, "finetune_values": tuned, "skipped": ""})
     skipped = table[table["member"] == ""].drop_duplicates(["protocol", "task", "reason"])
     for row in skipped.to_dict("records"):
         rows.append({**{name: row[name] for name in by}, "skipped": row["reason"], "note": ""})

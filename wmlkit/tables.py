@@ -202,6 +202,7 @@ def save_table(folder: Path, name: str, table: pd.DataFrame, **provenance: Any) 
 def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
     """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files written.
 
+    A table that they do not give any more is removed, so that none tells of runs that are gone.
     Without `overwrite`, what a notebook made stays. T3 is never overwritten: the runs know what was found, a
     notebook also compares methods.
     """
@@ -241,7 +242,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
             used = read_runs(ablated) if name == "T8" else runs
             noted = of_runs(used, command, "wmlkit.tables.write_tables")
             written.append(save_table(folder / "tables", name, table, **noted))
-        elif name == "T4_stopped":  # of runs that do not call for it any more
+        elif name not in ("T1", "T8"):  # of runs or evaluations that are gone; text and ablations may lie elsewhere
             (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
             forget_provenance(folder / "tables", name)
     return written
@@ -265,8 +266,9 @@ def _configured(runs: Sequence[Run]) -> Config:
 def all_scores(folder: Path) -> pd.DataFrame:
     """Accuracies and dev losses of the finished runs: what `main_result` and `differences` take.
 
-    Of a suite's protocols only those under which the most runs were scored (`evaluations.of_common_protocols`);
-    T4_protocols has the others of runs that were scored under several.
+    Of a suite's protocols only the one that the runs' configuration names and those under which the most runs were
+    scored (`evaluations.of_common_protocols`); T4_protocols has the others of runs that were scored under several.
     """
-    scores = evaluations.of_common_protocols(results.scores_table(folder))
+    named = {run.config.get("evaluate", {}).get("protocol") for run in read_runs(folder) if not run.setting}
+    scores = evaluations.of_common_protocols(results.scores_table(folder), named)
     return pd.concat([scores, results.dev_table(folder)], ignore_index=True)

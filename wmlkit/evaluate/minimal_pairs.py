@@ -125,6 +125,8 @@ def score_sentences(
         unique_origins,
     )
     check_fit(peers, tokenizer, encoded, unique_origins)
+    if within_word:
+        _check_words([sentence for _, sentence in number], encoded, unique_origins)
     totals = score_encoded(
         peers,
         tokenizer.mask_token_id,
@@ -181,6 +183,16 @@ def check_fit(
             raise UserError(
                 f"{origin} has {len(item.ids)} tokens, the model's window is {window}; "
                 "shorten it or use a model trained with a larger data.block_size"
+            )
+
+
+def _check_words(sentences: Sequence[str], encoded: Sequence[Encoded], origins: Sequence[str]) -> None:
+    """Raise UserError where a tokenizer takes several words for one, as those that do not cut text at spaces do."""
+    for sentence, item, origin in zip(sentences, encoded, origins, strict=True):
+        if len(sentence.split()) > 1 and len({item.words[i] for i in item.scored}) == 1 < len(item.scored):
+            raise UserError(
+                f"the tokenizer numbers the {len(sentence.split())} words of {origin} as one, so within_word "
+                "would mask all that follows; expected one that cuts text into words first; leave within_word off"
             )
 
 

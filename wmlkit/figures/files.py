@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import evaluations, paths, results
-from ..provenance import from_a_notebook, of_runs, read_provenance, record_provenance
+from ..provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from ..results import main_setting, most_peers
 from ..runs import Run, finished_runs
 from ..study_plan import CLOSELY
@@ -23,10 +23,10 @@ from .training import plot_hypergradients, plot_losses, plot_peer_weights
 def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool = True) -> list[Path]:
     """Draw what the finished runs of a preset's folder give into ``<folder>/figures``; returns the PNG files written.
 
-    Only runs of the main setting and, where there are several, only the protocol of the runs' configuration;
-    F2, F3 and F6 show `wml` (or the first arm there is) with the largest number of peers that was measured, F7 and F8
-    all arms with that number. F5 needs more than the runs know and is left to the notebooks. Without `overwrite`, what
-    a notebook drew stays.
+    Only runs of the main setting and, where there are several, only the protocol of the runs' configuration; a figure
+    that they do not give any more is removed. F2, F3 and F6 show `wml` (or the first arm there is) with the largest
+    number of peers that was measured, F7 and F8 all arms with that number. F5 needs more than the runs know and is left
+    to the notebooks. Without `overwrite`, what a notebook drew stays.
     """
     runs = [run for run in finished_runs(folder) if not run.setting]
     scores = main_setting(results.scores_table(folder))
@@ -50,6 +50,9 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
         points = most_peers(main_setting(curve, suite=suite, protocol=protocol))
         drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
     noted = of_runs(runs, command, "wmlkit.figures.files.write_figures")
+    for name in {"F4", "F6", "F7", "F8"} - set(drawings):  # of evaluations that are gone
+        if overwrite or not from_a_notebook(folder / "figures", name):
+            remove_figure(folder / "figures", name)
     written = []
     for name, draw in drawings.items():
         there = folder / "figures" / f"{name}.png"
@@ -61,6 +64,13 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
                 # The drawing of the method shows no run.
                 record_provenance(folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": []}))
     return written
+
+
+def remove_figure(folder: Path, name: str) -> None:
+    """Remove what `save_figure` wrote, and the note of it."""
+    for kind in ("png", "pdf", "svg", "csv"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    forget_provenance(folder, name)
 
 
 def _foremost(table: pd.DataFrame) -> pd.DataFrame:
