@@ -13,6 +13,7 @@ from fake_runs import PARADIGMS, write_curve, write_evaluation, write_run, write
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from wmlkit import captions, evaluations, figures, results
@@ -21,7 +22,7 @@ from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
 from wmlkit.figures.marks import arms_of
 from wmlkit.figures.method import plot_method
-from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, panels, save_figure
+from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, finish, panels, save_figure
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.runs import ARMS
 
@@ -193,6 +194,27 @@ def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(met
     lines = figures.plot_losses(metrics, entropy_floor=1.9).get_lines()
     (label,) = [line.get_label() for line in lines if line.get_linestyle() == ":"]
     assert label == "floor" and "is split: the floor," in captions.FIGURES["F2"]
+
+
+def test_a_line_of_one_point_is_seen(metrics: pd.DataFrame) -> None:
+    first = metrics[metrics["step"] == metrics["step"].min()]
+    for rows, marker in ((first, "."), (metrics, "None")):
+        drawn = [line for line in figures.plot_peer_weights(rows).get_lines() if str(line.get_label())[:4] == "peer"]
+        assert drawn and {line.get_marker() for line in drawn} == {marker}
+
+
+def test_arms_stand_around_the_tick_of_their_number_of_peers(scores: pd.DataFrame) -> None:
+    """Four arms with four peers, and one of them alone with two, and the first of `independent` with one."""
+    ax = figures.plot_scores_by_peers(scores[scores["protocol"] == "babylm2025"])
+    places = np.concatenate([bar.lines[0].get_xdata() for bar in ax.containers])  # type: ignore[attr-defined]
+    assert sorted(places) == pytest.approx([0, 1, 2 - 0.24, 2 - 0.08, 2 + 0.08, 2 + 0.24])
+
+
+def test_a_legend_is_small_and_without_a_frame_outside_the_style_too() -> None:
+    ax = Figure().subplots()
+    ax.plot([0, 1], [0, 1], label="a line")
+    legend = finish(ax, legend=1).get_legend()
+    assert not legend.get_frame_on() and {text.get_fontsize() for text in legend.get_texts()} == {7}
 
 
 def test_error_bars_are_the_intervals_over_seeds(scores: pd.DataFrame) -> None:

@@ -91,6 +91,11 @@ def test_the_blank_is_filled_as_transformers_would(masked):
     assert len(playground.fill(masked, text, top=10**6)) == masked.models[0].config.vocab_size  # all there are
 
 
+def test_words_that_differ_in_the_space_before_them_are_told_apart(masked, monkeypatch):
+    monkeypatch.setattr(type(masked.tokenizer), "decode", lambda self, ids: ("s", " s", " cat", "dog")[ids[0]])
+    assert playground._told_apart(masked, torch.tensor([0, 1, 2, 3])) == ["-s", "s", "cat", "dog"]
+
+
 def test_a_causal_model_sees_only_what_stands_before_the_blank(causal):
     a, b = (playground.fill(causal, f"The cat __ {rest}") for rest in ("the dog.", "all of these houses."))
     pd.testing.assert_frame_equal(a, b)

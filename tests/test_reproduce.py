@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from wmlkit import paths
+from wmlkit import paths, session
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
@@ -150,9 +150,15 @@ def test_runs_of_other_settings_take_another_folder(folder):
     done = reproduce(folder.parent, "--set", "train.steps=7", "--set", "mutual.alpha=0.9", "--only", "03")
     assert (
         done.returncode == 2
-        and "folder of their own for runs with mutual.alpha=0.9 train.steps=7; give one" in done.stderr
+        and "folder of their own for runs with mutual.alpha=0.9 train.steps=7; give one (--out" in done.stderr
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_notebook_by_hand_refuses_other_settings_than_those_of_the_folder_s_runs(folder):
+    with pytest.raises(UserError, match=r"holds runs of other settings.* with mutual\.alpha=0\.9; give one .*`out`"):
+        session.start("03_training", "smoke", str(folder.parent), ["mutual.alpha=0.9"])
+    assert session.start("03_training", "smoke", str(folder.parent), []).folder == folder
 
 
 def test_a_preset_without_changes_runs_the_ablations_notebook(tmp_path):

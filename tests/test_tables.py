@@ -194,6 +194,16 @@ def test_no_table_or_figure_tells_of_runs_and_evaluations_that_are_gone(tmp_path
     assert noted == left | {"T3"}
 
 
+def test_truth_values_and_one_peer_in_words() -> None:
+    table = pd.DataFrame({"protocol": ["a", "b"], "ordering_fault": [True, False], "nearest": [None, True]})
+    ((_, shown),) = readable("T4_protocols", table)
+    assert shown.to_numpy().tolist() == [["a", "yes", ""], ["b", "no", "yes"]]
+    one = {"suite": "x", "protocol": "y", "member": "best_peer", "arm": "wml", "phenomenon": "z", "paradigms": 1}
+    numbers = {"mean": 50.0, "low": None, "high": None, "values": "50", "n_seeds": 1}
+    ((_, shown),) = readable("T5", pd.DataFrame([{**one, **numbers, "peers": 1}, {**one, **numbers, "peers": 2}]))
+    assert list(shown) == ["phenomenon", "paradigms", "wml, 1 peer", "wml, 2 peers"]
+
+
 def test_items_are_those_of_runs_with_a_score(folder: Path) -> None:
     runs, scores = read_runs(folder), tables.all_scores(folder)
     left_out = next(run for run in runs if run.arm == "wml")

@@ -59,14 +59,14 @@ def parameter_problems(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def _is_plain(node: ast.stmt) -> bool:
-    """Is this statement `name = literal` on one line, without an equals sign in a text?"""
+    """Is this statement `name = literal` on one line?"""
     if not isinstance(node, ast.Assign) or len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
         return False
     try:
-        value = ast.literal_eval(node.value)
+        ast.literal_eval(node.value)
     except ValueError:
         return False
-    return node.lineno == node.end_lineno and "=" not in repr(value)
+    return node.lineno == node.end_lineno
 
 
 class _Uses(ast.NodeVisitor):

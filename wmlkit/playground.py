@@ -202,7 +202,7 @@ def fill(peers: Peers, text: str, top: int = 5, weights: np.ndarray | None = Non
     columns = {}
     for name, z in zip(peers.names, (*logits, mixture), strict=True):
         best = z.softmax(dim=-1).topk(min(top, len(z)))
-        words = _shown(peers, best.indices)
+        words = _told_apart(peers, best.indices)
         columns[name] = [f"{word} {100 * p:.1f} %" for word, p in zip(words, best.values.tolist(), strict=True)]
     table = pd.DataFrame(columns)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
@@ -341,3 +341,10 @@ def _chosen(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _shown(peers: Peers, ids: Tensor) -> list[str]:
     return [str(peers.tokenizer.decode([token])).strip() or "·" for token in ids.tolist()]
+
+
+def _told_apart(peers: Peers, ids: Tensor) -> list[str]:
+    """`_shown`, where of two tokens that differ in the space before them the one without it goes on with a word."""
+    words = _shown(peers, ids)
+    spaced = [str(peers.tokenizer.decode([token])).startswith(" ") for token in ids.tolist()]
+    return [word if space or words.count(word) == 1 else f"-{word}" for word, space in zip(words, spaced, strict=True)]

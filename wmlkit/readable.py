@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .runs import ARMS, distinct
@@ -229,7 +230,8 @@ def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
     ordered = table.sort_values(["arm", "peers"], key=_order, kind="stable")
     for record in ordered.fillna({"setting": "", "note": ""}).to_dict("records"):
         told = [record.get("setting", ""), record.get("note", "")]
-        column = f"{record['arm']}, {record['peers']} peers{''.join(' ' + text for text in told if text)}"
+        peers = "1 peer" if record["peers"] == 1 else f"{record['peers']} peers"
+        column = f"{record['arm']}, {peers}{''.join(' ' + text for text in told if text)}"
         row = rows.setdefault(
             record["phenomenon"], {"phenomenon": record["phenomenon"], "paradigms": record["paradigms"]}
         )
@@ -269,6 +271,8 @@ def _cell(column: str, value: Any, decimals: Mapping[str, int]) -> str:
         return value
     if pd.isna(value):
         return ""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
     if column == "flops":
         return f"{value:.3g}"
     if column in decimals:

@@ -15,8 +15,7 @@ from .guard import exclusive
 from .kernels import one_ahead
 from .notebooks import run_notebook
 from .report import write_report
-from .run_settings import beside_main
-from .runs import read_runs
+from .runs import check_alike
 from .study_plan import plan
 from .summary import write_summary
 from .teacher import teacher_config
@@ -53,12 +52,7 @@ def reproduce(
             "leave out one of the two, or force one run with `wmlkit train --force`"
         )
     folder = paths.preset(out, preset)
-    otherwise = beside_main(read_runs(folder), config) if folder.is_dir() else ""
-    if otherwise:  # tables and figures are those of the main runs, and would be noted as made with these settings
-        raise UserError(
-            f"{folder} holds runs of other settings, and its tables, figures and answer are of those; expected a "
-            f"folder of their own for runs with {otherwise}; give one with --out"
-        )
+    check_alike(folder, config)
     with exclusive(folder):
         if force:
             _forget_runs(config, out)

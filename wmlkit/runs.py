@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
+from .config import Config
 from .errors import UserError
 from .identity import SHAPING
 from .run_files import RUN_NAME, other_format, read_lines, read_object, run_document
-from .run_settings import all_settings, difference, settings_apart
+from .run_settings import all_settings, beside_main, difference, settings_apart
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
 
@@ -161,6 +162,18 @@ def _best_member(run: Run, document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
     """The logged steps of a run, finished or not, in the order of the file."""
     return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
+
+
+def check_alike(folder: Path, config: Config) -> None:
+    """Raises UserError where a preset's `folder` has runs of other settings than `config` (`beside_main`): its tables
+    and figures are those of its main runs, and would be noted as made with these settings."""
+    otherwise = beside_main(read_runs(folder), config) if folder.is_dir() else ""
+    if otherwise:
+        raise UserError(
+            f"{folder} holds runs of other settings, and its tables, figures and answer are of those; expected a "
+            f"folder of their own for runs with {otherwise}; give one (--out, in a notebook `out`), or "
+            "the settings of these runs"
+        )
 
 
 def unfinished_beside(folder: Path, resolved: Mapping[str, Any]) -> list[str]:

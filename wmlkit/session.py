@@ -23,6 +23,7 @@ from .device import setup
 from .errors import UserError
 from .figures.style import save_figure
 from .provenance import record_provenance
+from .runs import check_alike
 from .tables import save_table
 
 
@@ -84,9 +85,13 @@ class Session:
 
 
 def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Session:
-    """Open a notebook's session and print what it runs on. `out` empty: the default output folder."""
+    """Open a notebook's session and print what it runs on. `out` empty: the default output folder.
+
+    Raises UserError where the folder has runs of other settings.
+    """
     config = load_preset(preset, list(overrides))
     root = paths.output(out or None)
+    check_alike(paths.preset(root, preset), config)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup().reason}")

@@ -166,7 +166,7 @@ def search_explorer(config: Config, vocab_size: int) -> Explorer:
 
 
 def replay_explorer(run_folder: Path) -> Explorer:
-    """Move through a run's steps: its weights so far, and where the hypergradient pushes them next."""
+    """Move through a run's steps: its weights so far, and which way the last change moved them."""
     metrics = results.run_metrics(run_folder)
     peers = run_document(run_folder)["config"]["mutual"]["num_peers"]
     metrics = metrics.assign(arm="wml", peers=peers, setting="", seed=0)

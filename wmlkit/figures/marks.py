@@ -31,7 +31,8 @@ def band(ax: Axes, rows: pd.DataFrame, colour: str, **line: Any) -> None:
     value = rows.groupby("step").agg(
         tokens=("tokens", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max")
     )
-    ax.plot(value["tokens"], value["mean"], color=colour, **{"markersize": 4, **line})
+    point = {"marker": "."} if len(value) == 1 else {}  # a line of one point cannot be seen
+    ax.plot(value["tokens"], value["mean"], color=colour, **{"markersize": 4, **point, **line})
     if rows["seed"].nunique() > 1:
         ax.fill_between(value["tokens"], value["low"], value["high"], color=colour, alpha=0.18, linewidth=0)
 

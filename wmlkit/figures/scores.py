@@ -27,10 +27,12 @@ def plot_scores_by_peers(scores: pd.DataFrame, member: str = "best_peer", ax: Ax
     shown = shown[shown["member"] == member]
     places = {peers: place for place, peers in enumerate(sorted(shown["peers"].unique()))}
     arms = arms_of(shown)
-    for number, arm in enumerate(arms):
-        offset = 0.16 * (number - (len(arms) - 1) / 2)
-        of_arm = shown[shown["arm"] == arm].assign(place=lambda rows: rows["peers"].map(places) + 0.0)
-        mean_and_seeds(ax, of_arm, "place", arm, offset)
+    side_by_side = {peers: [arm for arm in arms if arm in set(rows["arm"])] for peers, rows in shown.groupby("peers")}
+    for arm in arms:
+        of_arm = shown[shown["arm"] == arm]
+        beside = [side_by_side[peers] for peers in of_arm["peers"]]
+        offset = [0.16 * (there.index(arm) - (len(there) - 1) / 2) for there in beside]
+        mean_and_seeds(ax, of_arm.assign(place=of_arm["peers"].map(places) + offset), "place", arm)
     if len(teacher):
         of_seeds = teacher.groupby("seed")["score"].mean()  # students of several numbers share a seed's teacher
         ax.axhline(of_seeds.mean(), color=ARM_COLOURS["distill"], linestyle="--", linewidth=0.9, label="teacher")

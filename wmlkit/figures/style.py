@@ -90,7 +90,8 @@ def finish(ax: Axes, legend: int = 0) -> Axes:
         arms_first = sorted(entries, key=lambda label: label not in ARM_COLOURS)
         ax.legend(
             [entries[label] for label in arms_first], arms_first, loc="lower left", bbox_to_anchor=(0, 1.0),
-            ncols=legend, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5,
+            ncols=legend, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5, frameon=False,
+            fontsize=7,
         )  # fmt: skip
     return ax
 
