@@ -208,6 +208,19 @@ def test_one_peer_alone_is_the_first_independent_one_of_the_most_seeds(tmp_path:
     assert len(shown[shown["setting"] != ""]) == len(scores[scores["setting"] != ""])  # that has its own single peer
 
 
+@pytest.mark.parametrize("change", [{}, {"settings": {"ties": "first"}}, {"data_hash": "of other pairs"}])
+def test_a_teacher_that_was_evaluated_otherwise_is_not_shown(tmp_path: Path, change: dict[str, object]) -> None:
+    (run,) = read_runs(write_study(tmp_path / "nursery", (("distill", 2),), (0,), protocols=("babylm2025",)))
+    teacher = {"run": "teacher-p1-s0-0123abcd", "name": "base model"} | dict.fromkeys(results.TEACHER_COST, 1)
+    paths.write_json(run.folder / "done.json", run.done | {"teacher": teacher})
+    document = paths.read_json(paths.evaluation(run.folder, "nursery", "babylm2025"))
+    changed = {**document, **change, "settings": {**document["settings"], **change.get("settings", {})}}
+    paths.write_json(paths.evaluation(run.folder.parent / teacher["run"], "nursery", "babylm2025"), changed)
+    scores = results.scores_table(run.folder.parent).set_index("member")["score"]
+    assert ("teacher" in scores) == (not change)
+    assert change or scores["teacher"] == document["members"][0]["score"]
+
+
 def test_no_single_peer_of_runs_in_which_only_the_best_was_scored(tmp_path: Path) -> None:
     """The first peer where it is the best one would stand for a peer that learned alone."""
     folder = write_study(tmp_path / "nursery", (("independent", 2),), protocols=("babylm2025",))

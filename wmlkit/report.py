@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markdown_it import MarkdownIt
 
 from . import captions, paths, tables
 from .answer import QUESTION, TERMS, Answer, answer
@@ -306,42 +307,10 @@ def _runs(runs: Sequence[Run], unfinished: Sequence[str], renamed: Sequence[str]
 
 
 def _markdown(text: str) -> str:
-    """Headings, lists, paragraphs, `code`, **bold** and *emphasis* of a plain page; all else is shown as it stands.
-    Lines that are a comment, `<!-- ... -->`, are left out."""
-    blocks: list[tuple[str, list[str]]] = []  # (tag, texts)
-    goes_on = False
-    for line in text.splitlines():
-        item = re.match(r"([-*]|\d+\.)\s+(.*)", line)
-        if re.fullmatch(r"\s*<!--.*-->\s*", line):
-            continue
-        if not line.strip():
-            goes_on = False
-        elif line.startswith("#"):
-            blocks.append(("h3" if line.startswith("##") else "", [line.lstrip("# ")]))
-            goes_on = False
-        elif item:
-            tag = "ol" if item[1][0].isdigit() else "ul"
-            if not blocks or blocks[-1][0] != tag:
-                blocks.append((tag, []))
-            blocks[-1][1].append(item[2])
-            goes_on = True
-        elif goes_on:
-            blocks[-1][1][-1] += f" {line.strip()}"
-        else:
-            blocks.append(("p", [line.strip()]))
-            goes_on = True
-    parts = []
-    for tag, texts in blocks:
-        inner = "".join(f"<li>{_inline(one)}</li>\n" for one in texts) if tag in ("ol", "ul") else _inline(texts[0])
-        if tag:  # the page's own title is left out: the section has one
-            parts.append(f"<{tag}>{inner}</{tag}>\n")
-    return "".join(parts)
-
-
-def _inline(text: str) -> str:
-    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
-    strong = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
-    return re.sub(r"\*([^*\s][^*]*)\*", r"<em>\1</em>", strong)
+    """A page as HTML below a section's title: without its own title and without comments, tags shown as they stand."""
+    text = re.sub(r"^ *<!--.*-->\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\A# .*\n", "", text).replace("\n## ", "\n### ")
+    return str(MarkdownIt("commonmark", {"html": False}).render(text))
 
 
 def _text(value: object) -> str:

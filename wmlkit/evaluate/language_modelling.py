@@ -168,7 +168,7 @@ def evaluate_run_text(
     document["data_hash"] = data_hash
     document |= _unknown(*unknown_tokens(prepared_folder, tokenizer))
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
-        drawn = {domain: draw_units(documents, words_per_domain, 0) for domain, documents in texts.items()}
+        drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
     paths.write_json(paths.language_modelling(run_folder), document)
     return document

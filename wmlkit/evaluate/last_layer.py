@@ -1,8 +1,7 @@
 """Logits at chosen places only, without the work of the head and of the last layer that no chosen place needs.
 
-A masked copy of a sentence is read at one position. In the last layer the other positions matter only as keys and
-values, so its queries, its output projection and its feed-forward part are computed at that position alone: about
-three quarters of the layer saved, half of all work for a student of two layers.
+A masked copy of a sentence is read at one position. In the last layer the other positions matter only to attention, so
+its output projection and feed-forward part, most of its work, are computed at that position alone.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from ..models import FAMILIES, hidden_states, lm_logits, no_cache
+from ..models import FAMILIES, hidden_at, hidden_states, lm_logits, no_cache
 
 
 @dataclass(frozen=True)
@@ -58,33 +55,12 @@ def _comes_apart(model: PreTrainedModel) -> bool:
 
 
 def hidden_at_places(model: PreTrainedModel, input_ids: Tensor, row: Tensor, position: Tensor) -> Tensor:
-    """Last hidden states at (row, position), (B, T) ids without padding -> (K, H); row and position are (K,).
+    """Last hidden states at ascending (row, position), (B, T) ids without padding -> (K, H); row and position are (K,).
 
-    RoBERTa models that are read once in every row take the short way; the numbers are the same to rounding.
+    The last layer of the masked families is computed at these places alone (`models.hidden_at`).
     """
-    once = len(row) == len(input_ids) and bool((row == torch.arange(len(row), device=row.device)).all())
-    if once and model.config.model_type == "roberta" and not model.config.is_decoder:
-        return _roberta_at(model, input_ids, position)
-    return hidden_states(model, input_ids)[row, position]
-
-
-def _roberta_at(model: PreTrainedModel, input_ids: Tensor, position: Tensor) -> Tensor:
-    trunk: Any = model.base_model
-    hidden = trunk.embeddings(input_ids=input_ids)  # (B, T, H)
-    for layer in trunk.encoder.layer[:-1]:
-        hidden = layer(hidden)
-    last = trunk.encoder.layer[-1]
-    attention = last.attention.self
-    rows, _, width = hidden.shape
-    read = hidden[torch.arange(rows, device=hidden.device), position].unsqueeze(1)  # (B, 1, H)
-
-    def heads(states: Tensor) -> Tensor:
-        """(B, T, H) -> (B, heads, T, H / heads)"""
-        return states.view(rows, -1, attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
-
-    mixed = scaled_dot_product_attention(
-        heads(attention.query(read)), heads(attention.key(hidden)), heads(attention.value(hidden))
-    )
-    mixed = mixed.transpose(1, 2).reshape(rows, 1, width)
-    output: Tensor = last.feed_forward_chunk(last.attention.output(mixed, read))
-    return output.squeeze(1)
+    if model.config.model_type not in ("roberta", "modernbert"):
+        return hidden_states(model, input_ids)[row, position]
+    length = input_ids.shape[1]
+    positions = torch.arange(length, device=input_ids.device).expand_as(input_ids)
+    return hidden_at(model, input_ids, None, positions, row * length + position)

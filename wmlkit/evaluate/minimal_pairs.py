@@ -10,7 +10,7 @@ How the scores are computed fast is in `scoring`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,44 +20,6 @@ from ..errors import UserError
 from ..models import max_length, objective_of_class
 from .scoring import score_encoded
 from .spans import Encoded, Objective, Prefix, Reduction, encode_spans
-
-
-@overload
-def score_sentences(
-    models: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    *,
-    contexts: Sequence[str] | None = None,
-    objective: Objective | None = None,
-    within_word: bool = False,
-    reduction: Reduction = "sum",
-    prefix: Prefix = "none",
-    temperature: float = 1.0,
-    member_weights: Sequence[float] | None = None,
-    token_budget: int | None = None,
-    device: str | torch.device | None = None,
-    origins: Sequence[str] | None = None,
-) -> np.ndarray: ...
-
-
-@overload
-def score_sentences(
-    models: Sequence[PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    *,
-    contexts: Sequence[str] | None = None,
-    objective: Objective | None = None,
-    within_word: bool = False,
-    reduction: Reduction = "sum",
-    prefix: Prefix = "none",
-    temperature: float = 1.0,
-    member_weights: Sequence[float] | None = None,
-    token_budget: int | None = None,
-    device: str | torch.device | None = None,
-    origins: Sequence[str] | None = None,
-) -> dict[str, np.ndarray]: ...
 
 
 def score_sentences(
@@ -75,7 +37,7 @@ def score_sentences(
     token_budget: int | None = None,
     device: str | torch.device | None = None,
     origins: Sequence[str] | None = None,
-) -> np.ndarray | dict[str, np.ndarray]:
+) -> Any:
     """Score of each sentence, in nats.
 
     One model gives an array (N,). A list of P peers that share the tokenizer gives a dictionary of such arrays from
