@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from committed import notebook_problems
 from fake_runs import PARADIGMS, write_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wmlkit import notebook_checks, notebooks, paths, results, run_files, students
+from wmlkit import notebooks, paths, results, run_files, students
 from wmlkit.config import load_preset
 from wmlkit.data import corpora
 from wmlkit.errors import UserError
@@ -69,7 +70,7 @@ def test_any_bytes_are_lines_of_text_or_refused(tmp_path: Path, content: bytes) 
 def test_any_bytes_as_a_notebook_are_taken_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "01_any.ipynb"
     path.write_bytes(content)
-    assert notebook_checks.notebook_problems(path)  # not one of these is fit to be committed
+    assert notebook_problems(path)  # not one of these is fit to be committed
     with pytest.raises(UserError):
         notebooks.run_notebook(path, tmp_path / "done" / path.name, {})
     assert not (tmp_path / "done").exists()

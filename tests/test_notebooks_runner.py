@@ -15,10 +15,11 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
+from committed import notebook_problems
 
 from wmlkit import kernels, notebooks, paths
 from wmlkit.errors import Stopped, UserError
-from wmlkit.notebook_checks import notebook_problems, parameter_names, parameter_problems
+from wmlkit.notebook_checks import parameter_names, parameter_problems
 from wmlkit.notebooks import run_notebook
 
 COMMITTED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))

@@ -16,7 +16,6 @@ from wmlkit import paths, session
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
-from wmlkit.notebook_checks import notebook_problems
 from wmlkit.report import write_report
 from wmlkit.reproduce import _forget_runs, notebook_sources
 from wmlkit.study_plan import plan
@@ -37,11 +36,6 @@ def folder(tmp_path_factory):
     done = reproduce(out)
     assert done.returncode == 0, done.stderr[-4000:]
     return out / "smoke"
-
-
-@pytest.mark.parametrize("path", notebook_sources(), ids=NAMES)
-def test_committed_notebooks_are_clean(path):
-    assert notebook_problems(path) == []
 
 
 def test_every_run_is_finished_and_evaluated(folder):

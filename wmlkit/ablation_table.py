@@ -13,8 +13,9 @@ from . import results
 from .ablations import ablation_base, ablation_name, changes
 from .alike import told_apart
 from .config import Config
+from .run_files import Run
 from .run_settings import difference, made_with, most_common
-from .runs import Run, evaluations, read_runs
+from .runs import evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
 _KEYS = ["suite", "protocol", "member", "evaluated"]

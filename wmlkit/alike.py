@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .run_files import Run
 from .run_settings import difference, most_common
-from .runs import Run, evaluations, read_runs
+from .runs import evaluations, read_runs
 
 OTHERWISE = "evaluated otherwise than most runs; `wmlkit evaluate RUN --force` evaluates again"
 

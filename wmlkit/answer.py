@@ -16,8 +16,9 @@ from .diversity import CONTROL, diversity, diversity_table
 from .overfitting import risen, stopped
 from .readable import p_value
 from .results import CONTRASTS, main_evaluation, main_setting, most_peers_compared
+from .run_files import Run
 from .run_settings import MADE
-from .runs import Run, distinct
+from .runs import distinct
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
 TERMS = (

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from . import results
-from .runs import Run, metric_lines
+from .run_files import Run
+from .runs import metric_lines
 
 CONTROL = "independent"  # what the other arms are compared with
 _OF_ONE = ["setting", "corpus", "peers", "quantity"]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .device import Device
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from .device import Device
 
 Result = TypeVar("Result")
 

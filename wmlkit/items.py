@@ -16,8 +16,7 @@ import pandas as pd
 from . import paths
 from .errors import UserError
 from .evaluate.protocols import credit
-from .run_files import read_lines, read_object
-from .runs import Run
+from .run_files import Run, read_lines, read_object
 
 ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
 OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the same", "none: one value"

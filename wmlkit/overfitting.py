@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from .results import dev_rows, run_metrics
-from .runs import Run, metric_lines
+from .run_files import Run
+from .runs import metric_lines
 
 MEANS = ("rise", "lowest", "lowest_step", "steps")
 _SHARED = ("run", "setting", "arm", "peers", "seed", "note", "corpus")

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from . import environment, paths
 from .errors import UserError
-from .runs import Run, environment_of
+from .run_files import Run
+from .runs import environment_of
 
 _KEYS = {"command", "commit", "seeds", "device", "created_by"}
 _OF_RUNS = {"runs_commit"}  # what is made from runs has it too; before it, `commit` was that of the runs

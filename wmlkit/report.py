@@ -22,7 +22,8 @@ from .figures.files import write_figures
 from .provenance import read_provenance
 from .readable import readable
 from .results import run_metrics
-from .runs import Run, curve_points, environment_of, evaluations, read_runs, renamed_runs, unfinished_runs
+from .run_files import Run
+from .runs import curve_points, environment_of, evaluations, read_runs, renamed_runs, unfinished_runs
 
 TALL = 20  # rows beyond which a table scrolls inside its frame
 WIDE = 12  # columns beyond which it is printed smaller

@@ -17,8 +17,8 @@ from scipy import stats
 
 from .alike import read_evaluations, trial_limits
 from .errors import UserError
-from .run_files import other_format
-from .runs import Run, distinct, metric_lines, read_runs
+from .run_files import Run, other_format
+from .runs import distinct, metric_lines, read_runs
 
 # lists of P values
 PER_PEER = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,50 @@ from .errors import UserError
 FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
 
 RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")  # of a run's folder: arm, peers, seed, hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what its JSON files say."""
+
+    folder: Path
+    arm: str
+    peers: int
+    seed: int
+    setting: str  # how the configuration differs from the folder's main one; "" for the main one
+    config: dict[str, Any]
+    corpus: str
+    data: dict[str, Any]
+    students: list[dict[str, Any]]
+    environment: dict[str, Any]
+    done: dict[str, Any]
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The columns that all tables share."""
+        keys = {"run": self.folder.name, "setting": self.setting, "arm": self.arm, "peers": self.peers}
+        return {**keys, "seed": self.seed}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The columns of every table of measurements."""
+        return {**self.keys, "note": self.note, "corpus": self.corpus}
+
+    @property
+    def note(self) -> str:
+        """What every table has to say of the run."""
+        return "teacher outside the data budget" if self.done.get("teacher_outside_budget") else ""
+
+    @property
+    def flops(self) -> float:
+        """What the run took, its teacher's training included; NaN where that is unknown."""
+        teacher = self.done.get("teacher") or {"flops": None if self.arm == "distill" else 0.0}
+        return math.nan if teacher["flops"] is None else float(self.done["flops"] + teacher["flops"])
+
+    @property
+    def best_member(self) -> str:
+        """Name of the peer with the lowest held-out cross-entropy."""
+        return f"peer_{self.done['best_peer']}"
 
 
 def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:

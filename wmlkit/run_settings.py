@@ -6,14 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .config import Config, load_preset, preset_names
 from .identity import OF_EACH_RUN, PLACES, SHAPING, digest, idle_teacher_keys
+from .run_files import Run
 from .shapes import SHAPE
-
-if TYPE_CHECKING:
-    from .runs import Run
 
 _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",

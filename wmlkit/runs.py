@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from . import paths
 from .config import Config
 from .errors import UserError
 from .identity import SHAPING
-from .run_files import RUN_NAME, other_format, read_lines, read_object, run_document
+from .run_files import RUN_NAME, Run, other_format, read_lines, read_object, run_document
 from .run_settings import all_settings, beside_main, difference, settings_apart
 
 ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
@@ -24,50 +24,6 @@ _DONE = (
 
 _PER_PEER = ("held_out_ce", "dev_ce", "parameters", "peer_weights")  # lists of P values among them
 _PER_PEER_SINCE = ("clipped",)  # not written by every version, nor with every setting
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what its JSON files say."""
-
-    folder: Path
-    arm: str
-    peers: int
-    seed: int
-    setting: str  # how the configuration differs from the folder's main one; "" for the main one
-    config: dict[str, Any]
-    corpus: str
-    data: dict[str, Any]
-    students: list[dict[str, Any]]
-    environment: dict[str, Any]
-    done: dict[str, Any]
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        """The columns that all tables share."""
-        keys = {"run": self.folder.name, "setting": self.setting, "arm": self.arm, "peers": self.peers}
-        return {**keys, "seed": self.seed}
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """The columns of every table of measurements."""
-        return {**self.keys, "note": self.note, "corpus": self.corpus}
-
-    @property
-    def note(self) -> str:
-        """What every table has to say of the run."""
-        return "teacher outside the data budget" if self.done.get("teacher_outside_budget") else ""
-
-    @property
-    def flops(self) -> float:
-        """What the run took, its teacher's training included; NaN where that is unknown."""
-        teacher = self.done.get("teacher") or {"flops": None if self.arm == "distill" else 0.0}
-        return math.nan if teacher["flops"] is None else float(self.done["flops"] + teacher["flops"])
-
-    @property
-    def best_member(self) -> str:
-        """Name of the peer with the lowest held-out cross-entropy."""
-        return f"peer_{self.done['best_peer']}"
 
 
 def read_runs(folder: Path) -> list[Run]:

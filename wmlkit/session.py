@@ -21,8 +21,7 @@ from .captions import caption
 from .config import Config, load_preset
 from .device import setup
 from .errors import UserError
-from .figures.style import save_figure
-from .provenance import record_provenance
+from .figures.files import save_noted
 from .runs import check_alike
 from .tables import save_table
 
@@ -60,9 +59,7 @@ class Session:
 
     def figure(self, name: str, figure: Any, seeds: Sequence[int] = ()) -> None:
         """Save ``figures/<name>`` as PNG, PDF and SVG with what made it; its caption is shown here."""
-        folder = self.folder / "figures"
-        self.files.append(save_figure(figure, folder, name))
-        record_provenance(folder, name, **self.provenance(seeds))
+        self.files.append(save_noted(figure, self.folder / "figures", name, **self.provenance(seeds)))
         _show_caption(name)
 
     def finish(self, numbers: Mapping[str, float]) -> None:

@@ -48,14 +48,15 @@ def foremost(config: Config) -> tuple[Arm, int]:
 
 def plan_table(config: Config, part: Part = "runs") -> pd.DataFrame:
     """The plan as a table: one row a run, with its number from 1; for ablations with what each changes."""
+    runs = plan(config, part)
     rows: list[dict[str, Any]] = [
         {"row": row, "arm": run.mutual.arm, "peers": run.mutual.num_peers, "seed": run.train.seed,
          "steps": run.train.steps}
-        for row, run in enumerate(plan(config, part), start=1)
+        for row, run in enumerate(runs, start=1)
     ]  # fmt: skip
     if part == "ablations":
         base = ablation_base(config)
-        for row, run in zip(rows, plan(config, part), strict=True):
+        for row, run in zip(rows, runs, strict=True):
             row["ablation"] = ablation_name(changes(run.resolved(), base))
     return pd.DataFrame(rows)
 

@@ -25,7 +25,8 @@ from .items import item_bootstrap, items_of, paired_items, with_item_intervals
 from .overfitting import stopped
 from .provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
-from .runs import Run, finished_runs, read_runs
+from .run_files import Run
+from .runs import finished_runs, read_runs
 from .score_tables import dev_text, glue, protocols, thirds
 
 PROVENANCES = ("published", "secondary", "unknown")

@@ -53,8 +53,6 @@ def score_encoded(
         raise UserError("the tokenizer has no mask token; a masked model needs one: load the model's own tokenizer")
     for model in peers:
         model.to(device or peers[0].device)  # type: ignore[arg-type]
-    with evaluation_mode(peers):
-        readers = [logits_at(model) for model in peers]
     token_budget = token_budget or TOKENS.get(peers[0].device.type, TOKENS["cpu"])
     totals = np.zeros((len(peers) + len(weights), len(encoded)))
     by_length: dict[int, list[int]] = {}
@@ -62,6 +60,7 @@ def score_encoded(
         by_length.setdefault(len(item.ids), []).append(index)
     progress = tqdm(total=len(encoded), desc="scoring", unit="text", disable=None, leave=False, mininterval=1)
     with evaluation_mode(peers), torch.inference_mode(), progress:
+        readers = [logits_at(model) for model in peers]
         for length, same_length in sorted(by_length.items()):
             texts_a_part = max(1, COPY_CELLS // length**2)
             for start in range(0, len(same_length), texts_a_part):

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from .. import evaluations, paths, results
 from ..provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from ..results import main_setting, most_peers
-from ..runs import Run, finished_runs
+from ..run_files import Run
+from ..runs import finished_runs
 from ..study_plan import CLOSELY
 from .method import plot_method
 from .scores import plot_accuracy_by_words, plot_phenomena, plot_protocols, plot_scores_by_peers
@@ -55,15 +56,23 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
             remove_figure(folder / "figures", name)
     written = []
     for name, draw in drawings.items():
-        there = folder / "figures" / f"{name}.png"
-        before = there.read_bytes() if there.is_file() else None
-        if before is None or overwrite or not from_a_notebook(folder / "figures", name):
-            written.append(save_figure(draw(), folder / "figures", name))
-            # One that comes out the same keeps the note of what made that
-            if there.read_bytes() != before or name not in read_provenance(folder / "figures"):
-                # The drawing of the method shows no run.
-                record_provenance(folder / "figures", name, **(noted if name != "F1" else {**noted, "seeds": []}))
+        there = (folder / "figures" / f"{name}.png").is_file()
+        if not there or overwrite or not from_a_notebook(folder / "figures", name):
+            # The drawing of the method shows no run.
+            provenance = noted if name != "F1" else {**noted, "seeds": []}
+            written.append(save_noted(draw(), folder / "figures", name, **provenance))
     return written
+
+
+def save_noted(figure: Any, folder: Path, name: str, **provenance: Any) -> Path:
+    """`save_figure`, and in the folder's ``provenance.json`` what made it. One that comes out the same keeps the note
+    of what made that, as tables do."""
+    path = folder / f"{name}.png"
+    before = path.read_bytes() if path.is_file() else None
+    save_figure(figure, folder, name)
+    if path.read_bytes() != before or name not in read_provenance(folder):
+        record_provenance(folder, name, **provenance)
+    return path
 
 
 def remove_figure(folder: Path, name: str) -> None:
