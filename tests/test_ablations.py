@@ -251,3 +251,29 @@ def test_figure(folder, config):
     diamonds = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "D"]
     shown = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")["difference"]
     assert diamonds == pytest.approx([shown["alpha = 0.9"], shown["arm = independent"]])
+
+
+def test_other_text_as_an_ablation_is_compared_by_its_scores_alone(tmp_path, folder, config):
+    """A loss of other tokens, or of more masks, is no loss on what the base was measured on."""
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    for seed in range(3):
+        for overrides in ({"data.vocab_size": 700}, {"train.mask_ratio": 0.6}):
+            run = write_run(copy, "wml", 2, seed, overrides)
+            write_evaluation(run, "wml", 2, seed + 20, "nursery", "babylm2025", PARADIGMS[:3])
+            document = paths.read_json(run / "config.json")
+            document["data"]["hash"] = "f" * 64 if "data.vocab_size" in overrides else document["data"]["hash"]
+            paths.write_json(run / "config.json", document)
+    table = ablation_table(copy, config)
+    shown = table[table["member"] == "mean_peer"].set_index(["ablation", "suite"])["difference"]
+    for change in ("vocab_size = 700", "mask_ratio = 0.6"):
+        assert pd.notna(shown[change, "nursery"]) and (change, "dev_ce") not in shown.index
+        assert pd.isna(shown[f"{change} (loss of other tokens)", "dev_ce"])
+    assert pd.notna(shown["alpha = 0.9", "dev_ce"])
+    readable("T8", table)
+
+
+@pytest.mark.parametrize("key", ["evaluate.ties", "train.seed", "study.workers", "data.corpus"])
+def test_an_ablation_that_changes_no_run_is_refused(config, key):
+    value = {"evaluate.ties": "first", "data.corpus": "elsewhere"}.get(key, 1)
+    with pytest.raises(UserError, match=rf"ablations\.settings names '{key}', which is no change of a run"):
+        plan(config.updated({"ablations.settings": [{"mutual.alpha": 0.1}, {key: value}]}), "ablations")

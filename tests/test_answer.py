@@ -131,6 +131,15 @@ def test_a_study_begun_with_more_peers_does_not_hide_what_fewer_have_shown(tmp_p
     assert set(given_by(folder).comparisons["peers"]) == {"4"}
 
 
+def test_one_peer_learns_from_no_other(tmp_path: Path) -> None:
+    arms = ("independent", "wml", "distill")
+    folder = write_study(tmp_path / "nursery", [(arm, 1) for arm in arms], protocols=("babylm2025",))
+    found = given_by(folder)
+    assert found.headline == "Not answered: these runs have one peer each, which learns from no other."
+    assert set(found.comparisons["comparison"]) == {"distill - independent"}
+    assert not any("wml minus" in sentence for sentence in found.basis)
+
+
 def test_the_headline_s_losses_are_of_as_many_peers_as_its_accuracy(tmp_path: Path) -> None:
     """Runs of more peers are trained and not evaluated yet."""
     arms = ("wml", "distill")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from mistakes import run_cli
+from typer.testing import CliRunner
 
-from wmlkit import paths
+from wmlkit import cli, paths
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.study_plan import parse_rows, parse_shard, plan, shard, work
@@ -38,6 +39,14 @@ def trained(tmp_path_factory):
 
 def test_train_prints_its_folder_and_progress_apart(trained):
     assert trained.name.startswith("dml-p2-s2-") and (trained / "done.json").is_file()
+
+
+def test_an_option_and_a_setting_that_say_otherwise_are_refused():
+    runner = CliRunner()
+    refused = runner.invoke(cli.app, ["train", "--preset", "smoke", "--peers", "2", "--set", "mutual.num_peers=3"])
+    assert isinstance(refused.exception, UserError) and str(refused.exception).startswith(
+        "got --peers 2 and --set mutual.num_peers=3; expected one value"
+    )
 
 
 def test_evaluate(trained):

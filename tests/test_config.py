@@ -89,3 +89,9 @@ def test_shares_of_the_masked_positions_may_fill_them():
 def test_what_is_no_suite_of_pairs_is_refused_before_anything_is_trained(suite, instead):
     with pytest.raises(UserError, match=f"names '{suite}'; expected suites of minimal pairs; .*{instead}"):
         load_preset("smoke", {"evaluate.suites": ["nursery", suite]})
+
+
+@pytest.mark.parametrize("suite", ["turkish/agreement", "../evil", "", ".hidden"])
+def test_a_suite_s_name_is_one_of_a_folder(suite: str) -> None:
+    with pytest.raises(UserError, match="expected names of letters, digits and _.-"):
+        load_preset("smoke", {"evaluate.suites": ["blimp", suite]})

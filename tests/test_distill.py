@@ -301,6 +301,11 @@ def test_the_teacher_is_trained_once(distilled, out):
     lines = [study.progress_line(other, row) for row in told]
     assert lines[-1].startswith("distill P=1 seed 1: step 6/6")
     assert sum(line.startswith("teacher of distill P=1 seed 1") for line in lines) == 4  # steps 2, 3, 4, 6
+    longer, row = other.updated({"mutual.teacher_steps": 24}), {"ce": [1.0], "peer_weights": [1.0], "step": 6}
+    for settings, told, steps in (
+        (longer, {"teacher": True}, 24), (longer, {}, 6), (longer.updated({"mutual.arm": "teacher"}), {}, 24),
+    ):  # fmt: skip
+        assert f": step 6/{steps} train" in study.progress_line(settings, row | told)
 
 
 def test_runs_side_by_side_wait_for_one_teacher(out):

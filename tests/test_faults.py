@@ -63,6 +63,16 @@ def test_first_fault_by_hand():
         faults.raise_first(seen)
 
 
+def test_a_measured_loss_that_is_not_finite_is_named(tmp_path):
+    """The updates of one step end all numbers, and the next measure comes before the next step's loss."""
+    wild = {"train.lr": 1e30, "train.optimizer": "adamw", "train.warmup_steps": 0, "train.eval_every": 1}
+    with pytest.raises(UserError, match="step 1: the loss on measured text of peer 1 is not finite, .* lower train.lr"):
+        train.run(load_preset("smoke", SETTINGS | wild | {"mutual.arm": "independent"}), tmp_path)
+    early = {"search.prefer": "proxy", "search.proxy_steps": 3, "train.skip_not_finite": 9}
+    with pytest.raises(UserError, match="the early loss in the search of peer 1 is not finite"):
+        train.run(load_preset("smoke", SETTINGS | wild | early), tmp_path)
+
+
 def test_of_one_step_the_loss_is_named_before_the_gradient():
     bad = torch.tensor([1.0, NAN])
     with pytest.raises(UserError, match="step 7: the ce of peer 2"):

@@ -26,6 +26,8 @@ from transformers import (
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
 from wmlkit import paths
@@ -33,7 +35,9 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import last_layer, score_sentences, target
+from wmlkit.evaluate.finetune import Classifier
 from wmlkit.evaluate.glue import GlueOptions
+from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS
 from wmlkit.evaluate.last_layer import logits_at
 from wmlkit.evaluate.outside import load_outside, read_texts
 from wmlkit.evaluate.target import evaluate_target, result_lines
@@ -175,6 +179,31 @@ def test_only_language_models_are_taken(folder: Path) -> None:
         load_outside(folder.parent)
     with pytest.raises(UserError, match="--seeds got '1,x'"):
         GlueOptions.of("", "1,x", None, None, None)
+    with pytest.raises(UserError, match=r"below 2\^32"):
+        GlueOptions.of("", str(2**64), None, None, None)
+
+
+def test_a_causal_model_that_reads_what_it_is_to_predict_is_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 40}
+    for looks_back in (False, True):
+        folder = tmp_path / str(looks_back)
+        torch.manual_seed(0)
+        RobertaForCausalLM(RobertaConfig(**shared, **SMALL, is_decoder=looks_back)).save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
+        if looks_back:
+            assert load_outside(folder)[2] == "clm"
+        else:
+            with pytest.raises(UserError, match="a RobertaForCausalLM, whose logits change with the tokens behind"):
+                load_outside(folder)
+
+
+def test_a_class_is_read_from_states_that_are_narrower_than_the_layers(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = GLUE_PROTOCOLS["babylm2025"].recipe
+    classifier = Classifier(build("opt", tokenizer), "clm", 2, recipe)  # layers of 16, states of 8
+    ids = torch.tensor([[5, 6, 7]])
+    assert classifier(ids, torch.ones_like(ids)).shape == (1, 2)
 
 
 def test_a_model_without_its_tokenizer_is_not_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

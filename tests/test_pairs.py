@@ -246,6 +246,12 @@ def test_a_file_without_pairs_is_named(suite: Path, tokenizer: PreTrainedTokeniz
         evaluate_pairs(tiny(tokenizer), tokenizer, suite)
 
 
+def test_a_link_to_nothing_among_the_pairs_is_named(suite: Path) -> None:
+    (suite / "gone.jsonl").symlink_to(suite / "nowhere")
+    with pytest.raises(UserError, match=r"gone\.jsonl is a link to nothing; expected a file of pairs"):
+        read_suite(suite, PROTOCOLS["babylm2025"])
+
+
 def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     for given in (None, str(tmp_path)):
         with pytest.raises(UserError, match="EWoK is gated: ask for access.*write_ewok"):

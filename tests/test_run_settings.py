@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from fake_runs import write_run, write_study
 
 from wmlkit import paths, results
 from wmlkit.config import Config, load_preset
+from wmlkit.errors import UserError
 from wmlkit.identity import SHAPING
 from wmlkit.run_settings import beside_main
-from wmlkit.runs import read_runs
+from wmlkit.runs import check_alike, read_runs
 
 
 def test_text_that_lay_elsewhere_is_the_same_text(tmp_path: Path) -> None:
@@ -78,6 +80,17 @@ def test_settings_beside_the_main_ones(tmp_path: Path) -> None:
     assert beside_main(runs, main.updated({"mutual.alpha": 0.9, "data.corpus": "texts/my own"})) == (
         'mutual.alpha=0.9 data.corpus="my own"'
     )
+    assert beside_main(runs, main.updated({"data.corpus": "büyük"})) == 'data.corpus="büyük"'
+
+
+def test_text_that_was_edited_is_other_text(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "mine", (("wml", 2),), seeds=(0,), protocols=())
+    (run,) = read_runs(folder)
+    elsewhere = Config(preset="mine").updated({"data.corpus": "/elsewhere/texts"})  # the same text counts as the same
+    check_alike(folder, elsewhere, lambda: run.data["hash"])
+    with pytest.raises(UserError, match='for runs with data.hash="ffffffff"; give one'):
+        check_alike(folder, Config(preset="mine"), lambda: "f" * 64)
+    check_alike(tmp_path / "none", elsewhere, lambda: pytest.fail("no runs: no text is prepared"))
 
 
 def test_arms_of_another_precision_are_not_paired(tmp_path: Path) -> None:

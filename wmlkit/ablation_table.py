@@ -18,6 +18,7 @@ from .run_settings import difference, made_with, most_common
 from .runs import evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
+OF_OTHER_TOKENS = "loss of other tokens"  # than the base's
 _KEYS = ["suite", "protocol", "member", "evaluated"]
 
 
@@ -58,16 +59,22 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
 
 def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, changed: Mapping[str, Any]) -> list[str]:
     """For each row of `scores` what its text or precision has otherwise than those of most of the base's runs, and its
-    evaluation than most: only those alike are compared. An ablation may be one of precision.
+    evaluation than most: only those alike are compared. An ablation may be one of precision, and one of the text, whose
+    scores on the same pairs compare; a loss of other tokens, of more or fewer masks or of the other objective does not.
 
     changed: by a run's name, what its configuration has otherwise than the base's.
     """
     made = {run.folder.name: made_with(run) for run in runs}
     of_base = [own for name, own in made.items() if not changed[name]] or list(made.values())
     common = {key: most_common([own[key] for own in of_base]) for key in of_base[0]}
+    of_loss = {name: "" for name in made}
     for name, own in made.items():
         if "train.precision" in changed[name]:
             own["precision"] = common["precision"]
+        if any(key.startswith("data.") for key in changed[name]) and own["data.hash"] != common["data.hash"]:
+            own["data.hash"], of_loss[name] = common["data.hash"], OF_OTHER_TOKENS
+        if {"train.mask_ratio", "model.objective"} & set(changed[name]):
+            of_loss[name] = OF_OTHER_TOKENS
     of_run = {name: difference(own, common) for name, own in made.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]
     told = {
@@ -75,7 +82,12 @@ def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, changed: Mapping[str, 
         for (run, document), text in zip(found, told_apart(found, across_settings=True), strict=True)
     }
     places = zip(scores["run"], scores["suite"], scores["protocol"], strict=True)
-    return [", ".join(filter(None, (of_run[place[0]], told.get(place, "")))) for place in places]
+    return [
+        ", ".join(
+            filter(None, (of_run[place[0]], of_loss[place[0]] if place[1] == "dev_ce" else "", told.get(place, "")))
+        )
+        for place in places
+    ]
 
 
 def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:

@@ -17,6 +17,18 @@ def ablation_base(config: Config) -> Config:
     return config.updated(config.ablations.base).model_copy(update={"preset": f"{config.preset}-ablations"})
 
 
+def check_changes(config: Config) -> None:
+    """Raises UserError for a setting in ``[ablations]`` that changes no run: its runs would be the base's own."""
+    for own in config.ablations.settings:
+        for key in own:
+            if key.partition(".")[0] not in SHAPING or key in ("train.seed", *PLACES):
+                raise UserError(
+                    f"ablations.settings names {key!r}, which is no change of a run; expected settings of "
+                    f"{', '.join(SHAPING)}; other seeds are ablations.seeds, and other text or another evaluation is "
+                    "for all runs alike, in an output folder of its own"
+                )
+
+
 def note_plan(config: Config, out: Path) -> None:
     """Keep beside the runs of ``[ablations]`` what was asked for: from the runs alone no one could tell the base."""
     paths.write_json(paths.ablations(out, config.preset) / "ablations.json", config.resolved())

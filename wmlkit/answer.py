@@ -74,6 +74,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     near = f"; all means lie near {saturated}" if "chance" in saturated else ""
     caveat = "; of pairs of another text" if foreign else near
     chosen = main_setting(differences)
+    chosen = chosen[(chosen["peers"] > 1) | (chosen["a"] == "distill")]  # one peer learns from no other
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
     headline, told, peers, seeds = "", ("wml", "independent"), 0, 0
@@ -132,6 +133,8 @@ def _why_not(runs: Sequence[Run], others: Sequence[Run], evaluation: tuple[str, 
         nothing = "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
         return nothing + _elsewhere(others, "wml", "dml")
     common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
+    if common == {1}:
+        return "these runs have one peer each, which learns from no other"
     if not common:
         return (
             f"distillation has {_listed(peers for peers, _ in taught)} peers and mutual learning "

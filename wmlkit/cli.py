@@ -116,8 +116,15 @@ def train(
 
     given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
     options = {key: value for key, value in given.items() if value is not None}
+    asked = dict(map(parse_assignment, set_ or []))
+    for key, value in options.items():
+        if asked.get(key, value) != value:
+            option = key.rpartition(".")[2].removeprefix("num_")
+            raise UserError(
+                f"got --{option} {value} and --set {key}={asked[key]}; expected one value; leave out one of the two"
+            )
     # All at once: what --set asks for may be right only for these peers.
-    config = load_preset(preset, dict(map(parse_assignment, set_ or [])) | options)
+    config = load_preset(preset, asked | options)
     if not started_together():  # of several processes each would prepare the text at once
         for sentence in unfinished_beside(run_folder(config, paths.output(out)), settled(config).resolved()):
             say(sentence)

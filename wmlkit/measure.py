@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import bilevel, losses
+from . import bilevel, faults, losses
 from .config import Config
 from .data.batches import joined
 from .data.texts import Measured, Texts
@@ -33,7 +34,7 @@ def measure(
     scored token.
 
     peers: what to measure; None: what the run reports (`State.reported`). Peers come back in the mode, of training or
-    not, that they were in.
+    not, that they were in. Raises UserError for a loss that is not finite.
     """
     peers = state.reported if peers is None else peers
     found: list[Tensor] = []  # kept on the device: to ask for them one by one would make it wait
@@ -58,6 +59,9 @@ def measure(
         total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
         count = int(counted)
     *each, ensemble_ce = (total / count).tolist()
+    for number, value in enumerate(each):
+        if not math.isfinite(value):
+            raise faults.not_finite(state.step, "loss on measured text", number)
     return each, ensemble_ce
 
 

@@ -65,7 +65,7 @@ def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> l
     `results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
     members = ["best_peer", "mean_peer", "ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
-    rows = main_setting(rows)
+    rows = main_setting(rows[(rows["peers"] > 1) | (a == "distill")])  # one peer learns from no other
     rows = rows[rows["peers"] == peers] if peers else most_peers_compared(rows)
     rows = rows[rows["member"].isin(members)]
     return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
@@ -105,5 +105,7 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -
         else:
             reading = _reading(row, _WORDS_OF_LOSS)
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
+    number = int(row["peers"])
+    told_peers = "1 peer" if number == 1 else f"{number} peers"
     seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
-    return f"In dev loss (nats a scored token), {a} minus {b}, {row['peers']} peers, {seeds}: {'; '.join(told)}."
+    return f"In dev loss (nats a scored token), {a} minus {b}, {told_peers}, {seeds}: {'; '.join(told)}."

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from . import environment, paths
 from .config import Config, load_preset
-from .data.prepare import prepare
+from .data.prepare import hash_of_text, prepare
 from .errors import UserError
 from .guard import exclusive
 from .kernels import one_ahead
@@ -52,7 +53,7 @@ def reproduce(
             "leave out one of the two, or force one run with `wmlkit train --force`"
         )
     folder = paths.preset(out, preset)
-    check_alike(folder, config)
+    check_alike(folder, config, partial(hash_of_text, config.data, out, config.model.masked))
     with exclusive(folder):
         if force:
             _forget_runs(config, out)

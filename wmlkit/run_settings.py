@@ -33,16 +33,20 @@ def settings_apart(runs: Sequence[Run]) -> list[str]:
     return [difference(own, main) for own in settings]
 
 
-def beside_main(runs: Sequence[Run], config: Config) -> str:
+def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str:
     """What new runs of `config` would have otherwise than the main ones among `runs`, in the words of `settings_apart`;
-    "" where nothing, or without runs. Texts count by their names, and teachers not at all: they are not read for it."""
+    "" where nothing, or without runs. data_hash: of the prepared text; without it texts count by their names. Teachers
+    do not count: they are not read for it."""
     main = next((run for run in runs if not run.setting), None)
     if main is None:
         return ""
     aside = {*OF_EACH_RUN, *PLACES, *_TEACHER_KEYS}
     of_both = [all_settings(document) for document in (config.resolved(), main.config)]
     own, there = ({key: value for key, value in one.items() if key not in aside} for one in of_both)
-    own["data.corpus"], there["data.corpus"] = (PurePath(one["data.corpus"]).name for one in of_both)
+    if data_hash:
+        own["data.hash"], there["data.hash"] = (str(of)[:8] for of in (data_hash, main.data["hash"]))
+    else:
+        own["data.corpus"], there["data.corpus"] = (PurePath(one["data.corpus"]).name for one in of_both)
     return difference(own, there)
 
 
@@ -50,7 +54,7 @@ def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
     """``"mutual.alpha=0.9 train.steps=200"``: what differs from `main`."""
     missing = object()
     changed = [key for key in settings if settings[key] != main.get(key, missing)]
-    return " ".join(f"{key}={json.dumps(settings[key])}" for key in changed)
+    return " ".join(f"{key}={json.dumps(settings[key], ensure_ascii=False)}" for key in changed)
 
 
 def most_common(values: Sequence[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,12 @@ def metric_lines(run_folder: Path) -> Iterator[dict[str, Any]]:
     return read_lines(run_folder / "metrics.jsonl", ("step", "tokens", "words"))
 
 
-def check_alike(folder: Path, config: Config) -> None:
+def check_alike(folder: Path, config: Config, data_hash: Callable[[], str]) -> None:
     """Raises UserError where a preset's `folder` has runs of other settings than `config` (`beside_main`): its tables
-    and figures are those of its main runs, and would be noted as made with these settings."""
-    otherwise = beside_main(read_runs(folder), config) if folder.is_dir() else ""
+    and figures are those of its main runs, and would be noted as made with these settings. data_hash: gives that of the
+    prepared text, "" where there is none to be had."""
+    runs = read_runs(folder) if folder.is_dir() else []
+    otherwise = beside_main(runs, config, data_hash()) if runs else ""
     if otherwise:
         raise UserError(
             f"{folder} holds runs of other settings, and its tables, figures and answer are of those; expected a "

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pandas as pd
 from . import environment, paths
 from .captions import caption
 from .config import Config, load_preset
+from .data.prepare import hash_of_text
 from .device import setup
 from .errors import UserError
 from .figures.files import save_noted
@@ -88,10 +90,10 @@ def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Ses
     """
     config = load_preset(preset, list(overrides))
     root = paths.output(out or None)
-    check_alike(paths.preset(root, preset), config)
+    check_alike(paths.preset(root, preset), config, partial(hash_of_text, config.data, root, config.model.masked))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
-    print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup().reason}")
+    print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup(config.train.precision).reason}")
     _show_figures()
     return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))
 

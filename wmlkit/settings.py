@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -279,6 +280,9 @@ NO_PAIRS = {
 }
 
 
+SUITE_NAME = r"\w[\w.-]*"
+
+
 class EvaluateConfig(Section):
     suites: tuple[str, ...] = Field(("nursery",), min_length=1)
     pairs: str | None = None  # folder of the suites' JSONL files, or of their folders (blimp_filtered, ...)
@@ -298,6 +302,12 @@ class EvaluateConfig(Section):
         for suite, instead in NO_PAIRS.items():
             if suite in suites:
                 raise ValueError(f"evaluate.suites names {suite!r}; expected suites of minimal pairs; {instead}")
+        for suite in suites:
+            if not re.fullmatch(SUITE_NAME, suite):  # it names folders and files of results
+                raise ValueError(
+                    f"evaluate.suites names {suite!r}; expected names of letters, digits and _.-, as of folders "
+                    "below evaluate.pairs; rename the folder"
+                )
         return suites
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
-from . import paths
+from . import faults, paths
 from .config import Config
 from .data.prepare import Prepared
 from .data.texts import open_texts
@@ -158,7 +158,10 @@ def _early_loss(config: Config, student: Student, prepared: Prepared, tokenizer:
     set_seed(config.train.seed)  # dropout
     ce = [train_step(state, texts, config, device)[0].ce for _ in range(config.train.steps)]
     last = ce[-math.ceil(len(ce) / 4) :]
-    return float(sum(value.cpu().double().sum() for value in last)) / len(last)
+    found = float(sum(value.cpu().double().sum() for value in last)) / len(last)
+    if not math.isfinite(found):
+        raise faults.not_finite(state.step, "early loss in the search", 0)
+    return found
 
 
 def saved_hash(config: Config) -> str:

@@ -131,12 +131,14 @@ def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
     ce = " ".join("none" if value is None else f"{value:.3f}" for value in values)
     weights = " ".join(f"{value:.3f}" for value in row["peer_weights"])
     kind = "dev" if "dev_ce" in row else "train"
-    name = name or run_name(config)
+    name, steps = name or run_name(config), config.train.steps
+    if row.get("teacher") or config.mutual.arm == "teacher":
+        steps = config.mutual.teacher_steps or steps
     if row.get("teacher"):
         name = f"teacher of {name}"
     parts = f", memory ran out: batches in {row['parts']} parts" if "parts" in row else ""
     skipped = f", {row['skipped']} steps skipped, not finite" if "skipped" in row else ""
-    return f"{name}: step {row['step']}/{config.train.steps} {kind} CE {ce} weights {weights}{parts}{skipped}"
+    return f"{name}: step {row['step']}/{steps} {kind} CE {ce} weights {weights}{parts}{skipped}"
 
 
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from .ablations import ablation_base, ablation_name, changes
+from .ablations import ablation_base, ablation_name, changes, check_changes
 from .config import Config
 from .errors import UserError
 from .settings import Arm
@@ -21,6 +21,7 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
     """One configuration a run, seeds outermost, so that an interrupted study has whole seeds first."""
     if part == "ablations":
         base, runs = ablation_base(config), []
+        check_changes(config)
         for seed in config.ablations.seeds:
             for own in ({}, *config.ablations.settings):
                 one = base.updated({**own, "train.seed": seed})

@@ -199,7 +199,7 @@ def _check_parts(model: PreTrainedModel, who: str, tokenizer: PreTrainedTokenize
     positions = torch.cat([torch.arange(len(ids)) for ids in alone])[None]
     try:
         parts = lm_logits(model, hidden_states(model, torch.cat(alone)[None], seen[None, None], positions))[0]
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(
             f"{who} cannot be taken apart ({error}); expected a family as RoBERTa or Llama; choose another"
         ) from None

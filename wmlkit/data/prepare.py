@@ -89,6 +89,14 @@ def prepare(data: DataConfig, out: Path, needs_mask: bool = False) -> Prepared:
         return _opened(final, content)
 
 
+def hash_of_text(data: DataConfig, out: Path, needs_mask: bool) -> str:
+    """The hash of `prepare`; "" where it finds no text to work with."""
+    try:
+        return prepare(data, out, needs_mask).hash
+    except UserError:
+        return ""
+
+
 def _opened(final: Path, content: str) -> Prepared:
     prepared = open_prepared(final)
     if prepared.hash != content:

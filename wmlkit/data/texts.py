@@ -31,8 +31,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Measured:
-    """A text as losses on it are measured: rows and masks are the same for every run on this text, whatever its seed
-    and arm, and for its teacher, so that their losses differ by the models alone."""
+    """A text as losses on it are measured: rows and, for one share of masks, masks are the same for every run on this
+    text, whatever its seed and arm, and for its teacher, so that their losses differ by the models alone."""
 
     source: Source
     batch_size: int

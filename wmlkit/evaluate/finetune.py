@@ -63,6 +63,19 @@ class FineTuned:
     losses: tuple[float, ...]  # mean training loss of each epoch, nats
 
 
+@torch.inference_mode()
+def _width(model: PreTrainedModel) -> int:
+    """Of the last hidden states, which some families make wider or narrower than their layers. Raises UserError where a
+    model has no trunk that gives them."""
+    try:
+        return hidden_states(model, torch.zeros(1, 1, dtype=torch.long, device=model.device)).shape[-1]
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"a {type(model).__name__} gives no last hidden states to read a text's class from ({error}); expected a "
+            "language model with a trunk of its own; fine-tune another"
+        ) from None
+
+
 class Classifier(nn.Module):
     """A language model's trunk and a new classification head on one token of it.
 
@@ -74,7 +87,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        width = model.config.hidden_size
+        width = _width(model)
         if recipe.head == "gelu":  # BabyLM 2025: finetune/classifier_model.py
             self.head = nn.Sequential(
                 nn.LayerNorm(width, elementwise_affine=False),

@@ -34,10 +34,11 @@ def logits_at(model: PreTrainedModel) -> Reader:
     """
     if model.config.model_type in FAMILIES or _comes_apart(model):
         return Reader(partial(hidden_at_places, model), partial(lm_logits, model), apart=True)
-    return Reader(lambda ids, row, position: _logits(model, ids)[row, position], lambda states: states, apart=False)
+    return Reader(lambda ids, row, position: logits_of(model, ids)[row, position], lambda states: states, apart=False)
 
 
-def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits of the whole model, (B, T) ids -> (B, T, V)."""
     output = model(input_ids=ids, **no_cache(model))
     # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
     return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
@@ -46,7 +47,7 @@ def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
 @torch.inference_mode()
 def _comes_apart(model: PreTrainedModel) -> bool:
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
-    expected = _logits(model, ids).float()
+    expected = logits_of(model, ids).float()
     try:
         found = lm_logits(model, hidden_states(model, ids)).float()
     except (AttributeError, TypeError, RuntimeError):  # no such head, no such output, or states of another shape

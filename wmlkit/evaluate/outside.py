@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path, PurePath
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import paths
@@ -12,6 +13,7 @@ from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import declared_architecture, load_model, objective_of_class
+from .last_layer import logits_of
 from .spans import Objective
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,21 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
             "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
         )
     model = load_model(folder, objective)  # first: what is wrong with it would look like a fault of the tokenizer
+    if objective == "clm" and _looks_ahead(model):
+        raise UserError(
+            f"{folder} holds a {architecture}, whose logits change with the tokens behind them: it reads what it is to "
+            "predict; expected a causal language model (is_decoder in its config.json), or a masked one"
+        )
     return model, load_tokenizer(folder, needs_mask=objective == "mlm", reads_text=reads_text), objective
+
+
+@torch.inference_mode()
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether the logits of a text's beginning feel its last token."""
+    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
+    before, after = (logits_of(model, one)[:, :-1].float() for one in (ids, other))
+    return not torch.allclose(before, after, rtol=1e-3, atol=1e-4)
 
 
 def read_texts(folder: Path) -> TextFolder:

@@ -164,6 +164,9 @@ def suite_files(folder: str | Path) -> list[Path]:
         hint = f"; {EWOK_HELP}" if "ewok" in folder.name.lower() else "; point evaluate.pairs at the suite's folder"
         found = paths.without(folder, ".jsonl file")
         raise UserError(f"{folder} {found}; expected one JSONL file of minimal pairs a paradigm{hint}")
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file} is a link to nothing; expected a file of pairs; mend the link or remove it")
     return files
 
 

@@ -12,6 +12,7 @@ from ..config import Config
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
+from ..settings import SUITE_NAME
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import (
     evaluate_run_text,
@@ -76,7 +77,7 @@ def evaluate_target(
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
     """
-    if not re.fullmatch(r"\w[\w.-]*", suite):
+    if not re.fullmatch(SUITE_NAME, suite):
         raise UserError(f"--suite got {suite!r}; expected the plain name of a suite, for example blimp; change it")
     is_run = (target / "done.json").is_file()
     # Training leaves these two from its start; a model folder has a config.json as well, but neither of them.
