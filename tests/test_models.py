@@ -172,5 +172,5 @@ def test_no_keys_and_values_are_kept_where_no_text_is_generated(family):
     kept, ids = [], make_batch(family, 0).input_ids
     peer.model.base_model.register_forward_hook(lambda *found: kept.append(found[-1].past_key_values))
     hidden_states(peer.model, ids)
-    last_layer._logits(peer.model, ids)
+    last_layer.logits_of(peer.model, ids)
     assert kept == [None, None]

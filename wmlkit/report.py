@@ -266,7 +266,8 @@ def _figure(file: Path) -> str:
     caption = _text(captions.caption(name))
     image = f'<img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
     return (
-        f'{_heading(name)}<figure><span class="sheet"{width}>{image}</span>\n'
+        f'{_heading(name)}<figure><div class="scroll drawing" tabindex="0" role="region" aria-label="{name}">'
+        f'<span class="sheet"{width}>{image}</span></div>\n'
         f'<figcaption class="caption">{caption}</figcaption></figure>\n{_made(file.parent, name, _download(file))}'
     )
 

@@ -51,7 +51,7 @@ class GlueOptions:
         """From comma-separated texts, empty for the protocol's own. Raises UserError for seeds that are no numbers."""
         numbers = [part.strip() for part in seeds.split(",") if part.strip()]
         if not all(part.isdecimal() and int(part) < 2**32 for part in numbers):
-            raise UserError(f"--seeds got {seeds!r}; expected whole numbers below 2^32 with commas, for example 12,13")
+            raise UserError(f"--seeds got {seeds!r}; expected whole numbers with commas, below 2^32, for example 12,13")
         names = [part.strip() for part in tasks.split(",") if part.strip()]
         return cls(names or None, [int(part) for part in numbers] or None, max_train, max_valid, epochs)
 
