@@ -152,7 +152,8 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     """Copy tables, figures, summary and answer of `folder` to `target`, and write the results in `readme` from them;
     those in `deviations` too where the preset is the one that it quotes. `folder` and `target` have the preset's name.
 
-    Raises UserError where a table or a place that these need is missing, before anything is replaced.
+    Raises UserError where a place that these need is missing, and FileNotFoundError without T4, the answer or a note of
+    what made them, before anything is replaced.
     """
     _place(readme, target.name)
     results_section(folder)
