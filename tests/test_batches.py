@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit.config import load_preset
-from wmlkit.data.batches import Rows, joined, mask_tokens, pack, segments
+from wmlkit.data.batches import Masking, Rows, joined, mask_tokens, pack, segments
 from wmlkit.data.encode import open_documents, open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import Stage, open_texts, stages
@@ -115,9 +115,8 @@ def test_masking_scores_an_exact_number_and_never_special_tokens():
 
 def test_masking_shares():
     ids = np.full((10, 100), 7)
-    inputs, scored = mask_tokens(
-        ids, ids > 4, np.arange(8, 21), 4, ratio=0.5, random=0.1, keep=0.2, rng=np.random.default_rng(0)
-    )
+    shares, rng = Masking(random=0.1, keep=0.2), np.random.default_rng(0)
+    inputs, scored = mask_tokens(ids, ids > 4, np.arange(8, 21), 4, ratio=0.5, masking=shares, rng=rng)
     shown = inputs[scored]
     assert scored.sum() == 500
     assert (shown == 7).sum() == 100 and (shown == 4).sum() == 350

@@ -20,6 +20,16 @@ from transformers import PreTrainedTokenizerBase
 from ..device import moved
 from ..errors import UserError
 
+
+@dataclass(frozen=True)
+class Masking:
+    """How scored positions are drawn and what they show (`mask_tokens`)."""
+
+    random: float = 0.0  # share that shows a random token
+    keep: float = 0.0  # share that shows the true one; the rest shows the mask
+    span: int = 1  # they come in runs of 1 to `span` neighbours
+
+
 STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
 
 
@@ -254,12 +264,12 @@ class Rows:
         return ids, document, position
 
     def masked_batch(
-        self, step: int, batch_size: int, mask_id: int, ratio: float, random: float = 0.0, keep: float = 0.0
+        self, step: int, batch_size: int, mask_id: int, ratio: float, masking: Masking = Masking()
     ) -> Batch:
         """A batch for a masked model: `mask_tokens` on the rows of `step`."""
         ids, document, position = self.take(step, batch_size)
         rng = np.random.default_rng([*self.seed, 3, step])
-        inputs, scored = mask_tokens(ids, ~self.special[ids], self.ordinary_ids, mask_id, ratio, random, keep, rng)
+        inputs, scored = mask_tokens(ids, ~self.special[ids], self.ordinary_ids, mask_id, ratio, masking, rng)
         return self._batch(inputs, document, position, scored, ids, ids)
 
     def causal_batch(self, step: int, batch_size: int) -> Batch:
@@ -302,31 +312,48 @@ def mask_tokens(
     ordinary_ids: NDArray[np.int64],
     mask_id: int,
     ratio: float,
-    random: float,
-    keep: float,
+    masking: Masking,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(inputs, scored): exactly round(ratio x candidates) positions scored, drawn without replacement.
 
     ids, candidates: (B, T). Special tokens are no candidates and are never drawn as random replacements.
-    Of the scored positions a share `random` shows a random token, `keep` the true one, the rest `mask_id`.
+    Of the scored positions a share `masking.random` shows a random token, `masking.keep` the true one, the rest
+    `mask_id`.
     """
     places = np.flatnonzero(candidates)
-    chosen = rng.permutation(places)[: max(1, round(ratio * len(places)))]
+    count = max(1, round(ratio * len(places)))
+    chosen = rng.permutation(places)[:count]
+    if masking.span > 1:
+        chosen = spans(chosen, candidates, masking.span, rng)[:count]
     inputs, scored = ids.copy(), np.zeros(ids.shape, dtype=bool)
     scored.flat[chosen] = True
-    split_random = round(random * len(chosen))
-    split_keep = split_random + round(keep * len(chosen))
+    split_random = round(masking.random * len(chosen))
+    split_keep = split_random + round(masking.keep * len(chosen))
     inputs.flat[chosen[split_keep:]] = mask_id
     inputs.flat[chosen[:split_random]] = rng.choice(ordinary_ids, split_random)
     return inputs, scored
 
 
+def spans(
+    starts: NDArray[np.int64], candidates: NDArray[np.bool_], longest: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Flat places of the spans that begin at `starts`, span by span, each place once: 1 to `longest` neighbours, each
+    length as likely as another, cut off before what is no candidate (B, T) and at the end of its row."""
+    offsets = np.arange(longest)
+    row_end = (starts // candidates.shape[1] + 1) * candidates.shape[1]
+    reached = np.minimum(starts[:, None] + offsets, row_end[:, None] - 1)  # the last place of a row again: once below
+    within = (offsets < rng.integers(1, longest + 1, (len(starts), 1))) & candidates.flat[reached]
+    places = reached[np.logical_and.accumulate(within, axis=1)]
+    _, first = np.unique(places, return_index=True)
+    return places[np.sort(first)]
+
+
 def batch_source(
-    rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, random: float, keep: float
+    rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, masking: Masking = Masking()
 ) -> Callable[[int, float], Batch]:
     """(step, mask ratio) -> batch, for the objective in use."""
     if objective == "clm":
         return lambda step, ratio: rows.causal_batch(step, batch_size)
     mask_id = int(tokenizer.mask_token_id)
-    return lambda step, ratio: rows.masked_batch(step, batch_size, mask_id, ratio, random, keep)
+    return lambda step, ratio: rows.masked_batch(step, batch_size, mask_id, ratio, masking)

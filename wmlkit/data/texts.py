@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ..config import Config
 from ..errors import UserError
-from .batches import Batch, Rows, batch_source
+from ..settings import TrainConfig
+from .batches import Batch, Masking, Rows, batch_source
 from .encode import check_tokenizer, open_documents, open_tokens
 from .prepare import Prepared
 
@@ -66,13 +67,18 @@ def stages(config: Config) -> list[Stage]:
     return result
 
 
+def masking(train: TrainConfig) -> Masking:
+    """How a run masks its training text. The outer problem and all that is measured mask single tokens, and all."""
+    return Masking(train.mask_random, train.mask_keep, train.mask_span)
+
+
 def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> Texts:
     """The batches of a prepared corpus, after checking that its tokens and the tokenizer belong together.
 
     Raises UserError when a run would read its training text, or the outer problem the part of it that is held out,
     more often than `data.max_passes`.
     """
-    data, train, outer = config.data, config.train, config.outer
+    data, train, outer, objective = config.data, config.train, config.outer, config.model.objective
 
     def rows(split: str, block_size: int, seed: int = train.seed) -> Rows:
         path = prepared.folder / f"{split}.tokens"
@@ -80,13 +86,10 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
         check_tokenizer(header, tokenizer)
         return Rows(tokens, open_documents(path), tokenizer, block_size, data.packing, seed, split)
 
-    def source(text: Rows, batch_size: int, random: float = 0.0, keep: float = 0.0) -> Source:
-        return batch_source(text, config.model.objective, batch_size, tokenizer, random, keep)
-
     plan = stages(config)
     texts = [rows("train", stage.block_size) for stage in plan]
     sources = [
-        source(text, stage.batch_size, train.mask_random, train.mask_keep)
+        batch_source(text, objective, stage.batch_size, tokenizer, masking(train))
         for text, stage in zip(texts, plan, strict=True)
     ]
     firsts = [stage.first for stage in plan]
@@ -130,7 +133,7 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
             )
     return Texts(
         of_stage,
-        source(held_out, outer.batch_size),
+        batch_source(held_out, objective, outer.batch_size, tokenizer),
         measured(rows("held_out", data.block_size, seed=0), config, tokenizer),
         measured(rows("dev", data.block_size, seed=0), config, tokenizer),
         passes,
@@ -141,4 +144,4 @@ def measured(text: Rows, config: Config, tokenizer: PreTrainedTokenizerFast) -> 
     """`text` as losses on it are measured, with every scored position masked. Its rows must not depend on a run's seed:
     see `Measured`."""
     size = max(1, MEASURED_TOKENS // text.block_size)
-    return Measured(batch_source(text, config.model.objective, size, tokenizer, 0.0, 0.0), size, len(text))
+    return Measured(batch_source(text, config.model.objective, size, tokenizer), size, len(text))

@@ -21,7 +21,7 @@ from .. import environment, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
 from ..data.prepare import Prepared, prepare
-from ..data.texts import Source, measured
+from ..data.texts import Source, masking, measured
 from ..data.tokenizer import load_tokenizer
 from ..device import Device, setup, side_by_side
 from ..errors import UserError
@@ -66,7 +66,7 @@ def _open_setting(
     train, wide = config.train, widened(tokenizer)
 
     def source(rows: Rows, batch_size: int) -> Source:
-        return batch_source(rows, config.model.objective, batch_size, wide, train.mask_random, train.mask_keep)
+        return batch_source(rows, config.model.objective, batch_size, wide, masking(train))
 
     rows, ids = text_rows(config, prepared, "train", tokenizer, wide, case.defects)
     outer_split = "dev" if case.defects.dev_text else "held_out"

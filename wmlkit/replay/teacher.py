@@ -23,7 +23,7 @@ from ..config import Config
 from ..data.batches import Rows, batch_source
 from ..data.encode import decoded_documents, encode_documents, open_documents, open_tokens
 from ..data.prepare import Prepared
-from ..data.texts import measured
+from ..data.texts import masking, measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
 from ..device import Device
 from ..forward import AtPositions
@@ -148,8 +148,7 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
         tokenizer.add_tokens([f"<row {number}>" for number in range(missing)])
 
     rows = make(config, described, "train", own, tokenizer)
-    random, keep = config.train.mask_random, config.train.mask_keep
-    train = batch_source(rows, config.model.objective, config.replay.batch_size, tokenizer, random, keep)
+    train = batch_source(rows, config.model.objective, config.replay.batch_size, tokenizer, masking(config.train))
     dev = measured(make(config.updated({"train.seed": 0}), described, "dev", own, tokenizer), config, tokenizer)
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
     for _ in epochs(state, Setting(config, Case(), device, train, train, dev)):
