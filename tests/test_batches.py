@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit.config import load_preset
-from wmlkit.data.batches import Masking, Rows, joined, mask_tokens, pack, segments
+from wmlkit.data.batches import Masking, Rows, joined, mask_tokens, pack, segments, spans
 from wmlkit.data.encode import open_documents, open_tokens
 from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import Stage, open_texts, stages
@@ -121,6 +121,47 @@ def test_masking_shares():
     assert scored.sum() == 500
     assert (shown == 7).sum() == 100 and (shown == 4).sum() == 350
     assert ((shown >= 8) & (shown <= 20)).sum() == 50  # random tokens are ordinary ones
+
+
+class Lengths:
+    """A generator whose spans have these lengths."""
+
+    def __init__(self, *lengths: int) -> None:
+        self.lengths = lengths
+
+    def integers(self, low: int, high: int, size: tuple[int, int]) -> np.ndarray:
+        assert (low, high, size) == (1, max(self.lengths) + 1, (len(self.lengths), 1))
+        return np.array(self.lengths)[:, None]
+
+
+def test_spans_end_before_special_tokens_and_at_the_end_of_their_row():
+    """Two rows of six; place 3 is special. From 4 the second place of three would be in the next row, 8 is in two."""
+    candidates = np.array([[1, 1, 1, 0, 1, 1], [1] * 6], dtype=bool)
+    places = spans(np.array([7, 1, 4, 8, 11]), candidates, 3, Lengths(2, 3, 3, 3, 1))
+    assert places.tolist() == [7, 8, 1, 2, 4, 5, 9, 10, 11]
+
+
+def test_masks_come_in_spans():
+    """Their number is exact; where few are drawn, runs of one, two and three neighbours are as frequent as another."""
+    ids = np.where(np.arange(200_000) % 40 == 39, 2, 7).reshape(500, 400)
+    inputs, scored = mask_tokens(ids, ids > 4, np.arange(8, 21), 4, 0.01, Masking(span=3), np.random.default_rng(0))
+    assert scored.sum() == round(0.01 * (ids > 4).sum()) and not scored[ids == 2].any()
+    assert np.array_equal(inputs == 4, scored)
+    ends = np.diff(np.pad(scored, ((0, 0), (1, 1))).astype(int), axis=1)
+    lengths = np.bincount(np.nonzero(ends == -1)[1] - np.nonzero(ends == 1)[1])
+    assert lengths[1:4] == pytest.approx(lengths.sum() / 3, rel=0.12)
+    assert lengths[4:].sum() < 0.05 * lengths.sum()  # two that touch
+
+
+def test_a_span_shows_one_kind_of_input():
+    """Random tokens, true ones and masks are shared out span by span, not place by place."""
+    ids = np.full((10, 100), 7)
+    shares, rng = Masking(random=0.1, keep=0.2, span=3), np.random.default_rng(0)
+    inputs, scored = mask_tokens(ids, ids > 4, np.arange(8, 21), 4, ratio=0.1, masking=shares, rng=rng)
+    kind = np.select([~scored, inputs == 4, inputs == 7], [0, 1, 2], 3)
+    assert [(kind == k).sum() for k in (1, 2, 3)] == [70, 20, 10]
+    pairs = np.stack([kind[:, :-1], kind[:, 1:]])[:, (kind[:, :-1] > 0) & (kind[:, 1:] > 0)]
+    assert (pairs[0] == pairs[1]).mean() > 0.8  # where spans touch, and in the two that a share cuts, they may differ
 
 
 def test_attention_stays_inside_a_document():

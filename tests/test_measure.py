@@ -47,6 +47,25 @@ def test_every_run_is_measured_on_the_same_rows(out):
     assert not torch.equal(one.train(0, 0.3).input_ids[:8], other.train(0, 0.3).input_ids)
 
 
+def test_spans_are_masked_in_training_alone(out):
+    """So losses of runs with and without them are on the same masks."""
+    _, single, _, _ = opened(out)
+    _, spans, _, _ = opened(out, train__mask_span=3)
+    for usual, other in (
+        (single.dev.source, spans.dev.source),
+        (single.held_out.source, spans.held_out.source),
+        (single.outer, spans.outer),
+    ):
+        assert torch.equal(usual(1, 0.3).input_ids, other(1, 0.3).input_ids)
+    usual, other = single.train(1, 0.3), spans.train(1, 0.3)
+    assert torch.equal(usual.targets, other.targets) and len(usual.scored) == len(other.scored)
+
+    def neighbours(scored: torch.Tensor) -> int:
+        return int((scored.diff() == 1).sum())
+
+    assert neighbours(other.scored) > 1.5 * neighbours(usual.scored)
+
+
 def test_the_batches_cover_what_was_asked_for(out):
     settings, texts, _, _ = opened(out)
     size = MEASURED_TOKENS // settings.data.block_size
