@@ -135,10 +135,10 @@ class Lengths:
 
 
 def test_spans_end_before_special_tokens_and_at_the_end_of_their_row():
-    """Two rows of six; place 3 is special. From 4 the second place of three would be in the next row, 8 is in two."""
+    """Two rows of six; place 3 is special. 2 does not go on behind it, 5 not in the next row, and 8 is in two spans."""
     candidates = np.array([[1, 1, 1, 0, 1, 1], [1] * 6], dtype=bool)
-    places = spans(np.array([7, 1, 4, 8, 11]), candidates, 3, Lengths(2, 3, 3, 3, 1))
-    assert places.tolist() == [7, 8, 1, 2, 4, 5, 9, 10, 11]
+    places = spans(np.array([7, 2, 5, 8, 11]), candidates, 3, Lengths(2, 3, 3, 3, 1))
+    assert places.tolist() == [7, 8, 2, 5, 9, 10, 11]
 
 
 def test_masks_come_in_spans():
