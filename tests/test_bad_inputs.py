@@ -246,6 +246,7 @@ CASES = [
     command("shard and rows", "study", "run", "--shard", "", "--rows", "1", says="got both --shard and --rows"),
     setting("no saved search", "search.saved=", "'search.saved' is '': .* at least 1 character"),
     setting("empty teacher", "mutual.teacher=", "'mutual.teacher' is '': .* at least 1 character"),
+    setting("long spans", "train.mask_span=1000000", "'train.mask_span' is 1000000: .* less than or equal to 100"),
     setting("many threads", "train.threads=100000", "'train.threads' is 100000: .* less than or equal to 1024"),
     command("option", "train", "--steps", "3", says="No such option: --steps"),
     preset("TOML", "[train\nsteps = 3", "mine.toml is not TOML .*line 1"),

@@ -351,10 +351,13 @@ def test_rules_on_scorers_that_are_no_models():
     assert 40 < drawn["accuracy"] < 60 and drawn["ties"] == 100 and drawn["displaced"] == 0
 
 
-def test_a_preset_with_averages_is_replayed_without(out):
-    """The replay takes its own steps: an average that those do not move would be reported as untrained peers."""
+def test_a_preset_with_averages_or_spans_is_replayed_without(out):
+    """The replay takes its own steps: an average that those do not move would be reported as untrained peers.
+    The released code masks each token for itself."""
     assert replay.run(config(train__ema_decay=0.9), out, "none", Case()) == replay.run(config(), out, "none", Case())
-    assert replay.replay_config(config(train__ema_decay=0.9), Case("teacher"), 0).train.ema_decay == 0
+    for case in (Case(), Case("teacher")):
+        train = replay.replay_config(config(train__ema_decay=0.9, train__mask_span=3), case, 0).train
+        assert (train.ema_decay, train.mask_span) == (0, 1)
 
 
 def test_scoring_table_of_the_replayed_peers(out):

@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from ..device import moved
 from ..errors import UserError
 
+STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -28,9 +30,6 @@ class Masking:
     random: float = 0.0  # share that shows a random token
     keep: float = 0.0  # share that shows the true one; the rest shows the mask
     span: int = 1  # they come in runs of 1 to `span` neighbours
-
-
-STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
 
 
 @dataclass(frozen=True)
