@@ -232,9 +232,7 @@ class TrainConfig(Section):
     mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
     mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead
     mask_keep: float = Field(0.0, ge=0, le=1)  # share that shows the true token; both still scored
-    mask_span: int = Field(
-        1, ge=1, le=100
-    )  # masked tokens come in runs of 1 to this many neighbours; 1: each for itself
+    mask_span: int = Field(1, ge=1, le=100)  # masked tokens come in runs of 1 to this many; 1: each for itself
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     muon_lr: float = Field(0.02, gt=0)  # matrices of the trunk, with optimizer = "muon"

@@ -48,7 +48,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.lr": config.replay.lr,
         "train.grad_clip": config.replay.grad_clip,
         "train.batch_size": config.replay.batch_size,
-        "train.mask_span": 1,  # it masks each token for itself, in the outer problem's text too
+        "train.mask_span": 1,  # the released code masks each token for itself, in the outer problem too
         "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
         "mutual.num_peers": config.replay.num_peers,
