@@ -19,7 +19,7 @@ from wmlkit import losses, paths
 from wmlkit.config import load_preset
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, train_tokenizer
-from wmlkit.deviations import MARK, measured, write_deviations
+from wmlkit.deviations import MARK, fill_marks, measured
 from wmlkit.device import setup
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import as_returned, released_order
@@ -441,12 +441,14 @@ def test_t9_repairs_compares_with_the_row_above():
 
 
 def test_the_committed_effects_are_those_of_the_committed_tables(tmp_path):
-    text = DEVIATIONS.read_text(encoding="utf-8")
-    copy = tmp_path / "deviations.md"
-    copy.write_text(text, encoding="utf-8")
-    write_deviations(copy, paths.reference("nursery"))
-    assert copy.read_text(encoding="utf-8") == text
-    marked = {key for _, key in MARK.findall(text)}
+    marked = set()
+    for document in (paths.REPOSITORY / "README.md", DEVIATIONS):
+        text = document.read_text(encoding="utf-8")
+        copy = tmp_path / document.name
+        copy.write_text(text, encoding="utf-8")
+        fill_marks(copy, paths.reference("nursery"))
+        assert copy.read_text(encoding="utf-8") == text
+        marked |= {key for _, key in MARK.findall(text)}
     assert marked == set(measured(paths.reference("nursery"))) - {"none"}  # every case has its place
     numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -459,20 +461,28 @@ def test_effects_follow_the_tables(tmp_path):
         table = pd.read_csv(paths.reference("nursery") / "tables" / f"{name}.csv")
         if name == "T9":
             table.loc[table["case"] == "digit_pairs", "dev_ce"] = 77.0
+        if name == "T9_repairs":
+            table.loc[table["case"] == "none", "change"] = -5.0
+            table.loc[table["case"] == "repaired_batchmean", "change"] = 0.75
         table.to_csv(tables / f"{name}.csv", index=False)
     paths.write_json(
         tables / "provenance.json", paths.read_json(paths.reference("nursery") / "tables" / "provenance.json")
     )
     document = tmp_path / "text.md"
     document.write_text("a\n  <!-- measured: digit_pairs -->\n  old\n  <!-- end -->\nb\n")
-    write_deviations(document, tmp_path)
+    fill_marks(document, tmp_path)
     assert "\n  *Measured:* dev loss 77.00 nats" in document.read_text() and "old" not in document.read_text()
+    in_short = measured(tmp_path)["released"]  # the last repair is that of dev_text, what is worse is told as well
+    assert (
+        "are dev_text -5.00, digit_pairs -3.77, step_per_epoch -0.89; no other repair changes it by more than 0.75."
+        in in_short
+    )
     document.write_text("<!-- measured: digit_pears --><!-- end -->")
     with pytest.raises(UserError, match="asks for the effect of 'digit_pears'"):
-        write_deviations(document, tmp_path)
+        fill_marks(document, tmp_path)
     (tables / "T9_search.csv").unlink()
     with pytest.raises(UserError, match=r"has no T9_search.csv; expected what notebook 07 saves"):
-        write_deviations(document, tmp_path)
+        fill_marks(document, tmp_path)
 
 
 def test_what_a_replay_is(out):

@@ -2,7 +2,8 @@
 
 ``wmlkit report RUNS --reference`` writes them, as it does README's results: what stands between
 ``<!-- measured: KEY -->`` and ``<!-- end -->`` is the effect of the case KEY of T9, of ``search:CASE`` of T9_search or
-of ``scoring:RULE`` of T9_scoring; that of KEY ``repairs`` is the whole of T9_repairs.
+of ``scoring:RULE`` of T9_scoring; that of KEY ``repairs`` is the whole of T9_repairs. ``released`` is the latter in
+short, for README.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import pandas as pd
 from . import paths
 from .environment import shortened
 from .errors import UserError
+from .replay.released import IN_TURN
 from .replay.tables import CONTROLS
 
 PRESET = "nursery"  # whose reference run the page quotes
 TABLES = ("T9", "T9_repairs", "T9_scoring", "T9_search")
+LARGEST = 3
 MARK = re.compile(r"( *)<!-- measured: (\S+) -->.*?<!-- end -->", re.DOTALL)
 FORMATS: dict[str, tuple[str, str]] = {
     "distinct_ids": ("different ids", "{:.0f}"),
@@ -53,7 +56,7 @@ ALSO = {
 }
 
 
-def write_deviations(document: Path, folder: Path) -> Path:
+def fill_marks(document: Path, folder: Path) -> Path:
     """Fill the marks of `document` from ``tables/`` below `folder`.
 
     Raises UserError for a mark whose case the tables do not have.
@@ -74,7 +77,8 @@ def write_deviations(document: Path, folder: Path) -> Path:
 
 
 def measured(folder: Path) -> dict[str, str]:
-    """One sentence for each case of T9, T9_scoring and T9_search, `repairs` for T9_repairs, `T9` for what made them.
+    """One sentence for each case of T9, T9_scoring and T9_search; `repairs` for T9_repairs, `released` for that in
+    short, `T9` for what made them.
 
     Raises UserError where a table is missing.
     """
@@ -86,8 +90,10 @@ def measured(folder: Path) -> dict[str, str]:
     sentences = {str(case): _effect(str(case), row, replay) for case, row in replay.iterrows()}
     sentences |= {f"scoring:{key}": text for key, text in _scoring(pd.read_csv(tables / "T9_scoring.csv")).items()}
     sentences |= {f"search:{key}": text for key, text in _search(pd.read_csv(tables / "T9_search.csv")).items()}
-    sentences["repairs"] = _repairs(pd.read_csv(tables / "T9_repairs.csv"))
+    repairs = pd.read_csv(tables / "T9_repairs.csv")
+    sentences["repairs"] = _repairs(repairs)
     sentences = {key: f"*Measured:* {text}" for key, text in sentences.items()}
+    sentences["released"] = _in_short(repairs)
     note = paths.read_json(tables / "provenance.json")["T9"]
     none, seeds = replay.loc["none"], ", ".join(str(seed) for seed in note["seeds"])
     sentences["T9"] = (
@@ -131,6 +137,22 @@ def _repairs(table: pd.DataFrame) -> str:
         for _, row in table.iterrows()
     ]
     return f"dev loss in nats (pairs right) with all defects, and after each repair: {', '.join(steps)}."
+
+
+def _in_short(table: pd.DataFrame) -> str:
+    """Where the loop ends with all defects and with none, and the LARGEST steps on the way."""
+    ends = [
+        f"{_mean(row, 'dev_ce')} nats and {_mean(row, 'accuracy', '{:.0f}')} % of the pairs right"
+        for _, row in table.iloc[[0, -1]].iterrows()
+    ]
+    steps = table.iloc[1:].set_index("case")["change"].rename({"none": f"repaired_{IN_TURN[-1]}"}).sort_values()
+    largest, others = steps.iloc[:LARGEST], steps.iloc[LARGEST:]
+    named = ", ".join(f"{str(case).removeprefix('repaired_')} {change:+.2f}" for case, change in largest.items())
+    return (
+        f"Replayed on the nursery with all its defects it ends at a dev loss of {ends[0]} (models that never trained: "
+        f"{table['untrained_ce'].iloc[0]:.2f} nats), with none at {ends[1]}. Repaired in turn, the largest changes are "
+        f"{named}; no other repair changes it by more than {others.abs().max():.2f}."
+    )
 
 
 def _scoring(table: pd.DataFrame) -> dict[str, str]:

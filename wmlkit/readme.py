@@ -1,5 +1,5 @@
 """The committed reference runs, one a preset: tables and figures below figures/, the results in README.md and, of the
-nursery, the effects in docs/deviations.md.
+nursery, the effects in docs/deviations.md and README.
 
 No number there is typed by hand: `wmlkit report RUNS --reference` writes them from a preset's folder.
 """
@@ -150,7 +150,8 @@ def _difference(row: pd.Series, digits: int) -> str:
 
 def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) -> Path:
     """Copy tables, figures, summary and answer of `folder` to `target`, and write the results in `readme` from them;
-    those in `deviations` too where the preset is the one that it quotes. `folder` and `target` have the preset's name.
+    what the released code's defects do, in both documents, where the preset is the one that they quote. `folder` and
+    `target` have the preset's name.
 
     Raises UserError where a place that these need is missing, and FileNotFoundError without T4, the answer or a note of
     what made them, before anything is replaced.
@@ -173,7 +174,8 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
     paths.write_folder(target, write)
     write_section(readme, target)
     if target.name == deviations_of.PRESET:
-        deviations_of.write_deviations(deviations, target)
+        for document in (readme, deviations):
+            deviations_of.fill_marks(document, target)
     return target
 
 
