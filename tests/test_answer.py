@@ -181,3 +181,49 @@ def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> No
     clip("wml", 3, [0.3] * 3, [0.3] * 3)  # nothing of three peers to compare it with
     assert told() == [sentence]
     assert "updates, 2 peers: independent 75%, wml 10%. " in sentence and "train.grad_clip=0" in sentence
+
+
+def test_peers_with_a_teacher_among_them_are_no_answer_to_the_question(tmp_path: Path) -> None:
+    study = (("independent", 2), ("wml", 2), ("distill", 2))
+    folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
+    for run in read_runs(folder):
+        path = paths.evaluation(run.folder, "nursery", "babylm2025")
+        document = paths.read_json(path)
+        for member in document["members"]:
+            member["score"] = 70.0 + (5 + 0.1 * run.seed) * (run.arm == "wml")
+        paths.write_json(path, document)
+    alone = given_by(folder)
+    assert alone.headline.startswith("Yes, on nursery") and "one more peer" not in " ".join(alone.basis)
+    for run in folder.glob("wml-*"):
+        document = paths.read_json(run / "config.json")
+        document["config"]["mutual"]["frozen_teacher"] = True
+        paths.write_json(run / "config.json", document)
+        done = paths.read_json(run / "done.json")
+        paths.write_json(run / "done.json", done | {"teacher": {"name": "teacher-p1-s0", "flops": 1e9}})
+    for run in folder.glob("distill-*"):
+        done = paths.read_json(run / "done.json")
+        paths.write_json(run / "done.json", done | {"teacher": {"name": "teacher-p1-s0", "flops": 1e9}})
+    found = given_by(folder)
+    assert (
+        found.headline.startswith("Only a hint, on nursery") and "a teacher is one more peer of wml)" in found.headline
+    )
+    told = " ".join(found.basis)
+    assert "The peers of wml learn from a teacher too, which is one more peer (mutual.frozen_teacher)" in told
+    assert "times the FLOP of wml, whose teacher is counted too (T7)" in told
+    notes = tables.main_result(tables.all_scores(folder)).groupby("arm")["note"].unique()
+    assert list(notes["wml"]) == ["a teacher is one more peer"] and list(notes["distill"]) == [""]
+
+
+def test_one_seed_of_wml_does_not_hide_what_three_of_dml_have_shown(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("dml", 2), ("distill", 2)), protocols=("babylm2025",))
+    before = given_by(folder).headline
+    write_study(folder, (("wml", 2),), (0,), protocols=("babylm2025",))
+    assert "(dml)" in before and "over 3 seeds" in before and given_by(folder).headline == before
+
+
+def test_differences_of_fewer_seeds_than_their_means_say_so(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 2), ("dml", 2)), (0, 1, 2), protocols=("babylm2025",))
+    write_study(folder, (("wml", 2),), (0, 1), protocols=("babylm2025",))
+    (told,) = [sentence for sentence in given_by(folder).basis if "T4_diversity" in sentence]
+    dml, wml = told.partition("; dml ")[2].split("; wml ")
+    assert "over the 2 seeds of both, adjusted p" in wml and "seeds of both" not in dml

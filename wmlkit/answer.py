@@ -18,7 +18,7 @@ from .readable import p_value
 from .results import CONTRASTS, main_evaluation, main_setting, most_peers_compared
 from .run_files import Run
 from .run_settings import MADE
-from .runs import distinct
+from .runs import ARMS, distinct
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
 TERMS = (
@@ -77,17 +77,21 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     chosen = chosen[(chosen["peers"] > 1) | (chosen["a"] == "distill")]  # one peer learns from no other
     chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
-    headline, told, peers, seeds = "", ("wml", "independent"), 0, 0
+    candidates = []  # for the headline
     for a, b in CONTRASTS:
         rows = most_peers_compared(chosen[(chosen["a"] == a) & (chosen["b"] == b)])
         for member in ("best_peer", "ensemble"):
             for _, row in rows[rows["member"] == member].iterrows():
                 compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
                 shown.append({**compared, **readings.points(row)})
-                if b == "distill" and member == "best_peer" and not headline:
-                    headline, told = _headline(a, row, runs, caveat), (a, b)
-                    peers, seeds = int(row["peers"]), int(row["n_seeds"])
-    if not headline:
+                if b == "distill" and member == "best_peer":
+                    candidates.append((a, row))
+    headline, told, peers, seeds = "", ("wml", "independent"), 0, 0
+    if candidates:
+        a, row = next(((a, row) for a, row in candidates if row["n_seeds"] > 1), candidates[0])
+        headline, told = _headline(a, row, runs, caveat), (a, "distill")
+        peers, seeds = int(row["peers"]), int(row["n_seeds"])
+    else:
         headline = f"Not answered: {_why_not(runs, others, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
@@ -106,6 +110,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
 
 def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
     """caveat: why these accuracies cannot carry a Yes or a No, "" where they can."""
+    taught = f"; a teacher is one more peer of {a}" if any(run.taught_peers for run in runs if run.arm == a) else ""
     corpus = ", ".join(dict.fromkeys(run.corpus for run in runs))
     if int(row["n_seeds"]) == 1:
         return f"Open: on {corpus}, {a} and distill were compared with one seed only, which cannot answer the question."
@@ -116,10 +121,10 @@ def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
     if verdict == "none":
         said = f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher"
     else:
-        reply = "Only a hint" if doubt or caveat else {"better": "Yes", "worse": "No"}[verdict]
+        reply = "Only a hint" if doubt or caveat or taught else {"better": "Yes", "worse": "No"}[verdict]
         did = {"better": "beat", "worse": "fell behind"}[verdict]
         said = f"{reply}, on {corpus}: the best of the mutually learning peers ({a}) {did} a teacher's best student"
-    return f"{said} ({found}{doubt}{caveat if verdict != 'none' else ''})."
+    return f"{said} ({found}{doubt}{caveat if verdict != 'none' else ''}{taught})."
 
 
 def _why_not(runs: Sequence[Run], others: Sequence[Run], evaluation: tuple[str, str]) -> str:
@@ -191,6 +196,12 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
         sentences.append(
             f"The teacher {', '.join(outside)} was given, not trained on the runs' text: it may have seen far more, so "
             "the comparison with distill is none of small datasets."
+        )
+    taught = [arm for arm in ARMS if any(run.taught_peers for run in runs if run.arm == arm)]
+    if taught:
+        sentences.append(
+            f"The peers of {' and '.join(taught)} learn from a teacher too, which is one more peer "
+            "(mutual.frozen_teacher): against distill they do not show what peers alone teach one another."
         )
     if evaluation is not None:
         rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
@@ -277,7 +288,9 @@ def _of_diversity(runs: Sequence[Run]) -> list[str]:
     told = [f"{CONTROL} {alone['mean']:.3f}"]
     for row in shown[shown["peers"] == peers].to_dict("records"):
         interval = f"95 % interval {row['difference_low']:+.3f} to {row['difference_high']:+.3f}"
-        change = f"{row['difference']:+.3f}, {interval}, adjusted p {p_value(row['p_adjusted'])}"
+        common = row["difference_n_seeds"]
+        over = "" if common == row["n_seeds"] == alone["n_seeds"] else f" over the {common:.0f} seeds of both"
+        change = f"{row['difference']:+.3f}, {interval}{over}, adjusted p {p_value(row['p_adjusted'])}"
         told.append(f"{row['arm']} {row['mean']:.3f} ({change})")
     return [
         "On dev text an ensemble's loss is below the weighted mean of its peers' by as much as they differ "
@@ -309,5 +322,6 @@ def _of_cost(runs: Sequence[Run], a: str, b: str, peers: int) -> list[str]:
     unknown."""
     flops = {arm: [run.flops for run in runs if run.arm == arm and run.peers == peers] for arm in (a, b)}
     times = fmean(flops[b]) / fmean(flops[a])
-    sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a} (T7)."
+    own = ", whose teacher is counted too" if any(run.taught_peers for run in runs if run.arm == a) else ""
+    sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a}{own} (T7)."
     return [] if math.isnan(times) else [sentence]

@@ -8,6 +8,7 @@ short, for README.
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -151,7 +152,7 @@ def _in_short(table: pd.DataFrame) -> str:
     return (
         f"Replayed on the nursery with all its defects it ends at a dev loss of {ends[0]} (models that never trained: "
         f"{table['untrained_ce'].iloc[0]:.2f} nats), with none at {ends[1]}. Repaired in turn, the largest changes are "
-        f"{named}; no other repair changes it by more than {others.abs().max():.2f}."
+        f"{named}; no other repair changes it by more than {math.ceil(100 * others.abs().max()) / 100:.2f}."
     )
 
 

@@ -48,7 +48,14 @@ class Run:
     @property
     def note(self) -> str:
         """What every table has to say of the run."""
-        return "teacher outside the data budget" if self.done.get("teacher_outside_budget") else ""
+        told = ["a teacher is one more peer"] if self.taught_peers else []
+        told += ["teacher outside the data budget"] if self.done.get("teacher_outside_budget") else []
+        return ", ".join(told)
+
+    @property
+    def taught_peers(self) -> bool:
+        """Whether these peers learn from one another and from a teacher (``mutual.frozen_teacher``)."""
+        return self.arm in ("dml", "wml") and bool(self.config["mutual"].get("frozen_teacher"))
 
     @property
     def flops(self) -> float:
