@@ -111,6 +111,10 @@ def without_mask(box: Box) -> list[str]:
     return ["train", "--preset", "smoke", *settings(f"data.tokenizer={folder}")]
 
 
+def shapes_without_mask(box: Box) -> list[str]:
+    return ["search", *without_mask(box)[1:], *settings("search.prefer=proxy", "search.proxy_steps=2")]
+
+
 def without_end(box: Box) -> list[str]:
     folder = box.tokenizer(words(bos_token="<s>", mask_token="<mask>"))
     return ["data", "prepare", "nursery", "--preset", "smoke", *settings(f"data.tokenizer={folder}")]
@@ -241,6 +245,12 @@ CASES = [
     command("pairs of no suite", "evaluate", "RUN", "--pairs", "x", says="--pairs got 'x', and suite 'nursery' does"),
     command("tasks of pairs", "evaluate", "RUN", "--suite", "blimp", "--tasks", "rte", says="--tasks got 'rte', and"),
     command("words of glue", "evaluate", "RUN", "--suite", "glue", "--words", "9", says="--words got '9', and suite"),
+    command("ties of text", "evaluate", "RUN", "--suite", "lm", "--ties", "half", says="--ties got 'half', and suite"),
+    command("ties of glue", "evaluate", "RUN", "--suite", "glue", "--ties", "half", says="--ties got 'half', and"),
+    command(
+        "protocol of text", "evaluate", "RUN", "--suite", "lm", "--protocol", "babylm2026",
+        says="--protocol got 'babylm2026', and suite 'lm' does not read it",
+    ),
     command("pairs of text", "evaluate", "RUN", "--suite", "lm", "--per-paradigm", "9", says="name that with --suite"),
     command("empty shard", "study", "run", "--preset", "smoke", "--shard", "", says="--shard got ''; expected I/N"),
     command("shard and rows", "study", "run", "--shard", "", "--rows", "1", says="got both --shard and --rows"),
@@ -304,6 +314,7 @@ CASES = [
     tokenizer("tokenizer's settings", "tokenizer_config.json is not JSON .*copy", tokenizer_config__json="{"),
     tokenizer("tokenizer's list", "tokenizer_config.json is a list; expected one JSON", tokenizer_config__json="[1]"),
     Case("no mask", without_mask, "tokenizer' has no mask token; this objective needs bos, eos, mask; choose another"),
+    Case("no mask for proxy losses", shapes_without_mask, "has no mask token; this objective needs bos, eos, mask"),
     Case("no end", without_end, "has no eos token; this objective needs bos, eos; choose another tokenizer"),
     saved_search("no shapes", "{", "search.saved shapes.json is not JSON; expected a list of shapes"),
     saved_search("nested", "[" * 100_000, "search.saved shapes.json is not JSON; expected a list of shapes"),

@@ -123,6 +123,16 @@ def test_a_teacher_and_its_students_are_not_drawn_into_one_picture(monkeypatch):
     assert all(len(line.get_xdata()) <= 2 for line in last.lines)
 
 
+def test_a_study_is_drawn_and_its_last_line_told(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(live, "somebody_looks", lambda: True)
+    monkeypatch.setattr(live._Picture, "draw", lambda self, figure, text, last: drawn.append((text, last)))
+    show = live.study_view(load_preset("smoke"), tmp_path)
+    show("wml P=2 seed 0: step 2/12 train CE 1.0")
+    show("wml P=2 seed 0: trained")
+    assert [last for _, last in drawn] == [False, True]
+
+
 def test_pictures_are_rare_and_the_last_row_is_always_shown(monkeypatch):
     import IPython.display
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig
 
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate import score_sentences, scoring
+from wmlkit.evaluate import minimal_pairs, score_sentences, scoring
 from wmlkit.evaluate.last_layer import hidden_at_places
 from wmlkit.evaluate.spans import encode_spans
 from wmlkit.models import build_model, hidden_states
@@ -386,3 +386,8 @@ def test_real_pairs_equal_the_naive_scorer(family: str) -> None:
     np.testing.assert_allclose(score_sentences(model, tokenizer, sentences), expected, atol=1e-9, rtol=0)
     # float32 rounds a sum near -100 nats in the fifth decimal place, differently on another processor
     np.testing.assert_allclose(single, expected, rtol=2e-6)
+
+
+def test_one_score_that_is_not_finite_is_named():
+    with pytest.raises(UserError, match="the score of second is nan under model 2"):
+        minimal_pairs._check_finite(np.array([[0.0, 0.0], [0.0, np.nan]]), ["first", "second"])

@@ -10,7 +10,8 @@ from wmlkit.config import load_preset
 from wmlkit.identity import run_hash, shaping
 from wmlkit.optim import Muon, build_optimizers, mask_ratio, schedule, set_learning_rate
 from wmlkit.settings import TrainConfig
-from wmlkit.steps import outer_lr
+from wmlkit.state import State
+from wmlkit.steps import inner_updates, outer_lr
 from wmlkit.updates import muon_step
 
 SHAPES = [(4, 6), (6, 4), (5, 5), (6, 4), (4, 6)]
@@ -109,6 +110,33 @@ def test_mask_ratio_goes_from_its_start_at_the_first_step_to_its_end_at_the_last
     train = TrainConfig(steps=5, mask_ratio=0.4, mask_ratio_end=0.2)
     assert [mask_ratio(train, step) for step in range(5)] == pytest.approx([0.4, 0.35, 0.3, 0.25, 0.2])
     assert mask_ratio(TrainConfig(mask_ratio=0.3), 7) == 0.3
+
+
+@pytest.mark.parametrize("kind", ["direct", "sgd", "adam"])
+def test_the_setting_names_the_inner_step_of_the_outer_problem(kind):
+    """None, theta - gamma g, or what the optimizer in use does next."""
+    peer = make_peers("roberta")[0]
+    config = load_preset("smoke", {"outer.hypergradient": kind, "train.optimizer": "adamw", "train.grad_clip": 0.0})
+    optimizers = build_optimizers(peer, config.train, torch.device("cpu"))
+    set_learning_rate(optimizers, config.train, 0)
+    updates = inner_updates(State([peer], [optimizers], torch.zeros(1, dtype=torch.float64)), config, 0.5)
+    if kind == "direct":
+        assert updates is None
+        return
+    (update,) = updates
+    generator = torch.Generator().manual_seed(0)
+    own = dict(peer.named_parameters())
+    gradients = {name: torch.randn(value.shape, generator=generator) for name, value in own.items()}
+    moved = {name: value.detach() for name, value in update(gradients).items()}
+    before = {name: value.detach().clone() for name, value in own.items()}
+    if kind == "sgd":
+        torch.testing.assert_close(moved, {name: value - 0.5 * gradients[name] for name, value in before.items()})
+        return
+    for name, value in own.items():
+        value.grad = gradients[name]
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(moved, {name: value.detach() for name, value in own.items()})
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -14,7 +14,7 @@ from wmlkit import captions, environment, paths, tables
 from wmlkit.answer import Answer, answer
 from wmlkit.diversity import diversity, diversity_table
 from wmlkit.errors import UserError
-from wmlkit.report import _markdown, write_report
+from wmlkit.report import _answer, _markdown, write_report
 from wmlkit.results import TEACHER_COST
 from wmlkit.runs import read_runs, renamed_runs
 
@@ -248,6 +248,15 @@ def test_one_seed_answers_nothing(folder: Path) -> None:
     assert found.comparisons["95 % interval"].eq("none").all()
     assert found.comparisons["reading"].str.startswith("one seed only").all()
     assert "with one seed, " in " ".join(found.basis)
+
+
+def test_the_report_reads_the_items_of_one_seed_alone(tmp_path: Path) -> None:
+    """There they are all there is for an interval; of several seeds the answer has the interval over seeds."""
+    for seeds, told in (((0,), True), ((0, 1), False)):
+        folder = write_study(tmp_path / f"{len(seeds)}" / "nursery", (("wml", 2), ("distill", 2)), seeds)
+        readings = _answer(folder, read_runs(folder)).comparisons["reading"]
+        assert readings.str.contains("resampling this seed's items: ").all() == told
+        assert readings.str.contains("resampling this seed's items: ").any() == told
 
 
 def test_without_a_teacher_the_question_stays_open(folder: Path) -> None:

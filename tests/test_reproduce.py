@@ -11,8 +11,10 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
+from fake_runs import write_run
 
 from wmlkit import paths, session
+from wmlkit import reproduce as main_job
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate.protocols import PROTOCOLS
@@ -181,3 +183,20 @@ def test_force_forgets_what_would_be_trained_and_nothing_else(tmp_path):
     assert all(folder.is_dir() for folder in mine)  # the text was looked for first
     _forget_runs(config, tmp_path)
     assert not any(folder.exists() for folder in mine) and all(path.is_file() for path in kept)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_minutes_are_told_of_a_call_that_trained_all_runs(there_before, tmp_path, monkeypatch):
+    """One that goes on with what an interrupted one left says nothing about the time of the whole."""
+    folder = tmp_path / "smoke"
+    if there_before:
+        write_run(folder, "independent", 2, 0)
+    trained = []
+    monkeypatch.setattr(
+        main_job, "run_notebook", lambda *_, **__: trained or trained.append(write_run(folder, "wml", 2, 0))
+    )
+    monkeypatch.setattr(main_job, "one_ahead", lambda count, *_: (None for _ in range(count)))
+    monkeypatch.setattr(main_job, "write_report", lambda *_, **__: None)
+    main_job._reproduce("smoke", (), tmp_path, folder, notebook_sources(), print)
+    minutes = paths.read_json(folder / "summary.json")["minutes"]
+    assert (minutes["total"] is None) == there_before

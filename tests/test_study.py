@@ -62,6 +62,13 @@ def test_a_suite_that_could_not_be_scored_is_found_before_training(tmp_path):
         study.run_rows(config, tmp_path, [1])
 
 
+def test_pairs_that_are_missing_are_told_before_the_text_is_prepared(tmp_path):
+    config = study.load_preset("smoke", [*SMALL, 'evaluate.suites=["blimp"]', "evaluate.curve=[]"])
+    with pytest.raises(UserError, match="evaluate.pairs is not set"):
+        study.run_rows(config, tmp_path, [1])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "workers", "launched", "expected"),
     [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
 import weakref
@@ -23,7 +25,7 @@ from wmlkit import checkpoint, environment, paths, steps, study, train
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.environment import model_card
-from wmlkit.errors import UserError
+from wmlkit.errors import UserError, disk_is_full
 from wmlkit.forward import AtPositions
 from wmlkit.models import layers, max_length
 from wmlkit.optim import build_optimizers
@@ -392,6 +394,16 @@ def test_export_peer(finished, tmp_path):
     (tmp_path / "environment.json").touch()
     with pytest.raises(UserError, match="so the run is not finished"):
         checkpoint.export_peer(tmp_path, "1", tmp_path / "other")
+
+
+def test_an_export_to_a_full_disk_says_so(finished, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        checkpoint.export_peer(finished, "best", tmp_path / "model")
+    assert disk_is_full(error.value) and list(tmp_path.iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_peer(out):

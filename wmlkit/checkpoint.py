@@ -216,4 +216,9 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
     source = paths.peer(run_folder, best if peer == "best" else int(peer))
     load_model(source, objective), load_tokenizer(source)  # what cannot be loaded is not handed on
-    return paths.write_folder(to, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))
+
+    def write(temporary: Path) -> None:
+        for file in source.iterdir():  # copytree's error for a full disk has no number
+            shutil.copy(file, temporary)
+
+    return paths.write_folder(to, write)

@@ -77,7 +77,7 @@ def search(
     if method is not None:
         config = config.updated({"search.method": method})
     if vocab_size is None:
-        prepared = prepare(config.data, paths.output(out))
+        prepared = prepare(config.data, paths.output(out), config.model.masked)
         found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
     elif config.search.prefer == "proxy":
         raise UserError("search.prefer is 'proxy', which trains on the corpus; leave out --vocab-size")
@@ -143,8 +143,11 @@ def evaluate(
         str, typer.Option(help="nursery, blimp, supplement, ewok, glue, lm, blimp_tuning, ...")
     ] = "nursery",
     pairs: Annotated[Path | None, typer.Option(**A_PATH, help="Folder of the suite's JSONL files.")] = None,
-    protocol: Annotated[str, typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026.")] = "babylm2025",
-    ties: Annotated[str, typer.Option(help="half, first, random or protocol.")] = "half",
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="babylm2024-released, -fixed, babylm2025 (default), babylm2026 (glue: as babylm2025)."),
+    ] = None,
+    ties: Annotated[str | None, typer.Option(help="half (default), first, random or protocol.")] = None,
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[
@@ -160,7 +163,11 @@ def evaluate(
     best: Annotated[bool, typer.Option("--best", help="glue: only the best peer of a run.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(**A_PATH, help="Output folder; default: the run's own, else runs, or $WMLKIT_OUT."),
+        typer.Option(
+            **A_PATH,
+            help="Where the nursery's pairs lie or are written; results go into the run. Default: the run's output "
+            "folder, else runs, or $WMLKIT_OUT.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Score again what is already there.")] = False,
     as_json: Json = False,
@@ -172,17 +179,15 @@ def evaluate(
     check_options(
         suite,
         {
-            "--pairs": pairs, "--per-paradigm": per_paradigm, "--words": words, "--tasks": tasks, "--seeds": seeds,
-            "--max-train": max_train, "--max-valid": max_valid, "--epochs": epochs,
+            "--pairs": pairs, "--protocol": protocol, "--ties": ties, "--per-paradigm": per_paradigm,
+            "--words": words, "--tasks": tasks, "--seeds": seeds, "--max-train": max_train, "--max-valid": max_valid,
+            "--epochs": epochs,
         },
     )  # fmt: skip
-    settings = {
-        "evaluate.protocol": protocol,
-        "evaluate.ties": ties,
-        "evaluate.per_paradigm": per_paradigm,
-        "evaluate.text_words": words,
-    }
-    config = load_preset("nursery").updated(settings | ({"evaluate.pairs": str(pairs)} if pairs else {}))
+    given = {"evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.pairs": str(pairs) if pairs else None}
+    settings: dict[str, object] = {"evaluate.per_paradigm": per_paradigm, "evaluate.text_words": words}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    config = load_preset("nursery").updated(settings)
     target = paths.named(target)
     document = evaluate_target(
         target,

@@ -65,7 +65,8 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: setting, corpus, arm, peers, quantity, mean, low, high (95 % t-interval over seeds), n_seeds, seeds,
     values, and the same minus that of `independent`, seed by seed: difference, difference_low, difference_high,
-    differences, p (two-sided paired t-test), p_adjusted (Benjamini-Hochberg over the arms of a quantity), note.
+    difference_n_seeds, differences, p (two-sided paired t-test), p_adjusted (Benjamini-Hochberg over the arms of a
+    quantity), note.
     """
     if table.empty:
         return table

@@ -84,7 +84,7 @@ def _reproduce(
     say: Callable[[str], None],
 ) -> Path:
     began = time.perf_counter()
-    done_before = _done(folder)
+    begun_before = _runs_with("config.json", folder)
     minutes = {}
     with closing(one_ahead(len(sources), Path.cwd(), IMPORTS)) as kernels:
         for source, kernel in zip(sources, kernels, strict=True):
@@ -94,14 +94,15 @@ def _reproduce(
             parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
             run_notebook(source, target, parameters, required=[sentinel], kernel=kernel, progress=say)
             minutes[source.stem] = (time.perf_counter() - started) / 60
-    # Of a call that did the whole job: one that trained nothing, or ran some notebooks, says nothing about its time.
-    whole = len(minutes) == len(notebook_sources()) and _done(folder) != done_before
+    # Of a call that did the whole job: one that went on with runs, or ran some notebooks, says nothing about its time.
+    done = _runs_with("done.json", folder)
+    whole = len(minutes) == len(notebook_sources()) and bool(done) and not done & begun_before
     known = {"evaluate": minutes.get("04_evaluation", 0.0), "total": (time.perf_counter() - began) / 60}
     write_summary(folder, known if whole else None)
     write_report(folder, command=environment.command())
     return folder
 
 
-def _done(folder: Path) -> set[str]:
-    """Names of the finished runs of a preset's folder."""
-    return {path.parent.name for path in folder.glob("*/done.json")}
+def _runs_with(file: str, folder: Path) -> set[str]:
+    """Names of the run folders of a preset's folder that have `file`."""
+    return {path.parent.name for path in folder.glob(f"*/{file}")}

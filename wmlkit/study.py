@@ -82,6 +82,9 @@ def run_rows(
     say = progress or (lambda text: None)
     own = [runs[row - 1] for row in rows]
     if stage == "all":  # what would stop the evaluation must not wait for the end of training
+        for one in own:
+            for suite in one.evaluate.suites:
+                pairs_folder(one, suite, out)
         _check_suites(own, out)
     folders = []
     for one in own:

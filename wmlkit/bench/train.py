@@ -45,7 +45,7 @@ def bench_train(preset: str = "nursery", repeats: int = 7, overrides: Iterable[s
         facts, variants, device = _parts(config, Path(folder))
         variants["matrix product"], product_flop = matrix_product(device.device, device.precision)
         times = interleaved(variants, repeats, device.device)
-    memory = peaks(train_peaks, config)
+        memory = peaks(train_peaks, config, Path(folder))
     own = f"outer, {facts['hypergradient']}"
     inner = times["inner"]["median_ms"]
     step = sum(times[name]["median_ms"] for name in PARTS[:3]) + times[own]["median_ms"] / facts["every"]
@@ -65,16 +65,15 @@ def bench_train(preset: str = "nursery", repeats: int = 7, overrides: Iterable[s
     }
 
 
-def train_peaks(config: Config) -> dict[str, float]:
-    """Peak memory of each part in this process."""
-    with tempfile.TemporaryDirectory() as folder:
-        _, variants, device = _parts(config, Path(folder))
-        return warm_peaks(variants, device.device)
+def train_peaks(config: Config, folder: Path) -> dict[str, float]:
+    """Peak memory of each part in this process; `folder` is the output folder with the prepared text."""
+    _, variants, device = _parts(config, folder)
+    return warm_peaks(variants, device.device)
 
 
 def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:
-    prepared = prepare(config.data, folder)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=config.model.masked)
+    prepared = prepare(config.data, folder, config.model.masked)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
     device = setup(config.train.precision, torch.get_num_threads())
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
     texts = open_texts(config, prepared, tokenizer)

@@ -23,14 +23,12 @@ from typing import BinaryIO, Literal
 
 from .. import paths
 from ..errors import UserError
-from .archives import plain_path
+from .archives import LARGEST_RATIO, plain_path
 
 Split = Literal["train", "dev"]
 SUFFIXES: dict[str, Split] = {".train": "train", ".txt": "train", ".dev": "dev"}
 # A file without line ends must not fill the memory: a longer line is read in pieces, cut at a space.
 LONGEST_LINE = 1 << 20  # characters
-# A zip is read as a stream, so a bomb costs time, not disk or memory; text never packs better than about 1:20.
-LARGEST_RATIO = 200
 
 _ABOUT = re.compile(r"(?:readme|licen[cs]e|copying|notice)(?![a-z])", re.IGNORECASE)  # names of files about a corpus
 
@@ -154,6 +152,7 @@ def _files_of_zip(path: Path) -> list[str]:
         plain_path(path, entry.filename, marks="")  # unpacked nowhere: "Chapter 1: Start.txt" is a name like any other
         if entry.flag_bits & 1:
             raise UserError(f"{entry.filename!r} in {path} is encrypted; expected plain text; unpack it first")
+        # a zip is read as a stream, so a bomb costs time, not disk or memory
         if entry.file_size > LARGEST_RATIO * max(entry.compress_size, 1) + (1 << 20):
             raise UserError(
                 f"{entry.filename!r} in {path} grows from {entry.compress_size} to {entry.file_size} bytes;"

@@ -31,7 +31,13 @@ TEXT_WORDS = 2000  # words of dev text a domain where neither the call nor the r
 
 
 # Which suites read an option of `wmlkit evaluate`; pairs: those of minimal pairs that have files
-_READ_BY = {"--pairs": ("pairs", "glue"), "--per-paradigm": ("nursery", "pairs"), "--words": ("lm",)}
+_READ_BY = {
+    "--pairs": ("pairs", "glue"),
+    "--protocol": ("nursery", "pairs", "glue"),
+    "--ties": ("nursery", "pairs"),
+    "--per-paradigm": ("nursery", "pairs"),
+    "--words": ("lm",),
+}
 
 
 def check_options(suite: str, given: Mapping[str, object]) -> None:
