@@ -12,6 +12,16 @@ from wmlkit.answer import Answer, answer
 from wmlkit.runs import read_runs
 
 
+def score_wml(folder: Path, others: float, ahead: float) -> None:
+    """Every member of `wml` scores `ahead` (0.1 more a seed) above `others`, which all other arms score."""
+    for run in read_runs(folder):
+        path = paths.evaluation(run.folder, "nursery", "babylm2025")
+        document = paths.read_json(path)
+        for member in document["members"]:
+            member["score"] = others + (ahead + 0.1 * run.seed) * (run.arm == "wml")
+        paths.write_json(path, document)
+
+
 def given_by(folder: Path) -> Answer:
     runs, scores = read_runs(folder), tables.all_scores(folder)
     return answer(runs, tables.main_result(scores), tables.differences(scores))
@@ -50,12 +60,7 @@ def test_what_keeps_the_question_open_is_named(
 
 def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
-    for run in read_runs(folder):
-        path = paths.evaluation(run.folder, "nursery", "babylm2025")
-        document = paths.read_json(path)
-        for member in document["members"]:
-            member["score"] = 40.0 + (3 + 0.1 * run.seed) * (run.arm == "wml")
-        paths.write_json(path, document)
+    score_wml(folder, 40.0, 3)
     found = given_by(folder)
     assert "All means lie near chance or below it: differences between arms say little" in " ".join(found.basis)
     assert "Yes" not in found.headline
@@ -186,21 +191,14 @@ def test_a_threshold_that_clips_one_arm_more_often_is_told(tmp_path: Path) -> No
 def test_peers_with_a_teacher_among_them_are_no_answer_to_the_question(tmp_path: Path) -> None:
     study = (("independent", 2), ("wml", 2), ("distill", 2))
     folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
-    for run in read_runs(folder):
-        path = paths.evaluation(run.folder, "nursery", "babylm2025")
-        document = paths.read_json(path)
-        for member in document["members"]:
-            member["score"] = 70.0 + (5 + 0.1 * run.seed) * (run.arm == "wml")
-        paths.write_json(path, document)
+    score_wml(folder, 70.0, 5)
     alone = given_by(folder)
     assert alone.headline.startswith("Yes, on nursery") and "one more peer" not in " ".join(alone.basis)
     for run in folder.glob("wml-*"):
         document = paths.read_json(run / "config.json")
         document["config"]["mutual"]["frozen_teacher"] = True
         paths.write_json(run / "config.json", document)
-        done = paths.read_json(run / "done.json")
-        paths.write_json(run / "done.json", done | {"teacher": {"name": "teacher-p1-s0", "flops": 1e9}})
-    for run in folder.glob("distill-*"):
+    for run in (*folder.glob("wml-*"), *folder.glob("distill-*")):
         done = paths.read_json(run / "done.json")
         paths.write_json(run / "done.json", done | {"teacher": {"name": "teacher-p1-s0", "flops": 1e9}})
     found = given_by(folder)

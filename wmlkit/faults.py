@@ -48,7 +48,7 @@ def not_finite(step: int, term: str, peer: int, hint: str = "") -> UserError:
     """What to say of a term of peer number `peer`, from 0."""
     return UserError(
         f"step {step}: the {term} of peer {peer + 1} is not finite, expected a number{hint}; lower train.lr (or "
-        "train.muon_lr) and run again: the last good checkpoint is kept"
+        "train.muon_lr), which makes another run, from its beginning; this one would go on from its last checkpoint"
     )
 
 
