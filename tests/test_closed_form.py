@@ -75,6 +75,18 @@ def test_fused_form_equals_the_reference(options, scored, limits, monkeypatch):
         torch.testing.assert_close(a, 3 * b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kl_weight", ["target", "student"])
+def test_a_high_temperature_leaves_the_kl_its_digits(kl_weight):
+    """Every p_i is near 1/V then, and the KL is some ten thousandths of the sums it is the difference of."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(40, 8192, generator=generator, dtype=torch.float64) for _ in WIDTHS]
+    targets = torch.randint(0, 8192, (40,), generator=generator)
+    options = MutualOptions(temperature=20.0, kl_weight=kl_weight)
+    exact = mutual_loss_reference(logits, targets, PEER_WEIGHTS, options, 4)
+    found = mutual_loss([z.float() for z in logits], targets, PEER_WEIGHTS.float(), options, 4)
+    torch.testing.assert_close(found.kl.double(), exact.kl, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_chunks_do_not_depend_on_the_other_peers(alpha, monkeypatch):
     """With alpha = 0 a peer of three has the gradients that it has alone, to the bit."""

@@ -126,6 +126,12 @@ def test_a_proxy_loss_does_not_depend_on_what_was_drawn_before(prepared):
     assert found[0] == found[1]
 
 
+def test_a_proxy_may_read_its_text_more_often_than_a_run(prepared):
+    out, corpus, tokenizer = prepared
+    settings = config(search__prefer="proxy", search__proxy_steps=4, data__max_passes=0.01, train__steps=1)
+    assert 3 < students.proxy_losses(settings, out / "often", corpus, tokenizer)(Student(1, 1, 8, 8)) < 7
+
+
 def test_a_proxy_loss_belongs_to_the_rows_that_it_was_measured_on(prepared, monkeypatch):
     out, corpus, tokenizer = prepared
     size = config().data.block_size

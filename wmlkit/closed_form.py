@@ -77,6 +77,19 @@ def softmax(z: Tensor) -> tuple[Tensor, Tensor]:
     return p, z - (z.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log())
 
 
+def tempered(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(p, log p) of z / temperature, with ln V added to log p unless the temperature is 1.
+
+    The KL is of differences of log p alone, and a high temperature brings all of them near -ln V: in float32 two sums
+    of -9.01 leave few digits of a difference of 0.0001.
+    """
+    if temperature == 1:
+        return softmax(z)
+    z = z / temperature
+    p = z.softmax(dim=-1)
+    return p, z - (z.amax(dim=-1, keepdim=True) - (p.amax(dim=-1, keepdim=True) * z.shape[-1]).log())
+
+
 def combined(coefficients: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """sum_i c_i t_i of (P,) and P tensors of one shape, without a copy of them side by side."""
     total = coefficients[0] * tensors[0]
@@ -96,8 +109,8 @@ def losses_and_gradients(c: Coefficients, logits: Sequence[Tensor], targets: Ten
     CE_i, <p_i, log p_i> and <M, log p_i>.
     """
     rows = torch.arange(len(targets), device=targets.device)
-    soft = [softmax(z / c.temperature if c.temperature != 1 else z) for z in logits]
-    hard = soft if c.temperature == 1 else [softmax(z) for z in logits]
+    hard = [softmax(z) for z in logits]
+    soft = hard if c.temperature == 1 else [tempered(z, c.temperature) for z in logits]
     sums = torch.zeros(3, len(logits), dtype=logits[0].dtype, device=targets.device)
     if c.mutual:
         mixture = combined(c.u, [p for p, _ in soft])
@@ -144,7 +157,7 @@ def slopes(
             change[i] = (1 - c.alpha) * (of_ce * ce_scale).sum()
     if not c.mutual:
         return change
-    soft = [softmax(z / c.temperature) for z in logits]
+    soft = [tempered(z, c.temperature) for z in logits]
     t = [dz / c.temperature for dz in tangents]
     p, log_p = [pair[0] for pair in soft], [pair[1] for pair in soft]
     q = [(p_i * t_i).sum(dim=-1, keepdim=True) for p_i, t_i in zip(p, t, strict=False)]

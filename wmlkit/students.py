@@ -144,7 +144,7 @@ def _alone(config: Config) -> Config:
     }
     return Config(
         preset=config.preset,
-        data=config.data,
+        data=config.data.model_copy(update={"max_passes": None}),  # a rule for models that are kept
         model=config.model,
         train=TrainConfig(**train),
         mutual=MutualConfig(arm="independent", num_peers=1),
