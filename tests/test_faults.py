@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from compare import rows, weights
+from small import make_batch, make_peers
 
 from wmlkit import bilevel, checkpoint, faults, measure, paths, steps, study, train
 from wmlkit.config import load_preset
@@ -309,6 +310,22 @@ def test_a_measurement_is_made_twice_at_most_and_of_several_processes_once():
         return len(tries)
 
     assert [tried(torch.OutOfMemoryError(), 1), tried(torch.OutOfMemoryError(), 2), tried(ValueError(), 1)] == [2, 1, 1]
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    def backend(graph, inputs):
+        raise failure
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **given: real(function, backend=backend, **given))
+    failure = RuntimeError("No working C++ compiler found\nmore of it")
+    expected = r"torch.compile failed \(.*No working C\+\+ compiler found\); .* or set train.compile to false"
+    peer, batch = AtPositions(make_peers("roberta", ((2, 8),))[0].model, compiled=True), make_batch("roberta", seed=1)
+    with pytest.raises(UserError, match=expected):
+        peer.head(batch, batch.scored)
+    failure = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):  # a step makes smaller parts then
+        peer.head(batch, batch.scored)
 
 
 def test_other_errors_are_no_lack_of_memory():

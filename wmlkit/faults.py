@@ -1,4 +1,4 @@
-"""What goes wrong in the arithmetic of a step: numbers that are not finite, and memory that runs out."""
+"""What goes wrong in the arithmetic of a step: numbers that are not finite, memory that runs out, no compiler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .device import Device
-from .errors import UserError
+from .errors import UserError, first_line
 
 Result = TypeVar("Result")
 
@@ -56,6 +56,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch said that there is no memory left, on a card or in the machine."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+
+
+def not_compiled(error: RuntimeError) -> UserError | None:
+    """What to say where torch.compile failed; None of another error, one of memory among them."""
+    from torch._dynamo.exc import TorchDynamoException  # a second, and loaded wherever something was compiled
+
+    if is_out_of_memory(error) or not isinstance(error, TorchDynamoException):
+        return None
+    cause = getattr(error, "inner_exception", error)  # without a first line that names the backend alone
+    return UserError(
+        f"torch.compile failed ({first_line(cause)}); train.compile expected a working C++ compiler, on a card also "
+        "Triton and a C compiler; install them, or set train.compile to false"
+    )
 
 
 def free_memory(device: torch.device) -> None:

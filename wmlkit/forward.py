@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .bilevel import Forward, InnerBatch, OuterBatch, Parameters
 from .closed_form import Head
 from .data.batches import Batch
+from .faults import not_compiled
 from .losses import WHOLE, MutualOptions, Share
 from .models import decoder, head_transform, hidden_at, layers
 
@@ -46,12 +47,16 @@ class AtPositions(nn.Module):
         return head_transform(self.model)(hidden)
 
     def head(self, batch: Batch, index: Tensor) -> Head:
-        """The logits at flat positions `index` (N,), not made yet."""
+        """The logits at flat positions `index` (N,), not made yet. Raises UserError where torch.compile fails."""
         last = decoder(self.model)
         for layer, forward in self._compiled:
             layer.forward = forward  # type: ignore[method-assign]
         try:
             return Head(self.features(batch, index), last.weight, last.bias)
+        except RuntimeError as error:
+            if self._compiled and (known := not_compiled(error)):
+                raise known from None
+            raise
         finally:
             for layer, _ in self._compiled:
                 del layer.forward  # that of its class again
