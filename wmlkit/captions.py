@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+OF_FOREMOST = "Runs of wml, or of the first arm that the study has, with the largest number of peers."
+
 TABLES = {
     "T1": "Corpora by domain, before and after cleaning. A word is what stands between white space; tokens are "
     "counted without start and end tokens; fertility is tokens a word; used_words went into training, held-out and "
@@ -53,7 +55,8 @@ TABLES = {
     "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
     "words do not; they leave out the output layer. Tokens, words, FLOP and seconds of runs with a teacher include "
     "its training, as the note says; tokens_per_second is that of the run alone. Seconds depend on what else the "
-    "machine did: compare FLOP. clipped: share of updates whose gradient was clipped, mean over the peers, without a "
+    "machine did, and peak memory away from a card on what else its process did before: it is the process's. Compare "
+    "FLOP and parameters. clipped: share of updates whose gradient was clipped, mean over the peers, without a "
     "teacher's; one threshold (train.grad_clip) for the losses of all arms; not there where nothing is clipped.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
     "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
@@ -73,11 +76,11 @@ TABLES = {
     "T9_repairs": "The released code (all), then one defect fewer in each row, down to the method as described (none): "
     "repaired_X is without X and without the defects repaired above it. Columns as in T9, but change: against the row "
     "above. The first three rows have another text or tokenizer than the others.",
-    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent: in order with half a point for a "
-    "tie (none), E0 scores in the released order, E1 ties at random or (official_ties) correct. Beside them scorers "
-    "that are no models: perfect prefers every good sentence, constant gives all the same score. crossed: EWoK-shaped "
-    "items made from the pairs, in which every target is scored twice. displaced: percent of the scores that do not "
-    "come back in their place.",
+    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent, macro over paradigms: in order"
+    " with half a point for a tie (none), E0 scores in the released order, E1 ties at random or (official_ties) "
+    "correct. Beside them scorers that are no models: perfect prefers every good sentence, constant gives all the"
+    " same score. crossed: EWoK-shaped items made from the pairs, in which every target is scored twice. "
+    "displaced: percent of the scores that do not come back in their place.",
     "T9_search": "Shapes of four peers around RoBERTa-base in the released space: as described (none), with indices "
     "rounded down in a Bayesian search (S1), FFN width 3,072 for all (S3), only non-zero entries counted (S4), and "
     "all. error_percent: counted against target. nearest: no shape of the space is nearer.",
@@ -95,16 +98,16 @@ FIGURES = {
     "F2": "Losses (cross-entropy) of each peer over tokens seen: on training text (line), on dev text (dashed, with "
     "marks), and that of the ensemble. Mean over seeds; the band spans the seeds. Dotted, in the nursery where no word "
     "is split: the floor, the loss of a predictor that knows the text's grammar. On the way dev loss is that of "
-    "train.eval_rows rows, in tables that of all.",
+    "train.eval_rows rows, in tables that of all. " + OF_FOREMOST,
     "F3": "Peer weights and their hypergradients over tokens seen; only differences between peers move the weights. "
-    "Mean over seeds; the band spans the seeds.",
+    "Mean over seeds; the band spans the seeds. " + OF_FOREMOST,
     "F4": "Score against the number of peers. Bars: 95 % t-interval over seeds, which over few seeds may reach beyond "
     "0 or 100 %; small marks: single seeds. Where no run has one peer, its place shows the first peer of independent: "
     "it learns alone. Dashed: the teacher that the students of distill learned from.",
     "F5": "Search landscape. Left: parameters of every shape, the targets (dotted; N: parameters of the base model) "
     "and what was found (crosses). Right: parameters against the time of a training step by the cost model of "
     "wmlkit.search_cost; the line joins the Pareto front, the shapes of which no other is both larger and faster.",
-    "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance.",
+    "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance. " + OF_FOREMOST,
     "F05_diversity": "How much the peers differ while they train (nats per scored token of dev text), by arm, with the "
     "largest number of peers. Mean over seeds; the band spans the seeds. So much the ensemble's loss lies below the "
     "weighted mean of its peers' losses.",
@@ -116,8 +119,9 @@ FIGURES = {
     "of a scorer that is always right, on these pairs, and where each is followed by a copy in which the other "
     "sentence is right (EWoK's form): 100 unless scores get out of order.",
     "F8": "Accuracy against words seen, repetitions counted, on a few pairs of each paradigm, the same at every "
-    "point. The arms of a point are moved apart for the eye; all stand for the same number of words. Bars: 95 % "
-    "t-interval over seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds.",
+    "point, with the largest number of peers. The arms of a point are moved apart for the eye; all stand for the same "
+    "number of words of the students. What the teacher of distill read before them is not in it (T7 counts it). Bars: "
+    "95 % t-interval over seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds.",
 }
 
 

@@ -171,7 +171,7 @@ def _scoring(table: pd.DataFrame) -> dict[str, str]:
                 + ("" if case == "none" else f" (without: {plain[kind, row['scorer']]:.1f})")
                 for _, row in own.iterrows()
             ]
-            parts.append(f"{names[str(kind)](own)}, percent right: {', '.join(scores)}")
+            parts.append(f"{names[str(kind)](own)}, percent right (macro over paradigms): {', '.join(scores)}")
         sentences[str(case)] = "; ".join(parts) + "."
     return sentences
 
