@@ -19,6 +19,20 @@ def write_rows(path: Path, *rows: dict[str, str]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def test_each_item_is_followed_by_its_other_half(tmp_path: Path) -> None:
+    """Contexts and targets change places, so that each sentence is right once."""
+    write_rows(tmp_path / "test.jsonl", EWOK)
+    write_ewok(tmp_path / "test.jsonl", tmp_path / "out")
+    first, second = map(json.loads, (tmp_path / "out" / "social-relations.jsonl").read_text().splitlines())
+    swapped = {
+        "Context1": "Anna is Ben's pupil.",
+        "Context2": "Anna is Ben's boss.",
+        "Target1": "Ben leads Anna.",
+        "Target2": "Anna leads Ben.",
+    }
+    assert first == EWOK and second == EWOK | swapped
+
+
 def test_ewok_written_again_leaves_no_domain_of_the_call_before(tmp_path: Path) -> None:
     other = EWOK | {"Domain": "physical-dynamics", "Context1": "Anna kicks the zymurgist."}
     write_rows(tmp_path / "test.jsonl", EWOK, other)

@@ -386,6 +386,23 @@ def test_fetch_text(server: Server, tmp_path: Path, unofficial: None) -> None:
     assert listed["babylm2024-10m"] == str(folder) and listed["babylm2023-10m"] is None
 
 
+def test_a_folder_nearest_to_the_top_is_taken_and_room_is_for_what_is_unpacked(
+    server: Server, tmp_path: Path, unofficial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = [
+        fetch.Remote(PurePosixPath(path), 1, None, path) for path in ("old/2023/dev/a", "text/dev/a", "x/y/dev/a")
+    ]
+    assert [remote.url for remote in fetch.locate("dev", listing, {})] == ["text/dev/a"]
+    archives_of = [fetch.Remote(PurePosixPath(path), 1, None, path) for path in ("old/2023/dev.zip", "text/dev.zip")]
+    assert [remote.url for remote in fetch.locate("dev", archives_of, {})] == ["text/dev.zip"]
+    publish(server, RELEASE)
+    asked: list[float] = []
+    monkeypatch.setattr(fetch, "check_space", lambda folder, size: asked.append(size))
+    folder = fetch.fetch("babylm2024-10m", tmp_path, server.url, patience=QUICK)
+    sources = json.loads((folder / "fetch.json").read_text())["sources"]
+    assert asked == [(1 + fetch.UNPACKED_RATIO) * sum(source["size"] for source in sources)] and asked[0] > 0
+
+
 def test_fetch_evaluation_data(server: Server, tmp_path: Path) -> None:
     publish(server, RELEASE)
     server.faults["/download/nodes/ad7qg/files/osfstorage/evaluation_data-id/blimp_filtered-id/two.jsonl"] = ["cut=1"]

@@ -128,6 +128,16 @@ def run(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, scores: Sequence[flo
     )
 
 
+@pytest.mark.parametrize("change", [{"weight_decay": 0.9}, {"grad_clip": 1e-9}], ids=str)
+def test_weight_decay_and_clipping_of_a_recipe_are_used(
+    change: dict[str, float], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Three epochs: the loss of the first is that of the weights at its start only in its first batch."""
+    plain = replace(RECIPE, epochs=3, weight_decay=0.0, grad_clip=0.0)
+    losses = [run(tokenizer, recipe).losses for recipe in (plain, plain, replace(plain, **change))]
+    assert losses[0] == losses[1] and losses[0] != losses[2]
+
+
 def test_the_earliest_best_epoch_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
     result = run(tokenizer, RECIPE, [0.2, 0.7, 0.7, 0.1])
     assert result.best_epoch == 2 and result.selection == (0.2, 0.7, 0.7, 0.1) and len(result.losses) == 4

@@ -145,6 +145,15 @@ def test_words_take_a_share_of_every_domain(tmp_path: Path) -> None:
     assert sum(row["words"] for row in rows if row["split"] == "dev") <= 150
 
 
+def test_domains_share_the_words_of_a_dev_slice(tmp_path: Path) -> None:
+    """400 words are 294 and 106, in whole documents of 160 and 21 words; a fifth of each would be 700 and 252."""
+    folder = write_corpus(tmp_path / "mine", dev=False)
+    prepared = prepare(config(folder, held_out=0.2, dev_words=400), tmp_path)
+    rows = json.loads((prepared.folder / "statistics.json").read_text())["splits"]
+    used = {row["domain"]: row["words"] for row in rows if row["split"] == "dev"}
+    assert abs(used["childes"] - 294) <= 160 and abs(used["poems"] - 106) <= 21
+
+
 def test_without_dev_text_a_slice_of_the_training_text_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -208,6 +208,16 @@ def test_one_peer_alone_is_the_first_independent_one_of_the_most_seeds(tmp_path:
     assert len(shown[shown["setting"] != ""]) == len(scores[scores["setting"] != ""])  # that has its own single peer
 
 
+def test_of_as_many_seeds_the_larger_number_of_peers_gives_the_single_one(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 2), ("independent", 4)), protocols=("babylm2025",))
+    scores = results.scores_table(folder)
+    of_four = scores[(scores["peers"] == 4) & (scores["member"] == "peer_1")].set_index("seed")["score"]
+    shown = results.with_single_peer(scores)
+    alone = shown[(shown["peers"] == 1) & (shown["member"] == "peer_1")].set_index("seed")["score"]
+    assert alone.to_dict() == of_four.to_dict() and len(alone) == 3
+    assert not alone.equals(scores[(scores["peers"] == 2) & (scores["member"] == "peer_1")].set_index("seed")["score"])
+
+
 @pytest.mark.parametrize("change", [{}, {"settings": {"ties": "first"}}, {"data_hash": "of other pairs"}])
 def test_a_teacher_that_was_evaluated_otherwise_is_not_shown(tmp_path: Path, change: dict[str, object]) -> None:
     (run,) = read_runs(write_study(tmp_path / "nursery", (("distill", 2),), (0,), protocols=("babylm2025",)))

@@ -21,6 +21,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from wmlkit import search as search_module
 from wmlkit.config import load_preset, preset_names
 from wmlkit.errors import UserError
 from wmlkit.models import build_model, hidden_states, lm_logits
@@ -212,10 +213,6 @@ def test_heads_that_do_not_fit_are_left_out():
     assert [heads for heads, *_ in space_of(base, search, ModelConfig(), every_head=False).widths] == [3]
     with pytest.raises(UserError, match=r"search.num_heads \[7\] fits any width in search.hidden_size \[36\]"):
         students(base, search.model_copy(update={"num_heads": (7,)}), ModelConfig())
-    with pytest.raises(UserError, match=r"search.num_layers is \[\]"):
-        students(base, search.model_copy(update={"num_layers": ()}), ModelConfig())
-    with pytest.raises(UserError, match="expected positive numbers"):
-        students(base, search.model_copy(update={"hidden_size": (0, 8)}), ModelConfig())
 
 
 @pytest.mark.parametrize("method", ["exact", "bayesian"])
@@ -278,6 +275,20 @@ def test_bayesian_search_is_deterministic_and_misses_the_last_options():
     assert {s.num_layers for s in visited} == {1, 2}
     met = [size[s] for s in space if s.num_layers < 3 and s.hidden_size < 40]  # all six of them, the nearest first
     assert [size[s] for s in visited] == sorted(met, reverse=True)
+
+
+def test_each_peer_is_searched_with_a_seed_of_its_own(monkeypatch):
+    seeds = []
+    real = search_module.bayesian_order
+
+    def order(shapes, size, target, search, seed):
+        seeds.append(seed)
+        return real(shapes, size, target, search, seed)
+
+    monkeypatch.setattr(search_module, "bayesian_order", order)
+    search = SMALL.model_copy(update={"method": "bayesian", "init_points": 3, "n_iter": 0, "seed": 7})
+    search_students(SMALL_BASE, 2, search, *SMALL_ARGUMENTS)
+    assert seeds == [7, 8]
 
 
 def test_bayesian_search_takes_the_largest_seed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +114,19 @@ def test_the_proxy_trains_each_shape_once_and_takes_the_lowest_loss(prepared, mo
     count = len(trained)
     again = students_of(settings.updated({"train.seed": 5}), out, corpus, tokenizer)
     assert again == found and len(trained) == count  # kept: no training, and no other shapes for another seed
+
+
+def test_a_proxy_s_loss_is_that_of_its_last_quarter_of_steps(prepared, monkeypatch):
+    out, corpus, tokenizer = prepared
+    losses = iter([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(students, "train_step", lambda *_: (SimpleNamespace(ce=torch.tensor([next(losses)])), 0.0))
+    loss = students.proxy_losses(config(search__proxy_steps=8), out / "quarter", corpus, tokenizer)
+    assert loss(Student(1, 1, 8, 8)) == 1.5
+
+
+def test_a_proxy_warms_up_for_half_of_its_steps_at_most():
+    warmup = [students._alone(config(search__proxy_steps=8, train__warmup_steps=n)).train.warmup_steps for n in (3, 50)]
+    assert warmup == [3, 4]
 
 
 def test_a_proxy_loss_does_not_depend_on_what_was_drawn_before(prepared):

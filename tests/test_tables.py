@@ -88,6 +88,13 @@ def test_a_changed_setting_says_what_the_preset_has() -> None:
     assert not table.loc[("train", "seed"), "source"].startswith("set for")  # differs from run to run anyway
 
 
+def test_where_a_folder_lies_is_not_in_the_table(tmp_path: Path) -> None:
+    preset = preset_names()[0]
+    config = load_preset(preset, {"data.corpus": str(tmp_path / "mine")}).resolved()
+    table = hyperparameters(preset, config).set_index(["section", "name"])
+    assert table.loc[("data", "corpus"), "value"] == "mine" and str(tmp_path) not in table.to_csv()
+
+
 def test_trained_students_by_hand(tmp_path: Path) -> None:
     write_run(tmp_path / "nursery", "wml", 2, 0)
     (run,) = read_runs(tmp_path / "nursery")

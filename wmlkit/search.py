@@ -142,10 +142,6 @@ def space_of(base: Student, search: SearchConfig, model: ModelConfig, every_head
     every_head: False leaves out all but the best number of heads for each width.
     Raises UserError if nothing is left.
     """
-    for name in ("num_layers", "num_heads", "hidden_size"):
-        options = getattr(search, name)
-        if not options or min(options) < 1:
-            raise UserError(f"search.{name} is {list(options)}; expected positive numbers: give at least one")
     widths = []
     for hidden in sorted(set(search.hidden_size)):
         heads = _heads(hidden, base.hidden_size / base.num_heads, search, model.rotary)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
 ProtocolName = Literal["babylm2024-released", "babylm2024-fixed", "babylm2025", "babylm2026"]  # evaluate.protocols
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
+Size = Annotated[int, Field(ge=1)]
 SHORTEST_BLOCK = 8  # tokens: start, end and a few words
 LONGEST_BLOCK = 65_536  # far above any in use
 LARGEST = 2**53  # of whole numbers: what JSON files hold exactly, far beyond any size
@@ -125,9 +126,9 @@ class ModelConfig(Section):
 
 class SearchConfig(Section):
     method: Literal["exact", "bayesian"] = "exact"
-    num_layers: tuple[int, ...] = (1, 2, 3)
-    num_heads: tuple[int, ...] = (2,)
-    hidden_size: tuple[int, ...] = (32, 48, 64)
+    num_layers: tuple[Size, ...] = Field((1, 2, 3), min_length=1)
+    num_heads: tuple[Size, ...] = Field((2,), min_length=1)
+    hidden_size: tuple[Size, ...] = Field((32, 48, 64), min_length=1)
     intermediate: Literal["fixed", "tied"] = "tied"  # the base's FFN width, or in proportion to hidden_size
     count: Literal["all", "nonzero"] = "all"  # "nonzero": as released, leaves out zero-initialised entries
     init_points: int = Field(30, ge=1)  # Bayesian only

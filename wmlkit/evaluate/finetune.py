@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -247,12 +248,8 @@ def _padded(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Ids and attention mask (B, T) of rows of different lengths, padded at their ends."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id or 0))
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
+    ids = pad_sequence([torch.tensor(row) for row in rows], True, int(tokenizer.pad_token_id or 0))
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True)
     return moved(ids, device), moved(mask, device)
 
 

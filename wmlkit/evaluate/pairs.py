@@ -37,6 +37,8 @@ from .protocols import (
 from .spans import Objective, encode_spans
 from .suites import Pair, pairs_folder, read_suite, sample_pairs, suite_hash
 
+SEED = 0  # of the pairs that are drawn, and of ties at random
+
 
 def evaluate_pairs(
     models: PreTrainedModel | Sequence[PreTrainedModel],
@@ -47,9 +49,7 @@ def evaluate_pairs(
     protocol: str = "babylm2025",
     ties: Ties = "half",
     per_paradigm: int | None = None,
-    seed: int = 0,
     member_weights: Sequence[float] | None = None,
-    temperature: float = 1.0,
     objective: Objective | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -59,12 +59,12 @@ def evaluate_pairs(
 
     folder: JSONL files, see `suites.read_suite`; suite: its name in the result (None: the folder's).
     protocol: a key of `protocols.PROTOCOLS`.
-    ties: "half" (a tie earns 0.5), "first" (1, what 2024 and 2025 do), "random" (0 or 1, drawn with `seed`, what 2026
+    ties: "half" (a tie earns 0.5), "first" (1, what 2024 and 2025 do), "random" (0 or 1, drawn with `SEED`, what 2026
     does) or "protocol" (the rule of the protocol's own year).
-    per_paradigm: pairs a paradigm, drawn with `seed`; None: all. The ordering fault of babylm2024-released comes from
+    per_paradigm: pairs a paradigm, drawn with `SEED`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
-    member_weights, temperature, objective, token_budget, device: see `score_sentences`.
-    pairs: those that `folder`, `per_paradigm` and `seed` give, where they have been read already (`read_pairs`).
+    member_weights, objective, token_budget, device: see `score_sentences`.
+    pairs: those that `folder` and `per_paradigm` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
     ties, n and paradigms; accuracies and ties in percent, score the unweighted mean over paradigms, official_score the
@@ -74,7 +74,7 @@ def evaluate_pairs(
     """
     rules = get_protocol(protocol)
     rule = tie_rule(rules, ties)
-    pairs = read_pairs(folder, protocol, per_paradigm, seed) if pairs is None else pairs
+    pairs = read_pairs(folder, protocol, per_paradigm) if pairs is None else pairs
     first = models if isinstance(models, PreTrainedModel) else models[0]
     objective = objective or objective_of(first)
     sentences, contexts = requests = requests_of(pairs, tokenizer)
@@ -86,7 +86,6 @@ def evaluate_pairs(
         objective=objective,
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
-        temperature=temperature,
         member_weights=member_weights,
         token_budget=token_budget,
         device=device,
@@ -105,15 +104,12 @@ def evaluate_pairs(
             rules,
             rule,
             objective,
-            within_word=False,
-            temperature=temperature,
             ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
             per_paradigm=per_paradigm,
-            seed=seed,
             dtype=str(first.dtype).removeprefix("torch."),
         ),
         "data_hash": suite_hash(folder),
-        "members": [_member(name, pairs, good, bad, rules, rule, seed) for name, (good, bad) in returned.items()],
+        "members": [_member(name, pairs, good, bad, rules, rule) for name, (good, bad) in returned.items()],
         "perfect_scorer": {
             "score": perfect_score(names, *requests, rules, objective, False),
             "with_swapped_copies": perfect_score(names, *requests, rules, objective, True),
@@ -128,9 +124,9 @@ def _item(pair: Pair, index: int, returned: dict[str, tuple[np.ndarray, np.ndarr
     return {"paradigm": pair.paradigm, "pair_id": pair.pair_id, "scores": scores}
 
 
-def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None, seed: int = 0) -> list[Pair]:
+def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None) -> list[Pair]:
     """The pairs that `evaluate_pairs` scores."""
-    return sample_pairs(read_suite(folder, get_protocol(protocol)), per_paradigm, seed)
+    return sample_pairs(read_suite(folder, get_protocol(protocol)), per_paradigm, SEED)
 
 
 def check_window(
@@ -233,11 +229,8 @@ def known_evaluation(
         rules,
         tie_rule(rules, config.ties),
         objective,
-        within_word=False,
-        temperature=1.0,
         ensemble_weights=weights,
         per_paradigm=config.per_paradigm,
-        seed=0,
     )
     path = paths.evaluation(run_folder, suite, config.protocol)
     known = known_result(path, ("settings", "data_hash", "members", "perfect_scorer"))
@@ -270,20 +263,23 @@ def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) 
         "ties": rule,
         "ordering_fault": rules.ordering_fault and objective == "mlm",
         "ewok": rules.ewok,
+        "within_word": False,  # as every result has it, so that older ones stay the same
+        "temperature": 1.0,
+        "seed": SEED,
         **options,
     }
 
 
 def _member(
-    name: str, pairs: Sequence[Pair], good: np.ndarray, bad: np.ndarray, rules: Protocol, rule: TieRule, seed: int
+    name: str, pairs: Sequence[Pair], good: np.ndarray, bad: np.ndarray, rules: Protocol, rule: TieRule
 ) -> dict[str, Any]:
     tied = is_tie(good, bad)
     labels = ([p.paradigm for p in pairs], [p.phenomenon for p in pairs], [p.field for p in pairs])
-    rows = paradigm_rows(*labels, credit(good, bad, rule, seed), tied)
+    rows = paradigm_rows(*labels, credit(good, bad, rule, SEED), tied)
     return {
         "member": name,
         "score": macro_average(rows),
-        "official_score": macro_average(paradigm_rows(*labels, credit(good, bad, rules.ties, seed), tied)),
+        "official_score": macro_average(paradigm_rows(*labels, credit(good, bad, rules.ties, SEED), tied)),
         "ties": 100 * float(tied.mean()),
         "n": len(pairs),
         "paradigms": rows,
