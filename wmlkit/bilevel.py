@@ -101,8 +101,33 @@ def hypergradient(
 ) -> tuple[Tensor, Tensor]:
     """(dL2/dw, L2): gradient (P,), a frozen teacher included, and value of L2, in nats per scored token.
 
+    The sum of the two `hypergradient_terms`, whose arguments it takes.
+    """
+    explicit, correction, value = hypergradient_terms(
+        parameters, peer_weights, inner, outer, options,
+        updates=updates, objective=objective, gradients=gradients, total=total,
+    )  # fmt: skip
+    return explicit + correction, value
+
+
+def hypergradient_terms(
+    parameters: Sequence[Parameters],
+    peer_weights: Tensor,
+    inner: InnerBatch | Sequence[InnerBatch],
+    outer: OuterBatch | Sequence[OuterBatch],
+    options: MutualOptions,
+    *,
+    updates: Sequence[Update] | None,
+    objective: str = "logit_ensemble",
+    gradients: Sequence[Parameters] | None = None,
+    total: Sum = list,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(explicit term, correction, L2) in nats per scored token: dL2/dw_m at fixed theta', (P,);
+    < grad_theta L2, J grad_theta A_m >, (P,); and the value. A frozen teacher counts as a peer.
+
     parameters: each peer's theta. updates: each peer's step as a function of its gradient, theta' = step(g)
-    (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term only, at theta (`direct`).
+    (`updates.sgd_update`, `updates.optimizer_update`); None keeps the first term only, taken at theta (`direct`): the
+    second is 0.
     gradients: grad_theta L1 of the whole batch where the training step has it already; computed here if None.
     inner, outer: a batch, or the parts of it that this process holds; total: sums tensors over the processes.
     First-order gradients and one directional derivative a peer; the models are not changed. With
@@ -111,12 +136,12 @@ def hypergradient(
     parameters = [{k: v.detach() for k, v in peer.items()} for peer in parameters]
     weights = peer_weights.detach()
     if updates is None:
-        direct, _, value = outer_gradients(parameters, weights, outer, objective, respond=False, total=total)
-        return direct, value
+        explicit, _, value = outer_gradients(parameters, weights, outer, objective, respond=False, total=total)
+        return explicit, torch.zeros_like(explicit), value
     gradients = gradients or inner_gradients(parameters, weights, inner, options, total)
     steps = [vjp(update, dict(gradient)) for update, gradient in zip(updates, gradients, strict=True)]
     stepped = [step[0] for step in steps]
-    direct, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=True, total=total)
+    explicit, slopes, value = outer_gradients(stepped, weights, outer, objective, respond=True, total=total)
     # d theta'/dw_m = (d theta'/dg) grad A_m, so the slope of L2 is pulled back through the step first
     directions = [step[1](slope)[0] for step, slope in zip(steps, slopes, strict=True)]
     if own_gradient_tells(options) and bool((weights > 0).all()):
@@ -124,10 +149,10 @@ def hypergradient(
             sum((direction[k] * gradient[k]).sum() for k in direction)
             for direction, gradient in zip(directions, gradients, strict=True)
         ]
-        indirect = F.pad(torch.stack(moved), (0, options.frozen)) / weights
+        correction = F.pad(torch.stack(moved), (0, options.frozen)) / weights
     else:
-        indirect = directional_weight_losses(parameters, directions, inner, options, total)
-    return direct + indirect.to(direct.dtype), value
+        correction = directional_weight_losses(parameters, directions, inner, options, total)
+    return explicit, correction.to(explicit.dtype), value
 
 
 def own_gradient_tells(options: MutualOptions) -> bool:

@@ -139,8 +139,8 @@ def outer_parts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(explicit term of dL2/dw, correction, CE on the outer text), each (P,), for one micro-batch of both texts.
 
-    Explicit plus correction is `bilevel.hypergradient` with an SGD step. The explicit term is taken after that step,
-    and where the gradient is cut before it, as in the released code, which has no step there.
+    The explicit term is taken after an SGD step, and where the gradient is cut before it, as in the released code,
+    which has no step there.
     """
     objective = "weighted_ce" if setting.defects.weighted_ce else "logit_ensemble"
     parameters = [{k: v.detach() for k, v in parameters_of(peer).items()} for peer in state.peers]
@@ -149,16 +149,12 @@ def outer_parts(
     with torch.no_grad():
         logits = [forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)]
         ce = losses.cross_entropies(logits, outer.targets)
-    if setting.defects.cut_gradient:
-        explicit, _, _ = bilevel.outer_gradients(parameters, weights, outer, objective, respond=False)
-        return explicit.cpu(), torch.zeros_like(explicit).cpu(), ce.cpu()
+    updates = None if setting.defects.cut_gradient else [sgd_update(peer, inner_lr) for peer in parameters]
     inner = inner_batch(state.peers, batch, setting.positions)
-    gradients = bilevel.inner_gradients(parameters, weights, inner, setting.options)
-    stepped = [sgd_update(peer, inner_lr)(own) for peer, own in zip(parameters, gradients, strict=True)]
-    explicit, slopes, _ = bilevel.outer_gradients(stepped, weights, outer, objective, respond=True)
-    directions = [{name: -inner_lr * value for name, value in slope.items()} for slope in slopes]
-    correction = bilevel.directional_weight_losses(parameters, directions, inner, setting.options)
-    return explicit.cpu(), correction.to(explicit.dtype).cpu(), ce.cpu()
+    explicit, correction, _ = bilevel.hypergradient_terms(
+        parameters, weights, inner, outer, setting.options, updates=updates, objective=objective
+    )
+    return explicit.cpu(), correction.cpu(), ce.cpu()
 
 
 def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -> dict[str, Any]:
