@@ -46,6 +46,9 @@ def test_protocols_with_a_perfect_scorer(tmp_path: Path) -> None:
     official = [document["members"][0]["official_score"] for document in documents]
     own = tidy[(tidy["protocol"] == BOTH[0]) & (tidy["member"] == "peer_1")]["score"]
     assert list(own) == official and table["n_seeds"].eq(2).all() and table["seeds"].eq("0 1").all()
+    counts = tidy.groupby("member")["n"].unique().map(list)
+    n = documents[0]["members"][0]["n"]
+    assert counts["perfect_swapped"] == [2 * n] and counts["perfect_scorer"] == counts["best_peer"] == [n]
     for run in read_runs(folder):  # as of causal models, whose scores are in order
         file = paths.evaluation(run.folder, "nursery", BOTH[1])
         document = paths.read_json(file)
@@ -253,7 +256,7 @@ def test_glue_over_runs(tmp_path: Path) -> None:
     for run, value in zip(read_runs(folder), (1.0, 2.0, 3.0), strict=True):
         write_glue(run.folder, {"rte": [value] * 3})
     (row,) = score_tables.glue(evaluations.glue_table(folder)).to_dict("records")
-    assert (row["mean"], row["n_seeds"], row["values"]) == (2, 3, "1 2 3")
+    assert (row["mean"], row["accuracy"], row["n_seeds"], row["values"]) == (2, 2, 3, "1 2 3")
     assert (row["low"], row["high"]) == pytest.approx(results.interval([1.0, 2.0, 3.0]))
     assert row["interval"] == OVER_SEEDS and row["finetune_values"] == "1 1 1; 2 2 2; 3 3 3"
     for run in read_runs(folder):

@@ -307,6 +307,7 @@ def test_all_figures_of_a_folder(folder: Path) -> None:
     written = write_figures(folder, command="wmlkit report")
     assert [path.name for path in written] == [f"F{number}.png" for number in (1, 2, 3, 4, 6, 7, 8)]
     noted = read_provenance(folder / "figures")
+    assert noted["F1"]["seeds"] == []  # it shows no run
     assert noted["F4"]["seeds"] == [0, 1] and noted["F4"]["created_by"] == "wmlkit.figures.files.write_figures"
     names = [path.name for path in written]
     assert [path.name for path in write_figures(folder, overwrite=False)] == names  # none of them is a notebook's

@@ -185,6 +185,23 @@ def test_floor_is_below_the_entropy_of_single_words():
     assert fewer_masked < masked  # more visible words, less uncertainty
 
 
+def test_floor_of_causal_models_by_hand() -> None:
+    """A line costs its words and its end, which is certain; so does a title, one word of equally likely ones."""
+    nats, counts = [], []
+    for domain, (_, length) in nursery.DOMAINS.items():
+        titles = 60 // length if domain == "simple_wiki" else 0
+        for line in itertools.islice(nursery.sentences(domain, 0, stream=9), 60 - titles):
+            own, words = nursery.line_floor(line, domain, "clm")
+            nats.append(own)
+            counts.append(words + 1)
+        nats += [math.log(len(nursery.TITLES))] * titles
+        counts += [2] * titles
+    ratio = sum(nats) / sum(counts)
+    squares = sum((own - ratio * count) ** 2 for own, count in zip(nats, counts, strict=True))
+    found = nursery.entropy_floor("clm", 0.3, per_domain=60)
+    assert found == pytest.approx((ratio, math.sqrt(squares) / sum(counts)))
+
+
 def test_floor_of_a_text_is_that_of_the_grammar() -> None:
     """By brute force over the vocabulary, and in the mean the floor that is known in expectation."""
     line, factor = next(nursery.sentences("childes", 5)), nursery.DOMAINS["childes"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import numpy as np
@@ -269,6 +270,14 @@ def test_the_small_run_is_trained_where_there_is_none_and_chosen_by_peers_where_
     assert paths.out_of(chosen) == tmp_path
     more = train.run(config.updated({"mutual.arm": "wml", "mutual.num_peers": 3}), tmp_path)
     assert playground.choose_run(config, tmp_path) == more
+    own = paths.read_json(more / "config.json")
+    for name, steps, run_seed in (("wml-p3-s0-00000000", 1, 0), ("wml-p3-s7-00000000", None, 7)):
+        changed = {**own["config"], "train": {**own["config"]["train"], "seed": run_seed}}
+        changed["train"] |= {} if steps is None else {"steps": steps}
+        shutil.copytree(more, more.parent / name)
+        paths.write_json(more.parent / name / "config.json", {**own, "config": changed})
+    shutil.rmtree(more)  # left are one of a setting of its own with a lower seed, and one of the study's
+    assert playground.choose_run(config, tmp_path).name == "wml-p3-s7-00000000"
 
 
 def test_the_small_run_of_another_study_or_of_real_text_stands_apart(tmp_path):

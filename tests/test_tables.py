@@ -45,6 +45,16 @@ def test_corpora_by_hand(tmp_path: Path) -> None:
         tables.corpora(tmp_path / "absent")
 
 
+def test_dev_text_cut_from_the_training_text_counts_as_such(tmp_path: Path) -> None:
+    prepared = write_prepared(tmp_path)
+    document = paths.read_json(prepared / "statistics.json")
+    source = [record for record in document["domains"] if record["split"] == "train"]
+    paths.write_json(prepared / "statistics.json", {**document, "domains": source})  # a source without dev files
+    table = tables.corpora(prepared).set_index(["split", "domain"])
+    assert table.loc[("train", "childes"), "used_words"] == 50_000 + 5_000
+    assert table.loc[("train", "all"), "used_words"] == 160_000
+
+
 def test_sources_are_the_comments_of_the_values() -> None:
     text = """
     # a comment of its own
@@ -103,6 +113,12 @@ def test_trained_students_by_hand(tmp_path: Path) -> None:
     table = tables.trained_students(run)
     assert list(table["method"]) == ["exact", "exact"] and list(table["peer"]) == [1, 2]
     assert list(table["error_percent"]) == [-10.0, 20.0] and list(table["hidden_size"]) == [8, 8]
+
+
+def test_students_are_those_of_a_run_with_the_most_peers(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 1), ("wml", 3)), seeds=(0,), protocols=())
+    tables.write_tables(folder)
+    assert list(pd.read_csv(folder / "tables" / "T3.csv")["peer"]) == [1, 2, 3]
 
 
 def test_published_numbers_carry_their_provenance() -> None:
@@ -327,6 +343,17 @@ def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path
     assert "not comparable" in title
     unknown = published[(published["kind"] == "paper") & (published["provenance"] == "unknown")]
     assert (unknown[["blimp", "supplement", "ewok", "glue"]] == "").all().all()
+
+
+def test_a_difference_of_fewer_seeds_than_its_row_says_so() -> None:
+    row = {"arm": "wml", "peers": 2, "quantity": "diversity", "mean": 0.04, "low": 0.03, "high": 0.05, "n_seeds": 3,
+           "values": "0.03 0.04 0.05", "note": "", "difference": -0.02, "difference_low": -0.05,
+           "difference_high": 0.01, "differences": "-0.03 -0.01", "difference_n_seeds": 2, "p": 0.2,
+           "p_adjusted": 0.3}  # fmt: skip
+    ((_, shown),) = readable("T4_diversity", pd.DataFrame([row]))
+    assert shown["diversity minus independent's [95 %]"].item().endswith("-0.030  -0.010 (2 of 3 seeds)")
+    ((_, shown),) = readable("T4_diversity", pd.DataFrame([{**row, "difference_n_seeds": 3}]))
+    assert "seeds" not in shown["diversity minus independent's [95 %]"].item()
 
 
 def test_readable_bits_a_byte_have_three_decimals() -> None:
