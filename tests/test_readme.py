@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from typer.testing import CliRunner
 
-from wmlkit import paths
+from wmlkit import paths, results
+from wmlkit.cli import app
 from wmlkit.errors import UserError
 from wmlkit.readme import BEGIN, END, results_section, write_reference
 
@@ -115,6 +121,49 @@ def test_the_lines_for_an_own_corpus_give_a_model_that_transformers_loads(tmp_pa
     model = AutoModelForMaskedLM.from_pretrained(given["folder"] / "peers" / "peer_1")
     tokenizer = AutoTokenizer.from_pretrained(given["folder"] / "peers" / "peer_1")
     assert model(**tokenizer("Das alte Haus.", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_the_line_for_a_larger_own_corpus_trains(tmp_path, monkeypatch):
+    """With the sizes of a test; the learning curve is left out, as BLiMP is not there."""
+    (line,) = re.findall(
+        r"^    wmlkit (train --preset modern-10m .*)$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    (tmp_path / "my_texts").mkdir()
+    lines = [f"Das Boot Nummer {n} steht am Ufer." for n in range(400)]
+    (tmp_path / "my_texts" / "deutsch.txt").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    smaller = ("data.vocab_size=300", "data.block_size=32", "data.block_schedule=[]", "mutual.num_peers=1",
+               "model.num_layers=2", "model.num_heads=2", "model.hidden_size=16", "model.intermediate_size=32",
+               "search.num_layers=[1]", "search.num_heads=[2]", "search.hidden_size=[8, 16]", "train.batch_size=4",
+               "train.steps=2", "train.warmup_steps=1", "train.final_eval_rows=8", "outer.batch_size=2")  # fmt: skip
+    given = [*shlex.split(line), *(word for setting in smaller for word in ("--set", setting))]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert (Path(result.output.splitlines()[-1]) / "peers" / "peer_1" / "model.safetensors").is_file()
+
+
+def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
+    """Of the five ways of learning the weights, and of equal ones, on BabyLM text; by its values of each seed."""
+    table = pd.read_csv(paths.reference("modern-10m") / "tables" / "T8.csv")
+    table = table[(table["suite"] == "dev_ce") & ~table["ablation"].str.contains("steps")]
+    values = {(row.ablation.removeprefix("arm = "), row.member): [float(value) for value in row.values_.split()]
+              for row in table.rename(columns={"values": "values_"}).itertuples()}  # fmt: skip
+    ways = sorted({name for name, _ in values if name == "dml" or name.startswith("wml")})
+    told, compared = [], Counter()
+    for a, b in itertools.combinations(ways, 2):  # dml, equal weights, comes first
+        for member in ("best_peer", "mean_peer", "ensemble"):
+            differences = [y - x for x, y in zip(values[a, member], values[b, member], strict=True)]
+            low, high = results.interval(differences)
+            compared[a == "dml"] += 1
+            if low > 0.001 or high < -0.001:  # the table's values are rounded to 0.001
+                told.append((a, b, member, round(sum(differences) / 3, 3)))
+    assert compared == {True: 15, False: 30}
+    assert told == [("dml", "wml, outer.objective = probability_mixture", "ensemble", -0.011)]
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert (
+        "one of 15 comparisons with equal weights shows one (the ensemble of `probability_mixture`, 0.011 nats" in text
+    )
+    assert "none of 30 between the ways of learning them" in text
 
 
 @pytest.fixture

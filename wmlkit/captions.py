@@ -60,9 +60,9 @@ TABLES = {
     "teacher's; one threshold (train.grad_clip) for the losses of all arms; not there where nothing is clipped.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
     "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
-    "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure (percent; dev_ce: nats per "
-    "scored token). flops includes the training of a teacher, in full for every row that has one, and leaves out the "
-    "output layer, which kl_positions = all computes for every position. peer_weights are those at the end.",
+    "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure and member (percent; dev_ce: "
+    "nats per scored token). flops includes the training of a teacher, in full for every row that has one, and leaves "
+    "out the output layer, which kl_positions = all computes for every position. peer_weights are those at the end.",
     "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
     "teacher), compared with distill, which has neither of that mode's two defects. finding: the defect's id in "
     "docs/deviations.md. Losses in nats per scored "

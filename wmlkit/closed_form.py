@@ -42,7 +42,8 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What L1 multiplies its terms by. a, u, s: (P,), of the docstring above, 0 where a frozen peer does not learn.
+    """What L1 multiplies its terms by. a, u, s: (P,), of the docstring above; a and s are 0 for a frozen peer,
+    which does not learn.
 
     kl_scale: tau^2 over the divisor of the sum over positions. ce_scale: (N,), 1 / K where the CE counts, else 0.
     students: how many peers are not frozen.

@@ -159,7 +159,7 @@ def mutual_loss(
     """L1 in the form that is linear in the number of peers: same arguments, value and gradients as
     `mutual_loss_reference`, except that `total` has no gradient to `peer_weights` (see `weight_loss_slopes`).
 
-    With one peer, or alpha = 0, it is the plain cross-entropy of each peer to the last bit.
+    With one peer, or alpha = 0, there is no KL: `total` is sum_i a_i (1 - alpha) CE_i, where a_i is 1 or w_i.
 
     >>> logits = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])]  # two peers, one token, two words
     >>> loss = mutual_loss(logits, torch.tensor([0]), torch.tensor([0.5, 0.5]), MutualOptions(alpha=0.5))

@@ -49,7 +49,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
         for suite, own in pairs.items():
             check_window(suite, own, tokenizer, config, chosen.protocol)
     except UserError as error:
-        raise UserError(f"{error}; or train without a learning curve: --set evaluate.curve=[]") from None
+        raise UserError(f"{error}; or train without a learning curve: --set 'evaluate.curve=[]'") from None
 
     def record(state: State, before: int, last: bool) -> float:
         passed = points_passed(chosen.curve, before, state.words, last)

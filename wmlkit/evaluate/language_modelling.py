@@ -1,10 +1,12 @@
-"""How well models predict dev text, by domain: perplexity, and bits per byte, which compares tokenizers.
+"""How well models predict dev text, by domain: perplexity, and bits per byte, which compares causal models' tokenizers.
 
 Causal models get the perplexity, masked models the pseudo-perplexity (each token masked in turn, Salazar et al.
 2020); the two are different quantities and only models of one objective compare. Per-token numbers depend on how
-long a tokenizer's tokens are; bits per byte do not, because the same bytes are predicted. That holds for tokenizers
-that keep the text: what lower-cases, normalises (NFKC) or writes <unk> predicts less than the bytes it is divided by,
-and its bits per byte are too low to compare. Unknown tokens are counted (`unknown`), the other two are not.
+long a tokenizer's tokens are; bits per byte of causal models do not, because the same bytes are predicted. A masked
+model guesses a piece of a word with its other pieces in sight, so its bits per byte fall as a tokenizer cuts more, and
+compare masked models of one tokenizer only. All this for tokenizers that keep the text: what lower-cases, normalises
+(NFKC) or writes <unk> predicts less than the bytes it is divided by, and its bits per byte are too low to compare.
+Unknown tokens are counted (`unknown`), the other two are not.
 """
 
 from __future__ import annotations
