@@ -152,7 +152,10 @@ def test_a_plain_folder_is_evaluated_on_pairs_glue_and_text(
     loaded, _, objective = load_outside(folder)
     assert objective == "mlm"
     assert domain["bytes"] == sum(len(sentence.encode()) for sentence in SENTENCES)
-    assert "bits a byte" in result_lines(text)[0]
+    assert "bits a byte" in result_lines(text)[0] and ", pseudo-perplexity " in result_lines(text)[0]
+    assert "masked in turn" in result_lines(text)[-1]
+    causal = result_lines({**text, "objective": "clm"})
+    assert ", perplexity " in causal[0] and "masked" not in causal[-1]
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,21 @@ LINE = " ".join(["word"] * 1200)
 @pytest.mark.parametrize(
     ("files", "changes", "expected"),
     [
-        ({"a.txt": "one"}, {}, "only 1 document .* for held_out and dev; .*; give more text$"),
-        ({"a.txt": "one", "b.txt": "two"}, {}, "only 2 documents .* for dev; .*; give more text, or a .dev file$"),
-        ({"a.txt": "one", "a.dev": "two"}, {}, "only 1 document .* for held_out; .*; give more text$"),
+        (
+            {"a.txt": "one"},
+            {},
+            "only 1 document .* for held_out and dev; .*; give more text, or set blank lines into it, which make",
+        ),
+        (
+            {"a.txt": "one", "b.txt": "two"},
+            {},
+            "only 2 documents .* for dev; .*; give more text, or .*, or a .dev file$",
+        ),
+        (
+            {"a.txt": "one", "a.dev": "two"},
+            {},
+            "only 1 document .* for held_out; .*; give more text, or .* shorter documents$",
+        ),
         ({"a.txt": LINE, "a.dev": "two"}, {}, "for held_out; .*; line ends and blank lines in the text make shorter"),
         ({f"{name}.txt": LINE for name in "abcd"}, {"words": 9}, "only 1 document .*; raise data.words, which is 9 wh"),
         (dict.fromkeys(("a.train", "b.train"), "one"), {}, "lines, in 2 domains, each of which keeps one to train on"),

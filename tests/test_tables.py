@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import write_glue, write_prepared, write_run, write_study
+from fake_runs import PARADIGMS, write_evaluation, write_glue, write_prepared, write_run, write_study
 
 from wmlkit import environment, items, paths, results, tables
 from wmlkit.config import load_preset, preset_names
+from wmlkit.diversity import diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.figures.files import write_figures
 from wmlkit.hyperparameters import hyperparameters, value_sources
@@ -416,6 +417,22 @@ def test_runs_of_another_setting_stay_apart(tmp_path: Path) -> None:
     best = table[table["member"] == "best_peer"].set_index("setting")["n_seeds"]
     assert dict(best) == {"": 2, "mutual.alpha=0.9": 1}
     assert json.loads(table.to_json(orient="records"))
+
+
+def test_a_loss_of_more_masks_is_told_apart(tmp_path: Path) -> None:
+    """Its accuracy on the same pairs compares; its loss does not, nor does what its ensemble gains."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=("babylm2025",))
+    for name, value in (("train.mask_ratio", 0.6), ("mutual.alpha", 0.9)):
+        aside = write_run(folder, "wml", 2, 0, {name: value})
+        write_evaluation(aside, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
+    for table in (
+        tables.main_result(tables.all_scores(folder), None, read_runs(folder)),
+        diversity(diversity_table(read_runs(folder))),
+    ):
+        of_loss = table["suite"] == "dev_ce" if "suite" in table else table["corpus"].notna()
+        others = of_loss & (table["setting"] == "train.mask_ratio=0.6")
+        assert others.any() and table["note"].eq("loss of other tokens").equals(others)
+        assert set(table["setting"]) == {"", "train.mask_ratio=0.6", "mutual.alpha=0.9"}
 
 
 def test_thirds_of_blimp_by_hand(tmp_path: Path) -> None:

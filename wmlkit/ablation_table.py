@@ -14,11 +14,10 @@ from .ablations import ablation_base, ablation_name, changes
 from .alike import told_apart
 from .config import Config
 from .run_files import Run
-from .run_settings import difference, made_with, most_common
+from .run_settings import OF_OTHER_TOKENS, OTHER_TOKENS, difference, made_with, most_common
 from .runs import evaluations, read_runs
 
 MEMBERS = ("best_peer", "mean_peer", "ensemble")
-OF_OTHER_TOKENS = "loss of other tokens"  # than the base's
 _KEYS = ["suite", "protocol", "member", "evaluated"]
 
 
@@ -73,7 +72,7 @@ def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, changed: Mapping[str, 
             own["precision"] = common["precision"]
         if any(key.startswith("data.") for key in changed[name]) and own["data.hash"] != common["data.hash"]:
             own["data.hash"], of_loss[name] = common["data.hash"], OF_OTHER_TOKENS
-        if {"train.mask_ratio", "model.objective"} & set(changed[name]):
+        if set(OTHER_TOKENS) & set(changed[name]):
             of_loss[name] = OF_OTHER_TOKENS
     of_run = {name: difference(own, common) for name, own in made.items()}
     found = [(run, document) for run in runs for document in evaluations(run)]

@@ -23,7 +23,8 @@ TABLES = {
     "ensemble weighs the peers' logits with their learned weights, uniform_ensemble equally. GLUE is the mean over "
     "tasks of the best epoch on the scored file. best_peer was chosen on held-out text; mean_peer is the mean over the "
     "peers; teacher is the model that distill learned from. Where no run has one peer, its row is the first peer of "
-    "independent, which learns alone.",
+    "independent, which learns alone. Dev losses of two settings compare where no note says that they are of other "
+    "tokens.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
     "item_low and item_high average each item over the seeds and resample within each paradigm: they say how much the "
@@ -31,7 +32,8 @@ TABLES = {
     "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses (members), that of "
     "the ensemble, and the difference, which is how much the peers differ (diversity, the mean of KL from the ensemble "
     "to each). Nats per scored token; 95 % t-intervals over seeds; difference: against independent with as many peers, "
-    "paired by seed (empty without one), p_adjusted over the arms of a quantity (Benjamini-Hochberg).",
+    "paired by seed (empty without one), p_adjusted over the arms of a quantity (Benjamini-Hochberg). Losses of two "
+    "settings compare where no note says that they are of other tokens.",
     "T4_stopped": "As T4_differences in dev loss, had each run been stopped where its loss on held-out text, the mean "
     "over its peers, was lowest; of train.eval_rows rows. Only where the dev loss of some arm, at its largest number "
     "of peers, rose by more than 1 % before the end. The learning rate was still on its way down, and a teacher's "
@@ -76,11 +78,11 @@ TABLES = {
     "T9_repairs": "The released code (all), then one defect fewer in each row, down to the method as described (none): "
     "repaired_X is without X and without the defects repaired above it. Columns as in T9, but change: against the row "
     "above. The first three rows have another text or tokenizer than the others.",
-    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent, macro over paradigms: in order"
-    " with half a point for a tie (none), E0 scores in the released order, E1 ties at random or (official_ties) "
-    "correct. Beside them scorers that are no models: perfect prefers every good sentence, constant gives all the"
-    " same score. crossed: EWoK-shaped items made from the pairs, in which every target is scored twice. "
-    "displaced: percent of the scores that do not come back in their place.",
+    "T9_scoring": "The peers of none in T9 under each rule of scoring, in percent, macro over paradigms: in order "
+    "with half a point for a tie (none), E0 scores in the released order (of causal models the same one), E1 ties at "
+    "random or (official_ties) correct. Beside them scorers that are no models: perfect prefers every good sentence, "
+    "constant gives all the same score. crossed: EWoK-shaped items made from the pairs, in which every target is "
+    "scored twice. displaced: percent of the scores that do not come back in their place.",
     "T9_search": "Shapes of four peers around RoBERTa-base in the released space: as described (none), with indices "
     "rounded down in a Bayesian search (S1), FFN width 3,072 for all (S3), only non-zero entries counted (S4), and "
     "all. error_percent: counted against target. nearest: no shape of the space is nearer.",

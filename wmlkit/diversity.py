@@ -74,6 +74,6 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
     found = results.over_seeds(table, by, value="value")
     against = results.against(table, "arm", CONTROL, _OF_ONE, value="value")
     against["p_adjusted"] = against.groupby(_OF_ONE, dropna=False)["p"].transform(results.adjusted)
-    found = results.with_notes(found.merge(against, on=by, how="left"), table, by)
+    found = results.noting_other_tokens(results.with_notes(found.merge(against, on=by, how="left"), table, by))
     first = ["setting", "corpus", "arm", "peers", "quantity"]
     return found[[*first, *(name for name in found if name not in first)]]

@@ -202,8 +202,11 @@ def determinism(device: torch.device) -> Finding:
 def checkout(commit: str | None) -> Finding:
     """Runs note the commit that made them; outside a checkout or with changed files they cannot."""
     if commit is None:
-        advice = "runs will not say which commit made them; use a git checkout for results that you publish"
-        return Finding("commit", "note", f"{paths.PACKAGE} is not in a git checkout", advice)
+        advice = (
+            "runs will not say which commit made them; use a git checkout for results that you publish, and tell git "
+            f"of one that belongs to another user: git config --global --add safe.directory {paths.REPOSITORY}"
+        )
+        return Finding("commit", "note", f"git knows no commit of {paths.PACKAGE}", advice)
     if commit.endswith("-dirty"):
         return Finding("commit", "note", f"{commit}: files are changed", "commit them before runs that you publish")
     return Finding("commit", "ok", commit)

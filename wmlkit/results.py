@@ -18,6 +18,7 @@ from scipy import stats
 from .alike import read_evaluations, trial_limits
 from .errors import UserError
 from .run_files import Run, other_format
+from .run_settings import OF_OTHER_TOKENS, of_other_tokens
 from .runs import distinct, metric_lines, read_runs
 
 # lists of P values
@@ -234,6 +235,19 @@ def with_notes(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd
         return table.assign(note="")
     notes = rows.groupby(list(by), dropna=False)["note"].agg(lambda found: distinct(text for text in found if text))
     return table.merge(notes.reset_index(), on=list(by), how="left")
+
+
+def noting_other_tokens(table: pd.DataFrame) -> pd.DataFrame:
+    """A table by `setting`, whose `note` says which losses are of other tokens than those of the main setting.
+
+    In a table with suites that is `dev_ce`; one without has losses alone.
+    """
+    others = table["setting"].map(of_other_tokens) & (table["suite"] == "dev_ce" if "suite" in table else True)
+    notes = [
+        distinct([*filter(None, [note]), *([OF_OTHER_TOKENS] if other else [])])
+        for note, other in zip(table["note"], others, strict=True)
+    ]
+    return table.assign(note=notes)
 
 
 def with_means(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str], names: Sequence[str]) -> pd.DataFrame:

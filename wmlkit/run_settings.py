@@ -18,6 +18,8 @@ _TEACHER_KEYS = (
     "mutual.frozen_teacher",
 )  # fmt: skip
 MADE = ("data.hash", "precision")  # of `made_with`
+OTHER_TOKENS = ("data.hash", "train.mask_ratio", "model.objective")  # settings of `of_other_tokens`
+OF_OTHER_TOKENS = "loss of other tokens"  # what tables say of it
 
 
 def settings_apart(runs: Sequence[Run]) -> list[str]:
@@ -55,6 +57,12 @@ def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
     missing = object()
     changed = [key for key in settings if settings[key] != main.get(key, missing)]
     return " ".join(f"{key}={json.dumps(settings[key], ensure_ascii=False)}" for key in changed)
+
+
+def of_other_tokens(setting: str) -> bool:
+    """Whether a loss of this `setting` (`settings_apart`) is of other tokens than the main one's: of other text, of
+    more or fewer masks, of the other objective. Such losses do not compare; accuracies on the same pairs do."""
+    return any(word.partition("=")[0] in OTHER_TOKENS for word in setting.split())
 
 
 def most_common(values: Sequence[Any]) -> Any:

@@ -106,7 +106,8 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
     measured = results.over_seeds(shown, by).assign(
         kind="measured", provenance="measured", source="these runs", system=""
     )
-    measured = with_item_intervals(results.with_notes(measured, shown, by), shown, by, runs)
+    measured = results.noting_other_tokens(results.with_notes(measured, shown, by))
+    measured = with_item_intervals(measured, shown, by, runs)
     if "ties" in shown:
         measured = results.with_means(measured, shown, by, ["ties"])
     columns = [

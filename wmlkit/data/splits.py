@@ -163,7 +163,7 @@ def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: 
         if len(used) > 1:
             remedy += ", and .txt files of one folder are one domain"
     else:
-        remedy = "give more text"
+        remedy = "give more text, or set blank lines into it, which make shorter documents"
     if empty == ["dev"]:  # the source has none, or it would be here
         remedy += ", or a .dev file"
     raise UserError(

@@ -201,10 +201,13 @@ def result_lines(document: dict[str, Any]) -> list[str]:
     """A document of any suite as lines for people."""
     members = document["members"]
     if "suite" not in document:  # lm
-        lines = [_text_line(member) for member in members]
-        lines += [_text_line(document["floor"])] if document.get("floor") else []
+        masked = document["objective"] == "mlm"
+        name = "pseudo-perplexity" if masked else "perplexity"
+        lines = [_text_line(member, name) for member in members]
+        lines += [_text_line(document["floor"], name)] if document.get("floor") else []
         apart = document["settings"].get("by_line")
-        lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}")
+        how = ", each token masked in turn, which does not compare with a causal model's numbers" if masked else ""
+        lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}{how}")
         return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])
     if document["suite"] != "glue":
         return [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
@@ -220,10 +223,10 @@ def result_lines(document: dict[str, Any]) -> list[str]:
     return lines + [f"skipped {one['task']}: {one['reason']}" for one in document["skipped"]]
 
 
-def _text_line(row: dict[str, Any]) -> str:
+def _text_line(row: dict[str, Any], perplexity: str) -> str:
     return (
         f"{row['member']}: {row['bits_per_byte']:.3f} bits a byte, {row['nats_per_token']:.3f} nats a token, "
-        f"perplexity {row['perplexity']:.1f}"
+        f"{perplexity} {row['perplexity']:.1f}"
     )
 
 
