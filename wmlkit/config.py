@@ -133,9 +133,9 @@ def _validated(document: Mapping[str, Any]) -> Config:
         message = message[0].lower() + message[1:]
         value = redacted(repr(first["input"]))
         value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}..."
-        # Brackets that are text still: the shell took the quotation marks inside
-        quotes = str(first["input"]).startswith(("[", "{")) and isinstance(first["input"], str)
-        remedy = "in a shell a list stands in single quotes, --set 'KEY=[\"text\", 1]'" if quotes else "change it"
+        # Brackets that are still text: a shell took the quotation marks inside them
+        bare = isinstance(first["input"], str) and first["input"].startswith(("[", "{"))
+        remedy = f"in a shell a list stands in single quotes, --set '{key}=[...]'" if bare else "change it"
         raise UserError(f"config key {key!r} is {value}: {message}; {remedy}") from None
     for changes in (config.ablations.base, *config.ablations.settings):
         for key in changes:
