@@ -150,6 +150,11 @@ def masked_twice(box: Box) -> list[str]:
     return ["train", "--preset", "smoke", *settings("train.mask_random=0.7", "train.mask_keep=0.4")]
 
 
+def masked_rows_of_a_stranger(box: Box) -> list[str]:
+    causal = ("model.family=llama", "model.objective=clm", "train.mntp_share=0.2")
+    return ["train", "--preset", "smoke", *settings(*causal, "mutual.arm=distill", "mutual.teacher=./none")]
+
+
 def no_notebook(box: Box) -> list[str]:
     box.write("notebooks/01_data.ipynb", "print('hello')")
     box.monkeypatch.setattr(paths, "notebooks", lambda: box.folder / "notebooks")
@@ -227,6 +232,8 @@ CASES = [
     setting("floor", "outer.min_weight=0.6", "min_weight is 0.6 for 2 peers, whose 2 weights .* less than 1/2, or no"),
     Case("floor with a teacher", floor_with_a_teacher, "is 0.4 for 2 peers and a frozen teacher, whose 3 weights sum"),
     Case("masked shares", masked_twice, "train.mask_random 0.7 and train.mask_keep 0.4 are .* at most 1; lower one"),
+    setting("masked rows", "train.mntp_share=0.2", "mntp_share is 0.2 and model.objective 'mlm', .*; change one"),
+    Case("masked rows of a stranger", masked_rows_of_a_stranger, "is 0.2 and mutual.teacher names a model, .* noise"),
     setting("scoring year", "evaluate.protocol=foo", "'evaluate.protocol' is 'foo': input should be 'babylm2024"),
     setting("decay", "replay.decay_epochs=1", "decay_epochs is 1; expected more than replay.warmup_epochs"),
     setting("study's arm", 'study.runs=[["best", 2]]', "config key 'study.runs.0.0' is 'best'"),

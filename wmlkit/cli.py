@@ -77,7 +77,7 @@ def search(
     if method is not None:
         config = config.updated({"search.method": method})
     if vocab_size is None:
-        prepared = prepare(config.data, paths.output(out), config.model.masked)
+        prepared = prepare(config.data, paths.output(out), config.needs_mask)
         found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
     elif config.search.prefer == "proxy":
         raise UserError("search.prefer is 'proxy', which trains on the corpus; leave out --vocab-size")

@@ -74,6 +74,27 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _masked_rows_are_learnt_from(self) -> Config:
+        share = self.train.mntp_share
+        if share and self.model.masked:
+            raise ValueError(
+                f"train.mntp_share is {share:g} and model.objective 'mlm', whose rows are masked one and all; expected "
+                "0, or 'clm', of whose rows it is a share; change one of the two"
+            )
+        if share and self.mutual.uses_teacher and self.mutual.teacher is not None:
+            raise ValueError(
+                f"train.mntp_share is {share:g} and mutual.teacher names a model, which may never have read masked "
+                "rows both ways and would teach noise there; expected 0, or a teacher that the run trains; change one "
+                "of the two"
+            )
+        return self
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether training masks tokens, so that the tokenizer needs a token for it."""
+        return self.model.masked or self.train.mntp_share > 0
+
     def resolved(self) -> dict[str, Any]:
         """All values, as JSON types."""
         return self.model_dump(mode="json")

@@ -48,8 +48,9 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     document["data"] = {k: v for k, v in document["data"].items() if f"data.{k}" not in PLACES}
     if document["search"]["saved"] is not None:
         document["search"] = {"saved": students_hash}
-    # a run that skips and averages nothing, and masks single tokens, is what it was before there was a choice
-    usual = {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1}
+    # a run that skips and averages nothing, masks single tokens and has rows of one kind is what it was before there
+    # was a choice
+    usual = {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1, "mntp_share": 0.0}
     unused = [key for key, value in usual.items() if document["train"][key] == value]
     document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
     if document["outer"]["min_lr_ratio"] is None:  # so it was before there was a choice

@@ -53,7 +53,7 @@ def reproduce(
             "leave out one of the two, or force one run with `wmlkit train --force`"
         )
     folder = paths.preset(out, preset)
-    check_alike(folder, config, partial(hash_of_text, config.data, out, config.model.masked))
+    check_alike(folder, config, partial(hash_of_text, config.data, out, config.needs_mask))
     with exclusive(folder):
         if force:
             _forget_runs(config, out)
@@ -65,7 +65,7 @@ def reproduce(
 def _forget_runs(config: Config, out: Path) -> None:
     """Remove the runs of the plan, their teachers' and the replays, after it is clear that the text to train them again
     is there. Raises UserError where a process trains one of them."""
-    prepared = prepare(config.data, out, config.model.masked)
+    prepared = prepare(config.data, out, config.needs_mask)
     plans = [*plan(config), *plan(config, "ablations")]
     plans += [teacher_config(run) for run in plans if run.mutual.uses_teacher and run.mutual.teacher is None]
     for run in plans:

@@ -90,7 +90,7 @@ def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Ses
     """
     config = load_preset(preset, list(overrides))
     root = paths.output(out or None)
-    check_alike(paths.preset(root, preset), config, partial(hash_of_text, config.data, root, config.model.masked))
+    check_alike(paths.preset(root, preset), config, partial(hash_of_text, config.data, root, config.needs_mask))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup(config.train.precision).reason}")

@@ -229,11 +229,13 @@ class TrainConfig(Section):
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=1)  # rows a step, over all processes
     accumulate: int = Field(1, ge=1)  # parts in which a process takes its rows, to save memory; the sums stay the same
-    mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM only
+    mask_ratio: float = Field(0.2, gt=0, lt=1)  # MLM and MNTP only
     mask_ratio_end: float | None = Field(None, gt=0, lt=1)  # linear from mask_ratio; None: constant
     mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead
     mask_keep: float = Field(0.0, ge=0, le=1)  # share that shows the true token; both still scored
     mask_span: int = Field(1, ge=1, le=100)  # masked tokens come in runs of 1 to this many; 1: each for itself
+    # CLM only: rows of masked next-token prediction (`Rows.causal_batch`). What is measured stays causal
+    mntp_share: float = Field(0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     muon_lr: float = Field(0.02, gt=0)  # matrices of the trunk, with optimizer = "muon"

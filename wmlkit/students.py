@@ -97,7 +97,8 @@ def workload_of(config: Config) -> Workload:
     (`data.texts.stages`)."""
     data = config.data
     rows = max(1, config.train.batch_size * data.block_size // data.longest_block)
-    scored = config.train.mask_ratio if config.model.masked else 1.0
+    train = config.train
+    scored = train.mask_ratio if config.model.masked else 1 - train.mntp_share * (1 - train.mask_ratio)
     return Workload(rows, scored, config.search.flop_per_second)
 
 

@@ -108,7 +108,7 @@ def _check_suites(runs: Sequence[Config], out: Path) -> None:
     for one in runs:
         what = (one.data, one.model.objective, one.evaluate)
         if what not in checked and not (run_folder(one, out) / "done.json").is_file():
-            tokenizer = load_tokenizer(prepare(one.data, out, one.model.masked).folder / "tokenizer")
+            tokenizer = load_tokenizer(prepare(one.data, out, one.needs_mask).folder / "tokenizer")
             check_suites(one, out, tokenizer)
             checked.append(what)
 
@@ -206,7 +206,7 @@ def run(
     config = load_preset(preset, overrides)
     for suite in config.evaluate.suites:
         pairs_folder(config, suite, out)
-    prepared = prepare(config.data, out, config.model.masked)
+    prepared = prepare(config.data, out, config.needs_mask)
     if part == "ablations":
         note_plan(config, out)
     runs = plan(config, part)

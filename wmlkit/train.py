@@ -49,7 +49,7 @@ Progress = Callable[[dict[str, Any]], None]
 def run_folder(config: Config, out: Path, prepared: Prepared | None = None) -> Path:
     """Where this run is, or will be. The corpus' content is part of its identity: `prepared`, or prepared here."""
     config = settled(config)
-    return _folder(config, out, _identity(config, prepared or prepare(config.data, out, config.model.masked)))
+    return _folder(config, out, _identity(config, prepared or prepare(config.data, out, config.needs_mask)))
 
 
 def settled(config: Config) -> Config:
@@ -79,7 +79,7 @@ def run(
     check_outer_steps(config)
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
-        prepared = prepare(config.data, out, config.model.masked)
+        prepared = prepare(config.data, out, config.needs_mask)
         tokenizer = load_tokenizer(prepared.folder / "tokenizer")
         tokenizer.model_max_length = config.data.longest_block  # one that was given may know another model's
         students = students_of(config, out, prepared, tokenizer)

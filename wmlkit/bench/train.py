@@ -72,7 +72,7 @@ def train_peaks(config: Config, folder: Path) -> dict[str, float]:
 
 
 def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:
-    prepared = prepare(config.data, folder, config.model.masked)
+    prepared = prepare(config.data, folder, config.needs_mask)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer")
     device = setup(config.train.precision, torch.get_num_threads())
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)

@@ -30,6 +30,7 @@ class Masking:
     random: float = 0.0  # share that shows a random token
     keep: float = 0.0  # share that shows the true one; the rest shows the mask
     span: int = 1  # they come in runs of 1 to `span` neighbours
+    mntp_share: float = 0.0  # of a causal model's rows, those that are masked; in a masked model's all are
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Batch:
     input_ids (B, T); documents (B, T) int32, the document of each token, -1 on padding, or None where all may
     attend to all; position_ids (B, T), from 0 within each document; targets (B*T,), what each position is scored
     on; scored (K,) and real (N,), flat indices of the scored positions and of all but padding; tokens, words: how
-    many the batch shows (tokens without padding, words without special tokens); causal: nobody sees what follows.
+    many the batch shows (tokens without padding, words without special tokens); causal (B,) boolean, the rows where
+    nobody sees what follows, or None where all see all.
     """
 
     input_ids: Tensor
@@ -50,7 +52,7 @@ class Batch:
     real: Tensor
     tokens: int
     words: int
-    causal: bool = False
+    causal: Tensor | None = None
 
     @cached_property
     def attention_mask(self) -> Tensor | None:
@@ -61,7 +63,7 @@ class Batch:
         # Padding attends to padding: a row of the mask without any true entry would give NaN.
         # transformers takes a mask of this shape as it is: a causal model adds nothing to it.
         allowed = self.documents[:, None, :, None] == self.documents[:, None, None, :]
-        return allowed.tril() if self.causal else allowed
+        return allowed if self.causal is None else torch.where(self.causal.view(-1, 1, 1, 1), allowed.tril(), allowed)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`. Nobody waits for a copy to a CUDA card: the processor makes the next batch while
@@ -93,6 +95,7 @@ class Batch:
             targets=self.targets.view(rows, length)[own].flatten(),
             scored=kept(self.scored),
             real=kept(self.real),
+            causal=None if self.causal is None else self.causal[own],
         )
 
 
@@ -117,6 +120,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         real=torch.cat([batch.real + start for batch, start in zip(batches, before, strict=True)]),
         tokens=sum(batch.tokens for batch in batches),
         words=sum(batch.words for batch in batches),
+        causal=None if batches[0].causal is None else torch.cat([b.causal for b in batches if b.causal is not None]),
     )
 
 
@@ -271,13 +275,27 @@ class Rows:
         inputs, scored = mask_tokens(ids, ~self.special[ids], self.ordinary_ids, mask_id, ratio, masking, rng)
         return self._batch(inputs, document, position, scored, ids, ids)
 
-    def causal_batch(self, step: int, batch_size: int) -> Batch:
-        """A batch for a causal model: position t is scored on the token at t + 1 of the same document."""
+    def causal_batch(
+        self, step: int, batch_size: int, mask_id: int | None = None, ratio: float = 0.0, masking: Masking = Masking()
+    ) -> Batch:
+        """A batch for a causal model: position t is scored on the token at t + 1 of the same document.
+
+        A share `masking.mntp_share` of the rows is for masked next-token prediction (MNTP; GPT-BERT trains so): some
+        tokens are masked as by `masked_batch`, all see the whole document, and what stands before a masked token is
+        scored on it, nothing else. It needs a `mask_id`.
+        """
         ids, document, position = self.take(step, batch_size)
         scored = np.zeros_like(document, dtype=bool)
         scored[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, :-1] >= 0)
-        following = np.roll(ids, -1, axis=1)
-        return self._batch(ids, document, position, scored, following, ids, causal=True)
+        before = (step * batch_size + np.arange(batch_size + 1)) * masking.mntp_share  # rows of MNTP before each row
+        both_ways = np.diff(np.floor(before)) > 0
+        inputs = ids
+        if mask_id is not None and both_ways.any():
+            rng = np.random.default_rng([*self.seed, 3, step])
+            candidates = ~self.special[ids] & both_ways[:, None]
+            inputs, masked = mask_tokens(ids, candidates, self.ordinary_ids, mask_id, ratio, masking, rng)
+            scored[both_ways] &= np.roll(masked[both_ways], -1, axis=1)
+        return self._batch(inputs, document, position, scored, np.roll(ids, -1, axis=1), ids, ~both_ways)
 
     def _batch(
         self,
@@ -287,9 +305,10 @@ class Rows:
         scored: NDArray[np.bool_],
         targets: NDArray[np.int64],
         ids: NDArray[np.int64],
-        causal: bool = False,
+        causal: NDArray[np.bool_] | None = None,
     ) -> Batch:
-        apart = (document != document[:, :1]).any()
+        # Without the documents a causal model takes its own mask, which is causal in all rows
+        apart = (document != document[:, :1]).any() or (causal is not None and not causal.all())
         before = np.concatenate([np.ones((len(ids), 1), dtype=bool), self.special[ids[:, :-1]]], axis=1)
         words = int(((self.starts_word[ids] | before) & ~self.special[ids]).sum())
         return Batch(
@@ -301,7 +320,7 @@ class Rows:
             torch.from_numpy(np.flatnonzero(document >= 0)),
             int((document >= 0).sum()),
             words,
-            causal,
+            None if causal is None else torch.from_numpy(causal),
         )
 
 
@@ -352,7 +371,7 @@ def batch_source(
     rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, masking: Masking = Masking()
 ) -> Callable[[int, float], Batch]:
     """(step, mask ratio) -> batch, for the objective in use."""
+    mask_id = tokenizer.mask_token_id
     if objective == "clm":
-        return lambda step, ratio: rows.causal_batch(step, batch_size)
-    mask_id = int(tokenizer.mask_token_id)
-    return lambda step, ratio: rows.masked_batch(step, batch_size, mask_id, ratio, masking)
+        return lambda step, ratio: rows.causal_batch(step, batch_size, mask_id, ratio, masking)
+    return lambda step, ratio: rows.masked_batch(step, batch_size, int(mask_id), ratio, masking)

@@ -68,8 +68,9 @@ def stages(config: Config) -> list[Stage]:
 
 
 def masking(train: TrainConfig) -> Masking:
-    """How a run masks its training text. The outer problem and all that is measured mask single tokens, and all."""
-    return Masking(train.mask_random, train.mask_keep, train.mask_span)
+    """How a run masks its training text. The outer problem and all that is measured mask single tokens, and all, of a
+    masked model, and none of a causal one."""
+    return Masking(train.mask_random, train.mask_keep, train.mask_span, train.mntp_share)
 
 
 def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> Texts:

@@ -49,6 +49,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.grad_clip": config.replay.grad_clip,
         "train.batch_size": config.replay.batch_size,
         "train.mask_span": 1,  # the released code masks each token for itself, in the outer problem too
+        "train.mntp_share": 0.0,  # and has rows of one kind
         "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
         "mutual.num_peers": config.replay.num_peers,
@@ -125,7 +126,7 @@ def _replay(
     """Write the replay of `used`, the case's configuration, into `folder`."""
     seed, began = used.train.seed, time.perf_counter()
     device = setup(used.train.precision, used.train.threads)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.model.masked)
+    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.needs_mask)
     setting, ids, wide = _open_setting(used, case, device, prepared, tokenizer)
     students = find_students(used, len(wide))
     teacher, of_teacher = None, dict[str, Any]()
