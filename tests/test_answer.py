@@ -66,6 +66,16 @@ def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path:
     assert "Yes" not in found.headline
 
 
+def test_where_accuracy_shows_no_difference_the_headline_tells_the_dev_loss(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
+    score_wml(folder, 70.0, -0.1)  # -0.1, 0 and 0.1 points
+    headline = given_by(folder).headline
+    assert headline.startswith("Not shown by accuracy") and " In dev loss (nats a scored token" in headline
+    score_wml(folder, 70.0, 3.0)
+    headline = given_by(folder).headline
+    assert headline.startswith("Yes") and "In dev loss" not in headline
+
+
 def test_one_run_of_one_peer_is_told_as_one(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), protocols=("babylm2025",))
     told = given_by(folder).basis

@@ -79,6 +79,22 @@ def test_rows_of_fewer_seeds_and_scores_that_are_no_accuracy_are_told(tmp_path):
     assert "ccuracy on" not in text.partition("Mean metric of glue")[2]
 
 
+def test_a_seed_that_a_teacher_alone_lacks_is_not_one_of_its_arm(tmp_path):
+    folder = tmp_path / "nursery"
+    shutil.copytree(paths.reference("nursery"), folder)
+    before = results_section(folder)
+    path = folder / "tables" / "T4.csv"
+    table = pd.read_csv(path)
+    teachers = table["member"] == "teacher"
+    assert teachers.any()
+    table.loc[teachers, "n_seeds"] = 2
+    table.to_csv(path, index=False)
+    assert results_section(folder) == before
+    table["n_seeds"] = table["n_seeds"].where(~teachers, 4)  # nor one that others lack
+    table.to_csv(path, index=False)
+    assert results_section(folder) == before
+
+
 def test_links_and_files_that_the_readme_names_exist():
     text = README.read_text(encoding="utf-8")
     for name in ("docs/notation.md", "docs/paper_index.md", "docs/deviations.md", "docs/metrics.md", "docs/log.md"):

@@ -57,8 +57,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     """Sentences from T4 and T4_differences (`wmlkit.tables`) about the runs of the main setting.
 
     The headline is about the best peer at the largest number of peers at which several seeds of both arms are compared
-    (else one seed), on the suite and the protocol that the runs' configuration names first; where accuracy lies near
-    chance or near its ceiling, it says the dev loss too.
+    (else one seed), on the suite and the protocol that the runs' configuration names first; where accuracy shows no
+    difference, or lies near chance or near its ceiling, it says the dev loss too.
     """
     others = [run for run in runs if run.setting]
     runs = [run for run in runs if not run.setting]
@@ -86,11 +86,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer":
                     candidates.append((a, row))
-    headline, told, peers, seeds = "", ("wml", "independent"), 0, 0
+    told, peers, seeds, shows = ("wml", "independent"), 0, 0, True
     if candidates:
         a, row = next(((a, row) for a, row in candidates if row["n_seeds"] > 1), candidates[0])
         headline, told = _headline(a, row, runs, caveat), (a, "distill")
         peers, seeds = int(row["peers"]), int(row["n_seeds"])
+        shows = readings.verdict(row) != "none" and not saturated and not foreign
     else:
         headline = f"Not answered: {_why_not(runs, others, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
@@ -98,7 +99,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
     losses = _of_loss(differences, *told, peers)
-    if losses and told[1] == "distill" and (saturated or foreign):  # then accuracy could not have shown a difference
+    if losses and not shows:
         headline += f" {readings.loss_in_short(differences, *told, peers, seeds)}"
     if told != ("wml", "independent"):
         losses += _of_loss(differences, "wml", "independent", peers)

@@ -80,6 +80,7 @@ def _title(suite: str, protocol: str) -> str:
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
     """One line a `row` and number of peers of `table`, one column a member."""
     lines = ["| " + " | ".join([*head, *MEMBERS.values()]) + " |", "|---" * (len(head) + len(MEMBERS)) + "|"]
+    table = table[table["member"].isin(MEMBERS)]  # a teacher's seeds are no arm's
     for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
         members = rows.set_index("member")
         cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
