@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit.config import load_preset
-from wmlkit.data.batches import Masking, Rows, joined, mask_tokens, pack, segments, spans
+from wmlkit.data.batches import Rows, joined, pack, segments
 from wmlkit.data.encode import open_documents, open_tokens
+from wmlkit.data.masking import Masking, mask_tokens, spans
 from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import Stage, open_texts, stages
 from wmlkit.data.tokenizer import load_tokenizer

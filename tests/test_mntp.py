@@ -10,7 +10,8 @@ from small import BLOCK, make_peers, make_rows, make_tokenizer
 
 from wmlkit import paths, train
 from wmlkit.config import load_preset
-from wmlkit.data.batches import Masking, joined
+from wmlkit.data.batches import joined
+from wmlkit.data.masking import Masking
 from wmlkit.data.prepare import prepare
 from wmlkit.data.texts import open_texts
 from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer

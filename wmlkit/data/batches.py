@@ -19,18 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..device import moved
 from ..errors import UserError
+from .masking import PLAIN, Masking, mask_tokens
 
 STREAMS = {"train": 0, "held_out": 1, "dev": 2}  # keeps the draws of the three texts apart
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How scored positions are drawn and what they show (`mask_tokens`)."""
-
-    random: float = 0.0  # share that shows a random token
-    keep: float = 0.0  # share that shows the true one; the rest shows the mask
-    span: int = 1  # they come in runs of 1 to `span` neighbours
-    mntp_share: float = 0.0  # of a causal model's rows, those that are masked; in a masked model's all are
 
 
 @dataclass(frozen=True)
@@ -266,17 +257,28 @@ class Rows:
         ids.flat[first] = self.bos_id
         return ids, document, position
 
-    def masked_batch(
-        self, step: int, batch_size: int, mask_id: int, ratio: float, masking: Masking = Masking()
-    ) -> Batch:
+    def masked_batch(self, step: int, batch_size: int, mask_id: int, ratio: float, masking: Masking = PLAIN) -> Batch:
         """A batch for a masked model: `mask_tokens` on the rows of `step`."""
         ids, document, position = self.take(step, batch_size)
-        rng = np.random.default_rng([*self.seed, 3, step])
-        inputs, scored = mask_tokens(ids, ~self.special[ids], self.ordinary_ids, mask_id, ratio, masking, rng)
+        inputs, scored = self._masked(step, ids, np.ones(batch_size, dtype=bool), mask_id, ratio, masking)
         return self._batch(inputs, document, position, scored, ids, ids)
 
+    def _masked(
+        self,
+        step: int,
+        ids: NDArray[np.int64],
+        rows: NDArray[np.bool_],
+        mask_id: int,
+        ratio: float,
+        masking: Masking,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """`mask_tokens` on the given `rows` (B,) of the batch of `step`."""
+        candidates = ~self.special[ids] & rows[:, None]
+        rng = np.random.default_rng([*self.seed, 3, step])
+        return mask_tokens(ids, candidates, self.ordinary_ids, mask_id, ratio, masking, rng)
+
     def causal_batch(
-        self, step: int, batch_size: int, mask_id: int | None = None, ratio: float = 0.0, masking: Masking = Masking()
+        self, step: int, batch_size: int, mask_id: int | None = None, ratio: float = 0.0, masking: Masking = PLAIN
     ) -> Batch:
         """A batch for a causal model: position t is scored on the token at t + 1 of the same document.
 
@@ -289,13 +291,11 @@ class Rows:
         scored[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, :-1] >= 0)
         before = (step * batch_size + np.arange(batch_size + 1)) * masking.mntp_share  # rows of MNTP before each row
         both_ways = np.diff(np.floor(before)) > 0
-        inputs = ids
+        inputs, following = ids, np.roll(ids, -1, axis=1)
         if mask_id is not None and both_ways.any():
-            rng = np.random.default_rng([*self.seed, 3, step])
-            candidates = ~self.special[ids] & both_ways[:, None]
-            inputs, masked = mask_tokens(ids, candidates, self.ordinary_ids, mask_id, ratio, masking, rng)
-            scored[both_ways] &= np.roll(masked[both_ways], -1, axis=1)
-        return self._batch(inputs, document, position, scored, np.roll(ids, -1, axis=1), ids, ~both_ways)
+            inputs, masked = self._masked(step, ids, both_ways, mask_id, ratio, masking)
+            scored[both_ways] &= np.roll(masked, -1, axis=1)[both_ways]
+        return self._batch(inputs, document, position, scored, following, ids, ~both_ways)
 
     def _batch(
         self,
@@ -324,51 +324,8 @@ class Rows:
         )
 
 
-def mask_tokens(
-    ids: NDArray[np.int64],
-    candidates: NDArray[np.bool_],
-    ordinary_ids: NDArray[np.int64],
-    mask_id: int,
-    ratio: float,
-    masking: Masking,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(inputs, scored): exactly round(ratio x candidates) positions scored, drawn without replacement.
-
-    ids, candidates: (B, T). Special tokens are no candidates and are never drawn as random replacements.
-    Of the scored positions a share `masking.random` shows a random token, `masking.keep` the true one, the rest
-    `mask_id`.
-    """
-    places = np.flatnonzero(candidates)
-    count = max(1, round(ratio * len(places)))
-    chosen = rng.permutation(places)[:count]
-    if masking.span > 1:
-        chosen = spans(chosen, candidates, masking.span, rng)[:count]
-    inputs, scored = ids.copy(), np.zeros(ids.shape, dtype=bool)
-    scored.flat[chosen] = True
-    split_random = round(masking.random * len(chosen))
-    split_keep = split_random + round(masking.keep * len(chosen))
-    inputs.flat[chosen[split_keep:]] = mask_id
-    inputs.flat[chosen[:split_random]] = rng.choice(ordinary_ids, split_random)
-    return inputs, scored
-
-
-def spans(
-    starts: NDArray[np.int64], candidates: NDArray[np.bool_], longest: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Flat places of the spans that begin at `starts`, span by span, each place once: 1 to `longest` neighbours, each
-    length as likely as another, cut off before what is no candidate (B, T) and at the end of its row."""
-    offsets = np.arange(longest)
-    row_end = (starts // candidates.shape[1] + 1) * candidates.shape[1]
-    reached = np.minimum(starts[:, None] + offsets, row_end[:, None] - 1)  # the last place of a row again: once below
-    within = (offsets < rng.integers(1, longest + 1, (len(starts), 1))) & candidates.flat[reached]
-    places = reached[np.logical_and.accumulate(within, axis=1)]
-    _, first = np.unique(places, return_index=True)
-    return places[np.sort(first)]
-
-
 def batch_source(
-    rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, masking: Masking = Masking()
+    rows: Rows, objective: str, batch_size: int, tokenizer: PreTrainedTokenizerBase, masking: Masking = PLAIN
 ) -> Callable[[int, float], Batch]:
     """(step, mask ratio) -> batch, for the objective in use."""
     mask_id = tokenizer.mask_token_id

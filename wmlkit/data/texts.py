@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from ..config import Config
 from ..errors import UserError
 from ..settings import TrainConfig
-from .batches import Batch, Masking, Rows, batch_source
+from .batches import Batch, Rows, batch_source
 from .encode import check_tokenizer, open_documents, open_tokens
+from .masking import Masking
 from .prepare import Prepared
 
 Source = Callable[[int, float], Batch]  # (step, mask ratio) -> batch
@@ -79,7 +80,7 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     Raises UserError when a run would read its training text, or the outer problem the part of it that is held out,
     more often than `data.max_passes`.
     """
-    data, train, outer, objective = config.data, config.train, config.outer, config.model.objective
+    data, train, objective = config.data, config.train, config.model.objective
 
     def rows(split: str, block_size: int, seed: int = train.seed) -> Rows:
         path = prepared.folder / f"{split}.tokens"
@@ -89,55 +90,74 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
 
     plan = stages(config)
     texts = [rows("train", stage.block_size) for stage in plan]
+    steps = [last - stage.first for stage, last in zip(plan, [*(s.first for s in plan[1:]), train.steps], strict=True)]
+    passes = sum(n * stage.batch_size / len(text) for n, stage, text in zip(steps, plan, texts, strict=True))
+    _check_passes(config, passes)
+    held_out = rows("held_out", data.block_size)
+    _check_outer_passes(config, len(held_out))
     sources = [
         batch_source(text, objective, stage.batch_size, tokenizer, masking(train))
         for text, stage in zip(texts, plan, strict=True)
     ]
-    firsts = [stage.first for stage in plan]
-    lengths = [last - first for first, last in zip(firsts, [*firsts[1:], train.steps], strict=True)]
-    # A length that comes back goes on in the text where it left off
-    before, taken = [], dict.fromkeys((stage.block_size for stage in plan), 0)
-    for stage, count in zip(plan, lengths, strict=True):
-        before.append(taken[stage.block_size])
-        taken[stage.block_size] += count
-
-    def of_stage(step: int, ratio: float) -> Batch:
-        number = bisect_right(firsts, step) - 1
-        return sources[number](before[number] + step - firsts[number], ratio)
-
-    passes = sum(steps * stage.batch_size / len(text) for steps, stage, text in zip(lengths, plan, texts, strict=True))
-    if data.max_passes is not None and passes > data.max_passes:
-        enough_steps = int(train.steps * data.max_passes / passes)
-        who, steps = "this run", "train.steps"
-        if config.mutual.arm == "teacher":
-            who, steps = "the teacher", "mutual.teacher_steps (else train.steps)"
-        lower = f"lower {steps} to {enough_steps}" if enough_steps else "lower train.batch_size"
-        raise UserError(
-            f"{who} would read its training text {passes:.2f} times, and data.max_passes is {data.max_passes:g} "
-            "(the BabyLM challenge allows 10 passes since 2025); "
-            f"{lower} or use more text"
-        )
-    held_out = rows("held_out", data.block_size)
-    if config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1:
-
-        def passes_of(every: int) -> float:
-            return len(outer.due(train.steps, every)) * outer.batch_size / len(held_out)
-
-        again = passes_of(outer.every)
-        if data.max_passes is not None and again > data.max_passes:
-            allowed = data.max_passes
-            enough = next((every for every in range(outer.every, train.steps) if passes_of(every) <= allowed), None)
-            rarer = f"raise outer.every to {enough} or more, or" if enough else "lower outer.batch_size, or raise"
-            raise UserError(
-                f"the outer problem would read the held-out text {again:.2f} times, and data.max_passes is "
-                f"{allowed:g}: it is training text too; {rarer} data.held_out"
-            )
     return Texts(
-        of_stage,
-        batch_source(held_out, objective, outer.batch_size, tokenizer),
+        _in_turn(plan, steps, sources),
+        batch_source(held_out, objective, config.outer.batch_size, tokenizer),
         measured(rows("held_out", data.block_size, seed=0), config, tokenizer),
         measured(rows("dev", data.block_size, seed=0), config, tokenizer),
         passes,
+    )
+
+
+def _in_turn(plan: Sequence[Stage], steps: Sequence[int], sources: Sequence[Source]) -> Source:
+    """The batches of the stages of `plan`, which take so many `steps`, one after the other; a length that comes back
+    goes on in the text where it left off."""
+    before, taken = [], dict.fromkeys((stage.block_size for stage in plan), 0)
+    for stage, count in zip(plan, steps, strict=True):
+        before.append(taken[stage.block_size])
+        taken[stage.block_size] += count
+    firsts = [stage.first for stage in plan]
+
+    def batch(step: int, ratio: float) -> Batch:
+        number = bisect_right(firsts, step) - 1
+        return sources[number](before[number] + step - firsts[number], ratio)
+
+    return batch
+
+
+def _check_passes(config: Config, passes: float) -> None:
+    """Raises UserError where a run reads its training text more often than `data.max_passes`."""
+    allowed, train = config.data.max_passes, config.train
+    if allowed is None or passes <= allowed:
+        return
+    enough_steps = int(train.steps * allowed / passes)
+    who, steps = "this run", "train.steps"
+    if config.mutual.arm == "teacher":
+        who, steps = "the teacher", "mutual.teacher_steps (else train.steps)"
+    lower = f"lower {steps} to {enough_steps}" if enough_steps else "lower train.batch_size"
+    raise UserError(
+        f"{who} would read its training text {passes:.2f} times, and data.max_passes is {allowed:g} "
+        "(the BabyLM challenge allows 10 passes since 2025); "
+        f"{lower} or use more text"
+    )
+
+
+def _check_outer_passes(config: Config, rows: int) -> None:
+    """Raises UserError where the outer problem reads the held-out text, of so many rows, more often than
+    `data.max_passes`."""
+    allowed, outer, steps = config.data.max_passes, config.outer, config.train.steps
+    learnt = config.mutual.arm == "wml" and config.mutual.num_peers + config.mutual.teacher_is_peer > 1
+
+    def passes_of(every: int) -> float:
+        return len(outer.due(steps, every)) * outer.batch_size / rows
+
+    again = passes_of(outer.every)
+    if allowed is None or not learnt or again <= allowed:
+        return
+    enough = next((every for every in range(outer.every, steps) if passes_of(every) <= allowed), None)
+    rarer = f"raise outer.every to {enough} or more, or" if enough else "lower outer.batch_size, or raise"
+    raise UserError(
+        f"the outer problem would read the held-out text {again:.2f} times, and data.max_passes is "
+        f"{allowed:g}: it is training text too; {rarer} data.held_out"
     )
 
 
