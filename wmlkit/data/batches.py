@@ -292,7 +292,8 @@ class Rows:
         before = (step * batch_size + np.arange(batch_size + 1)) * masking.mntp_share  # rows of MNTP before each row
         both_ways = np.diff(np.floor(before)) > 0
         inputs, following = ids, np.roll(ids, -1, axis=1)
-        if mask_id is not None and both_ways.any():
+        if both_ways.any():
+            assert mask_id is not None  # `Config.needs_mask`: else these rows would see what they are scored on
             inputs, masked = self._masked(step, ids, both_ways, mask_id, ratio, masking)
             scored[both_ways] &= np.roll(masked, -1, axis=1)[both_ways]
         return self._batch(inputs, document, position, scored, following, ids, ~both_ways)
