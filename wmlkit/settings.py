@@ -234,7 +234,8 @@ class TrainConfig(Section):
     mask_random: float = Field(0.0, ge=0, le=1)  # share of masked positions that show a random token instead
     mask_keep: float = Field(0.0, ge=0, le=1)  # share that shows the true token; both still scored
     mask_span: int = Field(1, ge=1, le=100)  # masked tokens come in runs of 1 to this many; 1: each for itself
-    # CLM only: rows of masked next-token prediction (`Rows.causal_batch`). What is measured stays causal
+    # CLM only: share of the rows in which masked tokens are to be guessed with both sides in sight (masked next-token
+    # prediction, `Rows.causal_batch`). What is measured stays causal
     mntp_share: float = Field(0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
