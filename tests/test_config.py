@@ -6,7 +6,7 @@ import pytest
 
 from wmlkit.config import load_preset, parse_assignment, preset_names
 from wmlkit.errors import UserError
-from wmlkit.identity import run_hash, shaping
+from wmlkit.identity import LATER, run_hash, shaping
 from wmlkit.study_plan import plan
 
 
@@ -51,14 +51,34 @@ def test_hash_covers_what_shapes_a_run_and_nothing_else():
     assert run_hash(config, "other data") != base
 
 
-def test_runs_that_learn_otherwise_than_in_older_versions_have_another_hash():
-    """With dropout, whose numbers are a peer's own now; `independent` has CE weight one, whatever is asked for."""
-    plain, noisy = load_preset("smoke"), load_preset("smoke", {"model.dropout": 0.1})
-    assert "dropout_by" in shaping(noisy)["model"] and "dropout_by" not in shaping(plain)["model"]
-    weighted = {"mutual.ce_weight": "peer"}
-    alone = load_preset("smoke", {"mutual.arm": "independent"})
-    assert run_hash(alone.updated(weighted), "data") == run_hash(alone, "data")
-    assert run_hash(plain.updated(weighted), "data") != run_hash(plain, "data")
+CAUSAL = {"model.family": "llama", "model.objective": "clm"}
+
+
+@pytest.mark.parametrize(
+    ("reads", "reads_not", "changes"),
+    [
+        ({}, {"mutual.arm": "independent"}, {"mutual.ce_weight": "peer"}),
+        ({}, CAUSAL, {"train.mask_ratio": 0.4}),
+        ({}, CAUSAL, {"train.mask_ratio_end": 0.1, "train.mask_random": 0.1, "train.mask_keep": 0.1}),
+        (CAUSAL | {"train.mntp_share": 0.5}, CAUSAL, {"train.mask_span": 3}),
+        ({"mutual.arm": "distill"}, {}, {"mutual.teacher_size": "peer"}),
+        ({"mutual.frozen_teacher": True}, {"mutual.arm": "independent"}, {"mutual.teacher_steps": 3}),
+    ],
+)
+def test_what_a_run_does_not_read_is_no_part_of_its_hash(reads, reads_not, changes):
+    """`independent` has CE weight one, whatever is asked for; causal rows have masks only as MNTP."""
+    config = load_preset("smoke", reads_not)
+    assert run_hash(config.updated(changes), "data") == run_hash(config, "data")
+    config = load_preset("smoke", reads)
+    assert run_hash(config.updated(changes), "data") != run_hash(config, "data")
+
+
+def test_a_setting_that_came_later_is_no_part_of_the_hash_where_it_changes_nothing():
+    """So runs from before it keep their names, and are not trained again."""
+    learns = shaping(load_preset("smoke", {"outer.min_lr_ratio": None}))
+    assert all(key not in learns[section] for section, values in LATER.items() for key in values)
+    for section, key, value in (("outer", "min_lr_ratio", 0.5), ("train", "mask_span", 2)):
+        assert shaping(load_preset("smoke", {f"{section}.{key}": value}))[section][key] == value
 
 
 def test_configurations_are_frozen():

@@ -83,6 +83,20 @@ def test_settings_beside_the_main_ones(tmp_path: Path) -> None:
     assert beside_main(runs, main.updated({"data.corpus": "büyük"})) == 'data.corpus="büyük"'
 
 
+def test_masks_that_no_causal_run_draws_are_no_setting_of_it(tmp_path: Path) -> None:
+    causal = {"model.family": "llama", "model.objective": "clm"}
+    for seed, ratio in enumerate((0.2, 0.2, 0.3)):
+        write_run(tmp_path, "wml", 2, seed, {**causal, "train.mask_ratio": ratio})
+    for seed, ratio in enumerate((0.15, 0.15, 0.3), start=3):
+        write_run(tmp_path, "wml", 2, seed, {**causal, "train.mask_ratio": ratio, "train.mntp_share": 0.5})
+    runs = {run.seed: run.setting for run in read_runs(tmp_path)}
+    mntp = "train.mntp_share=0.5"
+    assert runs == {0: "", 1: "", 2: "", 3: mntp, 4: mntp, 5: f"train.mask_ratio=0.3 {mntp}"}
+    main = Config(preset=tmp_path.name).updated({**causal, "train.mask_span": 3})
+    assert beside_main(read_runs(tmp_path), main) == ""
+    assert beside_main(read_runs(tmp_path), main.updated({"train.mntp_share": 0.1})) == "train.mntp_share=0.1"
+
+
 def test_text_that_was_edited_is_other_text(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "mine", (("wml", 2),), seeds=(0,), protocols=())
     (run,) = read_runs(folder)

@@ -13,6 +13,13 @@ SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of
 # Where a run's text lies and what is said of it for people: no part of what a run is, the text's content is
 PLACES = ("data.corpus", "data.tokenizer", "data.legality")
 OF_EACH_RUN = ("mutual.arm", "mutual.num_peers", "train.seed")  # what the runs of one study differ in
+# Settings that came later. With these values a run is what it was without them, and keeps its name
+LATER: dict[str, dict[str, Any]] = {
+    "mutual": {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None},
+    "outer": {"min_lr_ratio": None},
+    "train": {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1, "mntp_share": 0.0},
+}
+OF_MASKS = ("mask_ratio", "mask_ratio_end", "mask_random", "mask_keep", "mask_span")
 
 
 def digest(document: Any) -> str:
@@ -21,8 +28,15 @@ def digest(document: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
-    """Settings of the teacher that say nothing about a run, because its arm has none. `mutual` as JSON types."""
+def idle_keys(config: Mapping[str, Any]) -> list[str]:
+    """``["mutual.teacher", ...]``: settings that say nothing about a run of `config` (JSON types, perhaps older than
+    some settings), those of a teacher that its arm does not have and of masks that a causal run does not draw."""
+    masks = config["model"]["objective"] == "mlm" or config["train"].get("mntp_share", 0) > 0
+    idle = [] if masks else [f"train.{key}" for key in OF_MASKS]
+    return idle + [f"mutual.{key}" for key in _idle_teacher_keys(config["mutual"])]
+
+
+def _idle_teacher_keys(mutual: Mapping[str, Any]) -> list[str]:
     can_have = mutual["arm"] in ("dml", "wml")
     has = mutual["arm"] == "distill" or (can_have and mutual.get("frozen_teacher", False))
     idle = [] if can_have else ["frozen_teacher"]
@@ -45,25 +59,15 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     where the corpus, the teacher and a saved search lie: their content counts.
     """
     document = {section: values for section, values in config.resolved().items() if section in SHAPING}
-    document["data"] = {k: v for k, v in document["data"].items() if f"data.{k}" not in PLACES}
-    if document["search"]["saved"] is not None:
-        document["search"] = {"saved": students_hash}
-    # a run that skips and averages nothing, masks single tokens and has rows of one kind is what it was before there
-    # was a choice
-    usual = {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1, "mntp_share": 0.0}
-    unused = [key for key, value in usual.items() if document["train"][key] == value]
-    document["train"] = {k: v for k, v in document["train"].items() if k not in unused}
-    if document["outer"]["min_lr_ratio"] is None:  # so it was before there was a choice
-        del document["outer"]["min_lr_ratio"]
-    if document["model"]["dropout"]:  # before, peers drew from one stream
-        document["model"] = document["model"] | {"dropout_by": "seed, step, peer, part"}
-    mutual = document["mutual"]
-    if mutual["arm"] == "independent":  # it has no peers' weights; before, "peer" made its loss 1 / P
-        mutual = document["mutual"] = mutual | {"ce_weight": "one"}
-    # so they were before there was a choice
-    off = {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None}
-    dropped = idle_teacher_keys(mutual) + [key for key, value in off.items() if mutual[key] == value]
-    document["mutual"] = {k: v for k, v in mutual.items() if k not in dropped}
+    if document["mutual"]["arm"] == "independent":  # its peers have no weights that could count
+        document["mutual"]["ce_weight"] = "one"
+    for key in (*PLACES, *idle_keys(document)):
+        section, name = key.split(".")
+        del document[section][name]
+    for section, values in LATER.items():
+        document[section] = {k: v for k, v in document[section].items() if k not in values or v != values[k]}
     if document["mutual"].get("teacher") is not None:
         document["mutual"]["teacher"] = teacher_hash
+    if document["search"]["saved"] is not None:
+        document["search"] = {"saved": students_hash}
     return document

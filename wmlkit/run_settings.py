@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .config import Config, load_preset, preset_names
-from .identity import OF_EACH_RUN, PLACES, SHAPING, digest, idle_teacher_keys
+from .identity import OF_EACH_RUN, OF_MASKS, PLACES, SHAPING, digest, idle_keys
 from .run_files import Run
 from .shapes import SHAPE
 
@@ -17,6 +17,7 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
+_NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, *(f"train.{key}" for key in OF_MASKS))
 MADE = ("data.hash", "precision")  # of `made_with`
 OTHER_TOKENS = ("data.hash", "train.mask_ratio", "model.objective")  # settings of `of_other_tokens`
 OF_OTHER_TOKENS = "loss of other tokens"  # what tables say of it
@@ -42,8 +43,9 @@ def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str
     main = next((run for run in runs if not run.setting), None)
     if main is None:
         return ""
-    aside = {*OF_EACH_RUN, *PLACES, *_TEACHER_KEYS}
-    of_both = [all_settings(document) for document in (config.resolved(), main.config)]
+    documents = (config.resolved(), main.config)
+    aside = {*OF_EACH_RUN, *PLACES, *_TEACHER_KEYS, *(key for document in documents for key in idle_keys(document))}
+    of_both = [all_settings(document) for document in documents]
     own, there = ({key: value for key, value in one.items() if key not in aside} for one in of_both)
     if data_hash:
         own["data.hash"], there["data.hash"] = (str(of)[:8] for of in (data_hash, main.data["hash"]))
@@ -78,8 +80,7 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     saved, teachers, settings = _saved_searches(runs), _given_teachers(runs), []
     for run in runs:
         flat, name = all_settings(run.config), run.folder.name
-        idle = [f"mutual.{key}" for key in idle_teacher_keys(run.config["mutual"])]
-        for key in (*OF_EACH_RUN, *PLACES, *idle):
+        for key in (*OF_EACH_RUN, *PLACES, *idle_keys(run.config)):
             flat.pop(key, None)
         if name in saved:
             flat["search.saved"] = saved[name]
@@ -141,9 +142,9 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Those of the preset as shipped where a run used it, else those that most runs share.
 
-    Not all runs have settings of a teacher: those are looked up one by one, among the runs that do.
+    Not all runs have settings of a teacher or of masks: those are looked up one by one, among the runs that do.
     """
-    plain = [{key: value for key, value in own.items() if key not in _TEACHER_KEYS} for own in settings]
+    plain = [{key: value for key, value in own.items() if key not in _NOT_OF_EVERY_RUN} for own in settings]
     preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
         shipped = _flat(load_preset(str(preset)).resolved())
@@ -155,7 +156,7 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
         and all(all_settings(run.config)[key] == shipped.get(key) for key in PLACES)
     ]
     main = dict(most_common(as_shipped if shipped and as_shipped else plain))
-    for key in _TEACHER_KEYS:
+    for key in _NOT_OF_EVERY_RUN:
         values = [own[key] for own in settings if key in own]
         if values:
             main[key] = shipped[key] if shipped and shipped[key] in values else most_common(values)
