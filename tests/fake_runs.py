@@ -13,8 +13,10 @@ from wmlkit import paths
 from wmlkit.config import Config
 from wmlkit.evaluate.protocols import get_protocol
 from wmlkit.identity import digest
+from wmlkit.run_files import FORMAT
 
 ITEMS = 40  # items a paradigm
+
 PARADIGMS = (  # paradigm, phenomenon, field
     ("anaphor_number_agreement", "anaphor_agreement", "morphology"),
     ("transitive", "argument_structure", "syntax"),
@@ -70,7 +72,7 @@ def write_run(folder: Path, arm: str, peers: int, seed: int, overrides: dict[str
          "target": 200_000 // (index + 2) + 90_000}
         for index in range(peers)
     ]  # fmt: skip
-    document = {"config": resolved, "data": data, "hash": identity, "students": students}
+    document = {"format": FORMAT, "config": resolved, "data": data, "hash": identity, "students": students}
     paths.write_json(run / "config.json", document)
     environment = {
         "versions": {"torch": "0.0"}, "commit": "0123abc", "device": "cpu", "device_reason": "no accelerator",
@@ -154,7 +156,13 @@ def write_curve(run: Path, peers: int, seed: int, suite: str, protocol: str) -> 
             for index in range(1, peers + 1)
         ]
         place = {"target_words": target, "words": 1500 * step + 7 * seed, "tokens": 2000 * step, "step": step}
-        document = {"suite": suite, "protocol": protocol, "settings": {}, "data_hash": "beef", "members": members}
+        document = {
+            "suite": suite,
+            "protocol": protocol,
+            "settings": {"per_paradigm": 20},
+            "data_hash": "beef",
+            "members": members,
+        }
         name = "end" if target is None else f"words-{target:010d}"
         paths.write_json(run / "curve" / f"{name}.json", {**place, "seconds": 1.0, "evaluations": [document]})
 
@@ -228,7 +236,7 @@ def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> 
     ]
     document = {
         "suite": "glue", "protocol": "babylm2025", "data_hash": "x",
-        "settings": {"seeds": [42, 43, 44], "max_train": 10},
+        "settings": {"seeds": [42, 43, 44], "max_train": 10, "max_valid": None, "epochs": None},
         "skipped": [{"task": skipped, "reason": f"no {skipped}.train.jsonl"}] if skipped else [], "members": members,
     }  # fmt: skip
     paths.write_json(paths.evaluation(run, "glue", "babylm2025"), document)

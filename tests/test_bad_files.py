@@ -290,7 +290,7 @@ CASES = [
         "2"),
     run("export of no peer", lambda folder: shutil.rmtree(folder / "peers"), "no model.safetensors", "export", "RUN",
         "--to", "x"),
-    Case("no runs", lambda box: ["report", box.folder], "holds no finished run; expected a preset's folder such as"),
+    Case("no runs", lambda box: ["report", box.folder], "holds no finished run; expected at least one; train"),
     run("page over a folder", NONE, "--html got out, which is a folder; expected the name", "report", "PRESET",
         "--html", "out"),
     report("result", "done.json", '{"steps": 3', "done.json is not JSON .*; remove that run's folder and repeat"),

@@ -21,6 +21,7 @@ from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.scoring import score_encoded
 from wmlkit.evaluate.spans import Encoded
 from wmlkit.evaluate.target import evaluate_target
+from wmlkit.run_files import FORMAT
 
 CARD = torch.device("cuda", 7)
 
@@ -32,7 +33,7 @@ def run(tmp_path):
     (peer,) = make_peers("roberta", ((1, 8),))
     peer.model.save_pretrained(paths.peer(folder, 1))
     save_tokenizer(tokenizer, paths.peer(folder, 1))
-    paths.write_json(folder / "config.json", {"config": {"model": {"objective": "mlm"}}})
+    paths.write_json(folder / "config.json", {"format": FORMAT, "config": {"model": {"objective": "mlm"}}})
     paths.write_json(folder / "done.json", {"peer_weights": [1.0], "best_peer": 1})
     pair = {"sentence_good": "the cat sleeps", "sentence_bad": "the cat sleep"}
     (tmp_path / "toy").mkdir()

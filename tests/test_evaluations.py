@@ -104,7 +104,7 @@ def test_another_evaluation_is_in_no_mean_or_difference_of_the_others(tmp_path: 
     there = paths.evaluation(other, "nursery", "babylm2025").with_suffix(".items.jsonl")
     some = [line for line in there.read_text().splitlines() if json.loads(line)["pair_id"] in "0123456789"]
     paths.write_text(there, "\n".join(some) + "\n")  # so the items of the two arms could not be paired
-    setting = 'evaluation.per_paradigm=10 evaluation.ties="first" evaluation.data_hash="deaddead"'
+    setting = 'evaluation.ties="first" evaluation.per_paradigm=10 evaluation.data_hash="deaddead"'
     runs, scores = read_runs(folder), tables.all_scores(folder)
     table = tables.main_result(scores, None, runs).query("suite == 'nursery' and member == 'best_peer'")
     found = {(row.arm, row.setting): (row.seeds, row.note) for row in table.itertuples()}
@@ -315,7 +315,7 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
             for i, name in enumerate(("peer_1", "peer_2", "ensemble", "uniform_ensemble"))
         ]  # fmt: skip
         floor = {"bits_per_byte": 0.9, "domains": [{"domain": "childes", "bits_per_byte": 0.8}]} if run.seed else None
-        settings = {"words_per_domain": 2000, "ensemble_weights": [0.5, 0.5]}
+        settings = {"words_per_domain": 2000, "by_line": False, "ensemble_weights": [0.5, 0.5]}
         document = {"objective": "mlm", "settings": settings, "members": members, "floor": floor}
         paths.write_json(paths.language_modelling(run.folder), document)
     table = score_tables.dev_text(evaluations.text_table(folder)).set_index(["member", "domain"])
@@ -328,12 +328,11 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
     first = paths.language_modelling(read_runs(folder)[0].folder)
     document = paths.read_json(first)
     for words, expected in ((2000, {"": "3 4"}), (10, {"": "3", "evaluation.words_per_domain=2000": "4"})):
-        settings = {"words_per_domain": words, "ensemble_weights": [0.2, 0.8]}  # what was learned is no setting
+        settings |= {"words_per_domain": words, "ensemble_weights": [0.2, 0.8]}  # what was learned is no setting
         paths.write_json(first, {**document, "settings": settings})
         table = score_tables.dev_text(evaluations.text_table(folder)).query("member == 'ensemble' and domain == 'all'")
         assert dict(zip(table["setting"], table["values"], strict=True)) == expected
-    # An older version read lines side by side and did not say so
     for number, run in enumerate(read_runs(folder)):
-        by_line = {"by_line": True} if number else {}
-        paths.write_json(paths.language_modelling(run.folder), {**document, "settings": {**settings, **by_line}})
+        apart = settings | {"by_line": bool(number)}
+        paths.write_json(paths.language_modelling(run.folder), {**document, "settings": apart})
     assert len(set(evaluations.text_table(folder)["setting"])) == 2

@@ -25,6 +25,7 @@ from wmlkit.evaluate.glue import GlueOptions, _read, evaluate_glue, evaluate_run
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
 from wmlkit.evaluate.target import evaluate_target
 from wmlkit.models import build_model
+from wmlkit.run_files import FORMAT
 from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
@@ -287,7 +288,7 @@ def test_a_run_gets_its_glue_document(folder: Path, tmp_path: Path, tokenizer: P
     run_folder = tmp_path / "run"
     tiny("gpt2", tokenizer).save_pretrained(paths.peer(run_folder, 1))
     save_tokenizer(tokenizer, paths.peer(run_folder, 1))
-    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "config.json", {"format": FORMAT, "config": {"model": {"objective": "clm"}}})
     paths.write_json(run_folder / "done.json", {"peer_weights": [1.0]})
     options = GlueOptions(["mnli"], [0], max_train=8, max_valid=4, epochs=1)
     document = evaluate_run_glue(run_folder, folder, options)
@@ -315,7 +316,7 @@ def test_the_best_peer_alone_is_fine_tuned(
     for index in (1, 2, 3):
         tiny("gpt2", tokenizer).save_pretrained(paths.peer(run_folder, index))
         save_tokenizer(tokenizer, paths.peer(run_folder, index))
-    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "config.json", {"format": FORMAT, "config": {"model": {"objective": "clm"}}})
     paths.write_json(run_folder / "done.json", {"peer_weights": [0.3, 0.4, 0.3], "best_peer": 2})
     real = glue.finetune
 

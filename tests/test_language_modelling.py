@@ -24,6 +24,7 @@ from wmlkit.evaluate.language_modelling import (
     prepared_texts,
 )
 from wmlkit.models import build_model
+from wmlkit.run_files import FORMAT
 from wmlkit.settings import DataConfig, ModelConfig
 from wmlkit.shapes import Student
 
@@ -160,7 +161,7 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     for index in (1, 2):
         tiny(tokenizer, "clm", index, block_size=32).save_pretrained(paths.peer(run_folder, index))
         save_tokenizer(tokenizer, paths.peer(run_folder, index))
-    paths.write_json(run_folder / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run_folder / "config.json", {"format": FORMAT, "config": {"model": {"objective": "clm"}}})
     paths.write_json(run_folder / "done.json", {"peer_weights": [0.7, 0.3]})
     document = evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
     assert json.loads((run_folder / "language_modelling.json").read_text()) == document
@@ -177,7 +178,7 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     # The text drawn is the same for another tokenizer: it is measured in the same bytes.
     # A run on lines apart from one another reads the dev text so, whatever was measured before.
     lines = {"model": {"objective": "clm"}, "data": {"packing": "lines"}}
-    paths.write_json(run_folder / "config.json", {"config": lines})
+    paths.write_json(run_folder / "config.json", {"format": FORMAT, "config": lines})
     apart = evaluate_run_text(run_folder, prepared.folder, words_per_domain=30)
     assert (document["settings"]["by_line"], apart["settings"]["by_line"]) == (False, True)
     assert apart["members"][0]["bytes"] == document["members"][0]["bytes"]

@@ -42,6 +42,7 @@ from wmlkit.evaluate.last_layer import logits_at
 from wmlkit.evaluate.outside import load_outside, read_texts
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model
+from wmlkit.run_files import FORMAT
 from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 
@@ -249,7 +250,7 @@ def test_the_token_budget_holds_for_given_text_too(
     is_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.dev").write_text("The cat sleeps.\n")
-    (tmp_path / "config.json").write_text('{"config": {}}')
+    (tmp_path / "config.json").write_text(f'{{"format": {FORMAT}, "config": {{}}}}')
     if is_run:
         (tmp_path / "done.json").write_text("{}")
     given = {}
@@ -265,7 +266,7 @@ def test_the_token_budget_holds_for_given_text_too(
 
 def test_the_token_budget_holds_for_a_run_s_own_dev_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "done.json").write_text("{}")
-    (tmp_path / "config.json").write_text('{"config": {}}')
+    (tmp_path / "config.json").write_text(f'{{"format": {FORMAT}, "config": {{}}}}')
     given = {}
     monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
     monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
@@ -278,7 +279,7 @@ def test_a_run_s_text_has_the_run_s_own_number_of_words_unless_another_is_asked_
     own: int | None, asked: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "done.json").write_text("{}")
-    paths.write_json(tmp_path / "config.json", {"config": {"evaluate": {"text_words": own}}})
+    paths.write_json(tmp_path / "config.json", {"format": FORMAT, "config": {"evaluate": {"text_words": own}}})
     given = {}
     monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
     monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
@@ -291,7 +292,7 @@ def test_a_run_is_scored_on_the_nursery_s_pairs_of_its_own_seed(
 ) -> None:
     (tmp_path / "done.json").write_text("{}")
     own = {"data": {"seed": 5}, "evaluate": {"suites": ["nursery"], "per_paradigm": 2}}
-    paths.write_json(tmp_path / "config.json", {"config": own})
+    paths.write_json(tmp_path / "config.json", {"format": FORMAT, "config": own})
     monkeypatch.setattr(target, "evaluate_run", lambda run, suite, folder, *_, **__: {"folder": folder})
     plain = load_preset("nursery", {"evaluate.per_paradigm": None})
     found = evaluate_target(tmp_path, "nursery", plain, tmp_path)["folder"]

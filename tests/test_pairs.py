@@ -283,9 +283,8 @@ def test_pairs_that_a_killed_process_left_half_written_are_written_again(tmp_pat
     config = load_preset("nursery", {"evaluate.per_paradigm": 2})
     found = pairs_folder(config, suite, tmp_path)
     whole = {file.name: file.read_bytes() for file in found.iterdir()}
-    (found / "done.json").unlink()
-    (found / ".binding.jsonl.7.tmp").write_text("half")
-    found.with_name(f".{found.name}.7.tmp").mkdir()
+    half = found.rename(found.with_name(f".{found.name}.7.tmp"))
+    (half / "binding.jsonl").write_text("half")
     assert pairs_folder(config, suite, tmp_path) == found
     assert {file.name: file.read_bytes() for file in found.iterdir()} == whole
     assert [path.name for path in found.parent.iterdir() if path.name.startswith(".")] == []  # no lock either

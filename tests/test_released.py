@@ -209,10 +209,9 @@ def test_hypergradient_is_ce_over_60():
     with torch.no_grad():
         logits = [peer(batch, batch.scored) for peer in peers.peers]
     ce = torch.stack([F.cross_entropy(z, batch.targets[batch.scored], reduction="none").mean() for z in logits])
-    explicit, correction, logged = replay_steps.outer_parts(peers, batch, batch, given, 1e-3)
+    explicit, correction = replay_steps.outer_parts(peers, batch, batch, given, 1e-3)
     assert torch.equal(correction, torch.zeros(4)) and torch.equal(explicit, ce)
     assert torch.equal(released_outer_gradient(explicit, 60, 1.0), ce / 60)
-    assert torch.allclose(logged, ce)
     weights = peers.peer_weights
     row = replay_steps.outer_problem(peers, given, 5, 1e-3)
     assert row["gradient"] == (ce / 60).tolist() and row["correction"] == 0 and row["step_size"] == pytest.approx(0.25)
@@ -223,7 +222,7 @@ def test_hypergradient_is_ce_over_60():
 def test_without_the_cut_there_is_a_correction():
     given = setting(Defects())
     peers = state()
-    explicit, correction, _ = replay_steps.outer_parts(peers, given.train(0, 0.3), given.outer(0, 0.3), given, 1e-2)
+    explicit, correction = replay_steps.outer_parts(peers, given.train(0, 0.3), given.outer(0, 0.3), given, 1e-2)
     assert (correction != 0).all()
     parameters = [parameters_of(peer) for peer in peers.peers]
     whole, _ = bilevel.hypergradient(
@@ -252,7 +251,7 @@ def test_the_wrong_sign_is_the_mirror_image():
         replay_steps.outer_problem(state(), setting(d), 2, 1e-2) for d in (Defects(), Defects(wrong_sign=True))
     )
     assert right["gradient"] != wrong["gradient"] and right["correction"] == wrong["correction"] > 0
-    explicit, correction, _ = replay_steps.outer_parts(
+    explicit, correction = replay_steps.outer_parts(
         state(), setting(Defects()).train(0, 0), setting(Defects()).outer(0, 0), setting(Defects()), 1e-2
     )
     assert right["gradient"] == pytest.approx((explicit + correction).tolist(), rel=1e-6)

@@ -102,7 +102,7 @@ def test_without_a_defect_the_hypergradient_passes_finite_differences():
     """d L2(w, theta - gamma grad L1(theta; w)) / dw by central differences, float64, through the real inner step."""
     given, now, gamma = setting(Case()), state(dtype=torch.float64), 0.1
     batch, held_out = given.train(0, 0.3), given.outer(0, 0.3)
-    explicit, correction, _ = replay_steps.outer_parts(now, batch, held_out, given, gamma)
+    explicit, correction = replay_steps.outer_parts(now, batch, held_out, given, gamma)
     theta = [{k: v.detach().clone().requires_grad_() for k, v in parameters_of(peer).items()} for peer in now.peers]
     targets = batch.targets[batch.scored]
     logits = [functional_call(peer, own, (batch, batch.scored)) for peer, own in zip(now.peers, theta, strict=True)]

@@ -52,22 +52,19 @@ def test_a_saved_search_is_its_shapes(tmp_path: Path) -> None:
 
 
 def test_a_given_teacher_is_its_hash(tmp_path: Path) -> None:
-    def noted(seed: int, place: str, teacher_hash: str | None) -> None:
+    def noted(seed: int, place: str, teacher_hash: str) -> None:
         path = write_run(tmp_path, "distill", 2, seed, {"mutual.teacher": place}) / "done.json"
         record = {"name": "m", "run": None, **dict.fromkeys(("dev_ce", "tokens", "words", "flops", "seconds"))}
-        record |= {"hash": teacher_hash} if teacher_hash else {}
-        paths.write_json(path, {**paths.read_json(path), "teacher": record})
+        paths.write_json(path, {**paths.read_json(path), "teacher": record | {"hash": teacher_hash}})
 
     def settings() -> list[str]:
         return [run.setting for run in read_runs(tmp_path)]  # by seed, where all are the same
 
     noted(0, "/home/m", "a" * 64)
     noted(1, "/scratch/m", "a" * 64)
-    noted(2, "/home/m", None)  # of an older version: what lay there is known from the first
-    assert settings() == ["", "", ""]
-    noted(3, "/elsewhere/m", None)
-    noted(4, "/other/m", "b" * 64)
-    assert sorted(settings()) == ["", "", "", 'mutual.teacher="/elsewhere/m"', 'mutual.teacher="bbbbbbbb"']
+    assert settings() == ["", ""]
+    noted(2, "/home/m", "b" * 64)
+    assert sorted(settings()) == ["", "", 'mutual.teacher="bbbbbbbb"']
 
 
 def test_settings_beside_the_main_ones(tmp_path: Path) -> None:

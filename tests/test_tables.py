@@ -240,7 +240,7 @@ def test_items_are_those_of_runs_with_a_score(folder: Path) -> None:
 def test_phenomena_weigh_their_paradigms_equally() -> None:
     rows = [("a", "x", 50.0), ("b", "x", 70.0), ("c", "y", 90.0)]
     table = pd.DataFrame(rows, columns=["paradigm", "phenomenon", "accuracy"])
-    table = table.assign(run="r", setting="", corpus="c", suite="s", protocol="p", arm="wml", peers=2, seed=0)
+    table = table.assign(run="r", setting="", note="", corpus="c", suite="s", protocol="p", arm="wml", peers=2, seed=0)
     found = tables.by_phenomenon(table.assign(member="ensemble")).set_index("phenomenon")
     assert dict(found["mean"]) == {"x": 60.0, "y": 90.0}
     assert dict(found["paradigms"]) == {"x": 2, "y": 1}

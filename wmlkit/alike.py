@@ -13,7 +13,6 @@ from .runs import evaluations, read_runs
 
 OTHERWISE = "evaluated otherwise than most runs; `wmlkit evaluate RUN --force` evaluates again"
 
-_LIMITS = ("per_paradigm", "max_train", "max_valid", "epochs")  # of a part or a trial; none where none is noted
 _OF_THE_RUN = ("ensemble_weights", "dtype", "objective")  # what a run learned or is; no choice of its evaluation
 _BY_OBJECTIVE = ("reduction", "ordering_fault")  # which a protocol has one of for each objective
 
@@ -50,7 +49,7 @@ def told_apart(found: Sequence[tuple[Run, Mapping[str, Any]]], across_settings: 
     """For each evaluation what it has otherwise than most, ``evaluation.ties="first"``; "" for those that are alike.
 
     Most: of the same suite and protocol and, unless `across_settings`, of runs of the same setting, because only they
-    are averaged and paired. A setting that an older document lacks counts as what most have.
+    are averaged and paired.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, (run, document) in enumerate(found):
@@ -83,11 +82,10 @@ def _main(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _settings(run: Run, document: Mapping[str, Any]) -> dict[str, Any]:
     """What a score depends on beside the run: ``{"evaluation.ties": "half", "evaluation.data_hash": ..., ...}``."""
-    noted = dict.fromkeys(_LIMITS) | document["settings"]
-    settings = {key: value for key, value in noted.items() if key not in _OF_THE_RUN}
+    settings = {key: value for key, value in document["settings"].items() if key not in _OF_THE_RUN}
     for key in _BY_OBJECTIVE:
         if key in settings:
-            settings[f"{run.config['model'].get('objective')}.{key}"] = settings.pop(key)
+            settings[f"{run.config['model']['objective']}.{key}"] = settings.pop(key)
     if isinstance(settings.get("recipe"), dict):  # of fine-tuning; how long the rows are follows from the model
         recipe = settings.pop("recipe")
         settings |= {f"recipe.{key}": value for key, value in recipe.items() if key != "max_length"}

@@ -14,7 +14,7 @@ from . import readings, results
 from .alike import OTHERWISE
 from .diversity import CONTROL, diversity, diversity_table
 from .overfitting import risen, stopped
-from .readable import p_value
+from .readable import p_value, peers_in_words
 from .results import CONTRASTS, main_evaluation, main_setting, most_peers_compared
 from .run_files import Run
 from .run_settings import MADE
@@ -73,9 +73,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     saturated, foreign = _saturated(measured, evaluation), _foreign(runs, evaluation)
     near = f"; all means lie near {saturated}" if "chance" in saturated else ""
     caveat = "; of pairs of another text" if foreign else near
-    chosen = main_setting(differences)
+    chosen = main_setting(differences, suite=evaluation[0], protocol=evaluation[1])
     chosen = chosen[(chosen["peers"] > 1) | (chosen["a"] == "distill")]  # one peer learns from no other
-    chosen = chosen[(chosen["suite"] == evaluation[0]) & (chosen["protocol"] == evaluation[1])]
     shown = []
     candidates = []  # for the headline
     for a, b in CONTRASTS:
@@ -192,7 +191,7 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
     sentences = [f"{counted} on {', '.join(corpora)} with {number}, {length} tokens a run."]
     if "nursery" in corpora:
         sentences.append(NURSERY)
-    outside = sorted({run.done["teacher"]["name"] for run in runs if run.done.get("teacher_outside_budget")})
+    outside = sorted({run.teacher["name"] for run in runs if run.done.get("teacher_outside_budget")})
     if outside:
         sentences.append(
             f"The teacher {', '.join(outside)} was given, not trained on the runs' text: it may have seen far more, so "
@@ -207,8 +206,7 @@ def _basis(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, s
     if evaluation is not None:
         rows = measured[(measured["suite"] == evaluation[0]) & (measured["protocol"] == evaluation[1])]
         best, others = rows.loc[rows["mean"].idxmax()], int((rows["mean"] == rows["mean"].max()).sum()) - 1
-        peers = "1 peer" if best["peers"] == 1 else f"{int(best['peers'])} peers"
-        who = f"{best['arm']}, {peers}, {best['member'].replace('_', ' ')}"
+        who = f"{best['arm']}, {peers_in_words(best['peers'])}, {best['member'].replace('_', ' ')}"
         if others:
             who += "; 1 other row of T4 has it too" if others == 1 else f"; {others} other rows of T4 have it too"
         sentences.append(

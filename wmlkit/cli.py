@@ -218,12 +218,11 @@ def report(
     """Make tables, figures, summary.json and report.html again from finished runs."""
     from . import environment
     from .report import write_report
-    from .runs import read_runs, renamed_runs
+    from .runs import finished_runs, renamed_runs
     from .summary import write_summary
 
     folder = paths.named(runs or paths.preset(paths.output(None), "nursery"))
-    if not folder.is_dir() or not read_runs(folder):
-        raise UserError(f"{folder} holds no finished run; expected a preset's folder such as runs/nursery; train first")
+    finished_runs(folder)
     if html is not None and html.is_dir():
         raise UserError(f"--html got {html}, which is a folder; expected the name of a file; change it")
     for name in renamed_runs(folder):
@@ -287,7 +286,7 @@ def data_prepare(
     from .data.prepare import prepare
 
     config = load_preset(preset, set_ or []).updated({"data.corpus": name})
-    prepared = prepare(config.data, paths.output(out))
+    prepared = prepare(config.data, paths.output(out), config.needs_mask)
     if as_json:
         emit({"folder": str(prepared.folder), "hash": prepared.hash, "name": prepared.name})
     else:

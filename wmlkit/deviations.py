@@ -87,7 +87,7 @@ def measured(folder: Path) -> dict[str, str]:
     missing = [name for name in TABLES if not (tables / f"{name}.csv").is_file()]
     if missing:
         raise UserError(f"{tables} has no {missing[0]}.csv; expected what notebook 07 saves; run it there first")
-    replay = pd.read_csv(tables / "T9.csv", keep_default_na=True).set_index("case")
+    replay = pd.read_csv(tables / "T9.csv").set_index("case")
     sentences = {str(case): _effect(str(case), row, replay) for case, row in replay.iterrows()}
     sentences |= {f"scoring:{key}": text for key, text in _scoring(pd.read_csv(tables / "T9_scoring.csv")).items()}
     sentences |= {f"search:{key}": text for key, text in _search(pd.read_csv(tables / "T9_search.csv")).items()}

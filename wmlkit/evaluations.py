@@ -53,7 +53,7 @@ def protocol_table(folder: Path) -> pd.DataFrame:
     """
     rows = []
     for shared, document in read_evaluations(folder):
-        if "perfect_scorer" not in document:  # glue, and evaluations of older versions
+        if "perfect_scorer" not in document:  # glue
             continue
         shared |= {name: document["settings"].get(name) for name in RULES}
         for member in document["members"]:
@@ -89,9 +89,7 @@ def text_table(folder: Path) -> pd.DataFrame:
     found = []
     for run in measured:
         document = read_object(paths.language_modelling(run.folder), ("objective", "settings", "members"))
-        read = {"by_line": False} | document["settings"]  # older versions had lines side by side, and did not say so
-        document = {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document, "settings": read}
-        found.append((run, document))
+        found.append((run, {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document}))
     rows = []
     for shared, (run, document) in zip(shared_columns(found), found, strict=True):
         floor = document.get("floor") or {"bits_per_byte": np.nan, "domains": []}

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .errors import UserError, first_line
-from .settings import ModelConfig
+from .settings import ModelConfig, Objective
 from .shapes import Student
 from .untrusted import check_model, read_settings
 
@@ -151,14 +151,9 @@ def _llama(
     )
 
 
-def trunk(model: PreTrainedModel) -> nn.Module:
-    """The model without its language-modelling head."""
-    return model.base_model
-
-
 def layers(model: PreTrainedModel) -> nn.ModuleList:
     """The layers of a student's trunk, in their order."""
-    of_model: Any = trunk(model)
+    of_model: Any = model.base_model
     of_model = of_model.encoder if model.config.model_type == "roberta" else of_model
     return of_model.h if model.config.model_type == "gpt2" else getattr(of_model, "layer", None) or of_model.layers
 
@@ -175,10 +170,11 @@ def hidden_states(
     position_ids: (B, T), counted from 0 for every family (`first_position` is added here); left out for a model that
     takes none.
     """
-    given: dict[str, Any] = no_cache(trunk(model))
-    if position_ids is not None and "position_ids" in inspect.signature(trunk(model).forward).parameters:
+    trunk = model.base_model
+    given: dict[str, Any] = no_cache(trunk)
+    if position_ids is not None and "position_ids" in inspect.signature(trunk.forward).parameters:
         given["position_ids"] = position_ids + first_position(model)
-    output = trunk(model)(input_ids=input_ids, attention_mask=attention_mask, **given)
+    output = trunk(input_ids=input_ids, attention_mask=attention_mask, **given)
     return output.last_hidden_state
 
 
@@ -288,7 +284,7 @@ def body_parameters(model: PreTrainedModel) -> int:
     return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
-def objective_of_class(name: str) -> Literal["mlm", "clm"] | None:
+def objective_of_class(name: str) -> Objective | None:
     """What a model class is trained for, by its name; None for one that is no language model.
 
     ``BertForPreTraining`` and its like are masked models with one more head, which `load_model` leaves out.

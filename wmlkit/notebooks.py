@@ -50,7 +50,7 @@ def run_notebook(
     ``<name>.failed.ipynb``), a kernel that dies, or a required file that was not written; Stopped, after the kernel has
     ended, where a signal asked to stop.
     """
-    say = progress or _silent
+    say = progress or (lambda line: None)
     given = {name: _json_safe(name, value) for name, value in parameters.items()}
     notebook = _read(source)
     _check_parameters(source.name, notebook, given)
@@ -88,10 +88,6 @@ def _point_links(copy: Path, of: Path, to: Path) -> None:
         if cell["cell_type"] == "markdown":
             cell["source"] = _LINK.sub(pointed, cell["source"])
     nbformat.write(document, copy)
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 class _Lines:

@@ -36,9 +36,8 @@ def risen(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in (run for run in runs if run.peers == most[run.arm]):
         rows.append({"who": run.arm, **_of_one(run.folder)})
-        teacher = run.folder.parent / str((run.done.get("teacher") or {}).get("run"))
-        if (teacher / "metrics.jsonl").is_file():
-            rows.append({"who": f"the teacher of {run.arm}", **_of_one(teacher)})
+        if run.teacher_folder is not None and (run.teacher_folder / "metrics.jsonl").is_file():
+            rows.append({"who": f"the teacher of {run.arm}", **_of_one(run.teacher_folder)})
     table = pd.DataFrame(rows, columns=["who", *MEANS]).groupby("who", sort=False).mean().reset_index()
     return table[table["rise"] > RISE * table["lowest"]]
 

@@ -61,6 +61,11 @@ def named(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
+def is_place(name: str) -> bool:
+    """Whether `name` is written as a place on this machine, which an id of the Hugging Face hub is not."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def without(folder: Path, wanted: str) -> str:
     """What to say of a folder in which nothing `wanted` was found: there is none, or it is a file, or it lacks that."""
     if folder.is_dir():

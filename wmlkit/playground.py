@@ -26,11 +26,12 @@ from .errors import UserError
 from .evaluate.minimal_pairs import check_fit
 from .evaluate.pairs import load_peers
 from .evaluate.protocols import credit, get_protocol, is_tie
-from .evaluate.spans import Encoded, Objective, encode_spans
+from .evaluate.spans import Encoded, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
 from .models import evaluation_mode, hidden_states, lm_logits
 from .run_files import run_document, run_facts
 from .runs import read_runs
+from .settings import Objective
 from .shapes import SHAPE
 from .study_plan import plan
 
@@ -95,17 +96,12 @@ def demo_out(config: Config, out: Path) -> Path:
     return out if demo_config(config) in plan(_on_nursery(config)) else paths.start(out)
 
 
-def demo_run(config: Config, out: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Train the small run, or return it if it is there."""
-    return train.run(demo_config(config), demo_out(config, out), progress=progress)
-
-
 def choose_run(config: Config, out: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """The finished weighted run with the most peers, of the lowest seed; without one, the small run, trained now."""
     folder = paths.preset(out, config.preset)
     found = [run for run in read_runs(folder) if run.arm == "wml" and run.peers > 1] if folder.is_dir() else []
     if not found:
-        return demo_run(config, out, progress)
+        return train.run(demo_config(config), demo_out(config, out), progress=progress)
     return min(found, key=lambda run: (-run.peers, bool(run.setting), run.seed)).folder
 
 

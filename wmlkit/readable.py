@@ -54,6 +54,11 @@ def readable(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [("", _plain(table))]
 
 
+def peers_in_words(number: float) -> str:
+    """``"1 peer"``, ``"4 peers"``."""
+    return "1 peer" if number == 1 else f"{number:.0f} peers"
+
+
 def p_value(p: float) -> str:
     """Two digits, which never round up to the 0.05 that p is below; nothing where there was no test.
 
@@ -230,8 +235,7 @@ def _by_arm(table: pd.DataFrame) -> pd.DataFrame:
     ordered = table.sort_values(["arm", "peers"], key=_order, kind="stable")
     for record in ordered.fillna({"setting": "", "note": ""}).to_dict("records"):
         told = [record.get("setting", ""), record.get("note", "")]
-        peers = "1 peer" if record["peers"] == 1 else f"{record['peers']} peers"
-        column = f"{record['arm']}, {peers}{''.join(' ' + text for text in told if text)}"
+        column = f"{record['arm']}, {peers_in_words(record['peers'])}{''.join(' ' + text for text in told if text)}"
         row = rows.setdefault(
             record["phenomenon"], {"phenomenon": record["phenomenon"], "paradigms": record["paradigms"]}
         )
@@ -243,7 +247,7 @@ def _change(record: dict[str, Any], digits: int) -> str:
     """The difference of a record from its control, with its interval, and of how many seeds where they are fewer."""
     own = {"mean": "difference", "low": "difference_low", "high": "difference_high", "values": "differences"}
     text = _with_interval({**record, **{name: record[of] for name, of in own.items()}}, digits, "+")
-    seeds = record.get("difference_n_seeds", record["n_seeds"])  # tables of older versions have it not
+    seeds = record["difference_n_seeds"]
     return f"{text} ({seeds:.0f} of {record['n_seeds']:.0f} seeds)" if text and seeds < record["n_seeds"] else text
 
 

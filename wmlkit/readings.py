@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from .readable import p_value
+from .readable import p_value, peers_in_words
 from .results import main_setting, most_peers_compared
 from .runs import distinct
 
@@ -105,7 +105,6 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -
         else:
             reading = _reading(row, _WORDS_OF_LOSS)
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
-    number = int(row["peers"])
-    told_peers = "1 peer" if number == 1 else f"{number} peers"
     seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
-    return f"In dev loss (nats a scored token), {a} minus {b}, {told_peers}, {seeds}: {'; '.join(told)}."
+    peers_told = peers_in_words(row["peers"])
+    return f"In dev loss (nats a scored token), {a} minus {b}, {peers_told}, {seeds}: {'; '.join(told)}."

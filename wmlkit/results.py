@@ -48,7 +48,7 @@ def runs_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         done, best = run.done, run.done["best_peer"] - 1
-        teacher = done.get("teacher") or {"name": "", **dict.fromkeys(TEACHER_COST, 0)}
+        teacher = run.teacher or {"name": "", **dict.fromkeys(TEACHER_COST, 0)}
         rows.append(
             {
                 **run.keys,
@@ -147,8 +147,8 @@ def dev_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         rows += dev_rows(run, run.done["dev_ce"], run.done["dev_ce_ensemble"], run.done["best_peer"])
-        if (run.done.get("teacher") or {}).get("dev_ce") is not None:
-            rows.append({**rows[-1], "member": "teacher", "score": run.done["teacher"]["dev_ce"]})
+        if run.teacher.get("dev_ce") is not None:
+            rows.append({**rows[-1], "member": "teacher", "score": run.teacher["dev_ce"]})
     return pd.DataFrame(rows)
 
 
@@ -231,8 +231,6 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "score") -> 
 
 def with_notes(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """`table`, one row a group of `by`, with a column `note`: what the `rows` of the group have in theirs."""
-    if "note" not in rows:
-        return table.assign(note="")
     notes = rows.groupby(list(by), dropna=False)["note"].agg(lambda found: distinct(text for text in found if text))
     return table.merge(notes.reset_index(), on=list(by), how="left")
 
@@ -271,7 +269,7 @@ def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
             group = group.sort_values("seed")
             differences = (group["score_a"] - group["score_b"]).tolist()
             described = _described(differences, group["seed"].tolist())
-            notes = [text for side in ("note_a", "note_b") if side in group for text in group[side] if text]
+            notes = [text for side in ("note_a", "note_b") for text in group[side] if text]
             known = {"a": a, "b": b, **described, "p": paired_p(differences), "note": distinct(notes)}
             rows.append({**dict(zip(by, key, strict=True)), **known})
     columns = [*by, "a", "b", "mean", "low", "high", "p", "p_adjusted", "n_seeds", "seeds", "values", "note"]
@@ -342,6 +340,6 @@ def most_peers_compared(differences: pd.DataFrame) -> pd.DataFrame:
 def main_evaluation(runs: Sequence[Run], scores: pd.DataFrame) -> tuple[str, str]:
     """(suite, protocol) that the runs' configuration names first, else the first in `scores`, which has some."""
     found = list(dict.fromkeys(zip(scores["suite"], scores["protocol"], strict=True)))
-    configured = runs[0].config.get("evaluate", {})
-    wanted = [(suite, configured.get("protocol")) for suite in configured.get("suites", ())]
+    configured = runs[0].config["evaluate"]
+    wanted = [(suite, configured["protocol"]) for suite in configured["suites"]]
     return next((pair for pair in wanted if pair in found), found[0])

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from . import paths
 from .errors import UserError
+from .settings import Objective
 
-FORMAT = 2  # of a run folder, in its config.json. 1, without a number: rows of metrics.jsonl without parts, skipped
+FORMAT = 2  # of a run folder, in its config.json
 
 RUN_NAME = re.compile(r"[a-z]+-p\d+-s\d+-[0-9a-f]{8}")  # of a run's folder: arm, peers, seed, hash
 
@@ -58,10 +59,26 @@ class Run:
         return self.arm in ("dml", "wml") and bool(self.config["mutual"].get("frozen_teacher"))
 
     @property
+    def teacher(self) -> dict[str, Any]:
+        """Whom the peers learned from, and what its training took; empty without one."""
+        return self.done.get("teacher") or {}
+
+    @property
+    def teacher_folder(self) -> Path | None:
+        """The run of a teacher that was trained for this one."""
+        name = self.teacher.get("run")
+        return self.folder.parent / name if name else None
+
+    @property
+    def prepared(self) -> Path:
+        """The prepared corpus that the run read, where it lies in the same output folder."""
+        return paths.prepared_named(paths.out_of(self.folder), Path(self.data["folder"]).name)
+
+    @property
     def flops(self) -> float:
         """What the run took, its teacher's training included; NaN where that is unknown."""
-        teacher = self.done.get("teacher") or {"flops": None if self.arm == "distill" else 0.0}
-        return math.nan if teacher["flops"] is None else float(self.done["flops"] + teacher["flops"])
+        of_teacher = self.teacher.get("flops", 0.0)
+        return math.nan if of_teacher is None else float(self.done["flops"] + of_teacher)
 
     @property
     def best_member(self) -> str:
@@ -70,20 +87,20 @@ class Run:
 
 
 def run_document(folder: Path, required: Sequence[str] = ("config", "data", "hash", "students")) -> dict[str, Any]:
-    """``config.json`` of a run folder, finished or not, with the `required` keys. Raises UserError where a newer wmlkit
-    wrote it; older formats are read as they are."""
+    """``config.json`` of a run folder, finished or not, with the `required` keys. Raises UserError where another
+    format is noted."""
     path = folder / "config.json"
     document = read_object(path, required)
-    found = document.get("format", 1)
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+    found = document.get("format")
+    if found != FORMAT:
         raise UserError(
-            f"{path} has format {found!r}, expected one up to {FORMAT}: another version of wmlkit wrote the run; use "
+            f"{path} has format {found!r}, expected {FORMAT}: another version of wmlkit wrote the run; use "
             "that version, or move the folder elsewhere and train again"
         )
     return document
 
 
-def run_facts(run_folder: Path) -> tuple[list[float], Literal["mlm", "clm"]]:
+def run_facts(run_folder: Path) -> tuple[list[float], Objective]:
     """Learned peer weights and objective of a finished run."""
     if not (run_folder / "done.json").is_file():
         raise not_finished(run_folder)

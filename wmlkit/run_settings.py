@@ -112,21 +112,8 @@ def _saved_searches(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _given_teachers(runs: Sequence[Run]) -> dict[str, str]:
-    """Of runs with a given teacher, by name: the hash of that model, where ``done.json`` notes it.
-
-    An older run notes none. Then what another run found at the same place counts, else the place itself: models of one
-    name need not be the same model.
-    """
-    named = {run.folder.name: run.config["mutual"].get("teacher") for run in runs}
-    given = {name: str(place) for name, place in named.items() if place is not None}
-    noted = {run.folder.name: (run.done.get("teacher") or {}).get("hash") for run in runs}
-    at: dict[str, set[str]] = {}
-    for name, place in given.items():
-        at.setdefault(place, set()).update([str(noted[name])[:8]] if noted[name] else [])
-    return {
-        name: str(noted[name])[:8] if noted[name] else next(iter(at[place])) if len(at[place]) == 1 else place
-        for name, place in given.items()
-    }
+    """Of runs with a given teacher, by name: the hash of that model, as models of one name need not be the same."""
+    return {run.folder.name: str(run.teacher["hash"])[:8] for run in runs if "hash" in run.teacher}
 
 
 def all_settings(config: Mapping[str, Any]) -> dict[str, Any]:

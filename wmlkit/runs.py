@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import paths
 from .config import Config
@@ -14,8 +14,9 @@ from .errors import UserError
 from .identity import SHAPING
 from .run_files import RUN_NAME, Run, other_format, read_lines, read_object, run_document
 from .run_settings import all_settings, beside_main, difference, settings_apart
+from .settings import Arm
 
-ARMS = ("independent", "dml", "wml", "distill")  # in the order of tables and figures: from control to claim
+ARMS: tuple[str, ...] = get_args(Arm)  # in the order of tables and figures: from control to claim
 
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
@@ -23,7 +24,7 @@ _DONE = (
 )  # fmt: skip
 
 _PER_PEER = ("held_out_ce", "dev_ce", "parameters", "peer_weights")  # lists of P values among them
-_PER_PEER_SINCE = ("clipped",)  # not written by every version, nor with every setting
+_PER_PEER_OPTIONAL = ("clipped",)  # not counted without train.grad_clip
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -85,8 +86,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    teacher = run.done.get("teacher") or {}
-    path = run.folder.parent / str(teacher.get("run")) / "evaluation" / name
+    if run.teacher_folder is None:
+        return []
+    path = run.teacher_folder / "evaluation" / name
     if not path.is_file():
         return []
     found = read_object(path, ("settings", "data_hash", "members"))
@@ -184,8 +186,8 @@ def _read_run(folder: Path) -> Run:
     config, data = document["config"], document["data"]
     try:
         arm, peers, seed = config["mutual"]["arm"], config["mutual"]["num_peers"], config["train"]["seed"]
-        corpus, _ = data["name"], data["hash"]
-        for section in SHAPING:
+        corpus, _, _ = data["name"], data["hash"], data["folder"]
+        for section in (*SHAPING, "evaluate"):
             config[section].items()
     except (KeyError, TypeError, AttributeError) as error:
         raise other_format(folder / "config.json", str(error)) from None
@@ -199,7 +201,7 @@ def _read_run(folder: Path) -> Run:
 
 def _fits(done: Mapping[str, Any], peers: Any) -> bool:
     """Whether ``done.json`` has numbers, one a peer where there is one for each."""
-    lists = [done[key] for key in (*_PER_PEER, *_PER_PEER_SINCE) if key in done]
+    lists = [done[key] for key in (*_PER_PEER, *_PER_PEER_OPTIONAL) if key in done]
     values = [done[key] for key in _DONE if key not in _PER_PEER]
     sizes = all(isinstance(one, list) and len(one) == peers for one in lists)
     if not sizes or not all(_is_number(value) for value in (*values, *(value for one in lists for value in one))):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 
 from .search import Allowed, count_parameters, students
-from .settings import ModelConfig, SearchConfig
+from .settings import MASKED_FAMILIES, ModelConfig, SearchConfig
 from .shapes import Student
 
 _GATED = ("modernbert", "llama")  # families whose FFN has a third matrix
@@ -58,7 +58,7 @@ def flop_per_token(student: Student, family: str, vocab_size: int, block_size: i
     """
     width = student.hidden_size
     head = vocab_size * width
-    if family in ("roberta", "modernbert"):
+    if family in MASKED_FAMILIES:
         head += width * width  # the transform before the decoder
     attention = 12 * student.num_layers * block_size * width
     return 6 * body_matrices(student, family) + attention + 6 * scored * head

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Arm = Literal["independent", "dml", "wml", "distill"]  # those that a study compares
+Objective = Literal["mlm", "clm"]
+MASKED_FAMILIES = ("roberta", "modernbert")
 ProtocolName = Literal["babylm2024-released", "babylm2024-fixed", "babylm2025", "babylm2026"]  # evaluate.protocols
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
 Size = Annotated[int, Field(ge=1)]
@@ -85,7 +87,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    objective: Literal["mlm", "clm"] = "mlm"
+    objective: Objective = "mlm"
     family: Literal["roberta", "modernbert", "gpt2", "llama"] = "roberta"
     num_layers: int = Field(2, ge=1)  # the base model, whose size N sets the targets N/2, N/3, ...
     num_heads: int = Field(2, ge=1)
@@ -95,8 +97,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        masked = self.family in ("roberta", "modernbert")
-        if masked != self.masked:
+        if (self.family in MASKED_FAMILIES) != self.masked:
             fitting = "roberta or modernbert" if self.masked else "gpt2 or llama"
             raise ValueError(
                 f"model.family {self.family!r} cannot be trained with objective {self.objective!r}; use {fitting}"
@@ -149,7 +150,7 @@ class SearchConfig(Section):
 
 class MutualConfig(Section):
     # "teacher" is one model alone, on the same text; `distill` trains it for itself, once a seed
-    arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
+    arm: Arm | Literal["teacher"] = "wml"
     num_peers: int = Field(4, ge=1, le=1000)
     alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
     kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries

@@ -99,8 +99,7 @@ class State:
         self.hypergradient = record["hypergradient"]
         self.tokens, self.words, self.outer_tokens = record["tokens"], record["words"], record["outer_tokens"]
         self.seconds, self.parts, self.skipped = record["seconds"], record["parts"], record["skipped"]
-        clipped = record.get("clipped")  # a checkpoint from before they were counted has none
-        self.clipped = None if clipped is None else torch.tensor(clipped)
+        self.clipped = None if record["clipped"] is None else torch.tensor(record["clipped"])
 
 
 def build_state(

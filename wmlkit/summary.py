@@ -20,8 +20,7 @@ def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[st
     the clock's, of the main job that trained them, and null unless given.
     """
     runs = [run for run in read_runs(folder) if not run.setting]
-    teachers = [teacher for run in runs if (teacher := run.done.get("teacher"))]
-    of_teachers = {teacher["name"]: teacher["seconds"] or 0 for teacher in teachers}  # several runs may share one
+    of_teachers = {run.teacher["name"]: run.teacher["seconds"] or 0 for run in runs if run.teacher}  # some share one
     train = (sum(run.done["seconds"] for run in runs) + sum(of_teachers.values())) / 60
     scores, results = scores_table(folder), []
     if len(scores):

@@ -211,13 +211,12 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     runs = finished_runs(folder)
     main = next((run for run in runs if not run.setting), runs[0])
     largest = max(runs, key=lambda run: run.peers)
-    prepared = paths.prepared_named(folder.parent, Path(main.data["folder"]).name)
     ablated = paths.ablations(folder.parent, folder.name)
     asked = noted_plan(ablated)
     config = asked or _configured(runs)  # what cannot be read is told before anything is written
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
     makers: dict[str, Callable[[], pd.DataFrame]] = {
-        "T1": lambda: corpora(prepared) if (prepared / "statistics.json").is_file() else pd.DataFrame(),
+        "T1": lambda: corpora(main.prepared) if (main.prepared / "statistics.json").is_file() else pd.DataFrame(),
         "T2": lambda: hyperparameters(main.config["preset"], main.config | planned),
         "T3": lambda: trained_students(largest),
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
@@ -232,8 +231,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T7": lambda: cost(results.runs_table(folder)),
         "T8": lambda: ablation_table(ablated, config),
     }
-    if main.config.get("preset") not in preset_names():
-        del makers["T2"]  # made by another version: its sources are not known
+    if main.config["preset"] not in preset_names():
+        del makers["T2"]  # of ablations, say: no preset has the sources
     written = []
     for name, make in makers.items():
         there = (folder / "tables" / f"{name}.csv").is_file()
@@ -271,6 +270,6 @@ def all_scores(folder: Path) -> pd.DataFrame:
     Of a suite's protocols only the one that the runs' configuration names and those under which the most runs were
     scored (`evaluations.of_common_protocols`); T4_protocols has the others of runs that were scored under several.
     """
-    named = {run.config.get("evaluate", {}).get("protocol") for run in read_runs(folder) if not run.setting}
+    named = {run.config["evaluate"]["protocol"] for run in read_runs(folder) if not run.setting}
     scores = evaluations.of_common_protocols(results.scores_table(folder), named)
     return pd.concat([scores, results.dev_table(folder)], ignore_index=True)

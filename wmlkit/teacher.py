@@ -76,7 +76,7 @@ def given_folder(name: str) -> Path:
     """The folder of `mutual.teacher`: a local one, or what the Hugging Face hub (or its cache) holds under that id."""
     if (folder := paths.given(name)).is_dir():
         return folder
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if paths.is_place(name):
         raise UserError(f"there is no teacher folder {name!r}; give mutual.teacher a folder or an id of the hub")
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))

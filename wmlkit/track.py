@@ -37,7 +37,6 @@ def open_tracker(config: Config, run_folder: Path) -> Iterator[Mirror]:
     if config.track.to == "off":
         yield lambda row: None
         return
-    check_tracker(config)
     tracker: tracking.GeneralTracker
     if config.track.to == "tensorboard":
         tracker = tracking.TensorBoardTracker(name, run_folder / "tracking")

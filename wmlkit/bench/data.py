@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import tempfile
 import time
@@ -125,14 +124,9 @@ def _prepare(corpus: Path, tokenizer: Path, out: Path) -> Measured:
     # Once with little text before the clock starts: modules that are imported when first needed.
     prepare(DataConfig(corpus="nursery", words=2000, dev_words=1000, tokenizer=str(tokenizer)), out / "warm")
     before = peak_memory(CPU)
-    cpu, start = _cpu_seconds(), time.perf_counter()
+    cpu, start = time.process_time(), time.perf_counter()
     prepared = prepare(DataConfig(corpus=str(corpus), tokenizer=str(tokenizer)), out)
     seconds = time.perf_counter() - start
     words = sum(record["before"]["words"] for record in read_statistics(prepared.folder)["domains"])
-    used = _cpu_seconds() - cpu
+    used = time.process_time() - cpu
     return {"words": words, "seconds": seconds, "cpu": used, "start_mib": before, "peak_mib": peak_memory(CPU)}
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

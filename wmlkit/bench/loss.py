@@ -16,7 +16,7 @@ from .. import losses
 from ..closed_form import Head
 from ..device import setup
 from ..losses import MutualOptions
-from .measure import Run, check_repeats, interleaved, peak_above, peaks, rows
+from .measure import Run, backward, check_repeats, interleaved, peak_above, peaks, rows
 from .step import MASKED, agreement, find_setting, measured_peaks, ratios, released_loss
 
 WIDTH, VOCABULARY, COUNT = 256, 8192, 128  # of the peers, words and positions that one size is varied of
@@ -60,30 +60,25 @@ class Case:
     def released(self) -> float:
         """The released form, on the logits of all positions."""
         logits = [head.logits().unflatten(0, (self.rows, -1)) for head in self.heads(None)]
-        return _backward(released_loss(logits, self.targets, self.scored, self.peer_weights))
+        return backward(released_loss(logits, self.targets, self.scored, self.peer_weights))
 
     def reference(self, positions: str, options: MutualOptions) -> float:
         """`losses.mutual_loss_reference` on the logits of the positions of the KL."""
         index, targets, scored = self._at(positions)
         logits = [head.logits() for head in self.heads(index)]
         arguments = (targets, self.peer_weights, options, self.rows, scored)
-        return _backward(losses.mutual_loss_reference(logits, *arguments).total)
+        return backward(losses.mutual_loss_reference(logits, *arguments).total)
 
     def fast(self, positions: str, options: MutualOptions) -> float:
         """`losses.mutual_loss_of_heads`, which the training step uses."""
         index, targets, scored = self._at(positions)
         arguments = (targets, self.peer_weights, options, self.rows, scored)
-        return _backward(losses.mutual_loss_of_heads(self.heads(index), *arguments).total)
+        return backward(losses.mutual_loss_of_heads(self.heads(index), *arguments).total)
 
     def _at(self, positions: str) -> tuple[Tensor | None, Tensor, Tensor | None]:
         if positions == "all":
             return None, self.targets, self.is_scored
         return self.scored, self.targets[self.scored], None
-
-
-def _backward(loss: Tensor) -> float:
-    loss.backward()
-    return float(loss.detach())
 
 
 def _case(name: str) -> tuple[Case, dict[str, Run]]:
@@ -154,12 +149,12 @@ def bench_loss(name: str = "small", repeats: int = 7) -> dict[str, Any]:
 def loss_peaks(name: str) -> dict[str, float]:
     """Peak memory of each variant in this process."""
     case, variants = _case(name)
-    peaks = measured_peaks(variants, case.leaves, case.device)
+    found = measured_peaks(variants, case.leaves, case.device)
     case.clear()
     for label, one in _scaled().items():
         run = _fast(one)
         run()
         one.clear()
-        peaks[label] = peak_above(run, one.device)
+        found[label] = peak_above(run, one.device)
         one.clear()
-    return peaks
+    return found

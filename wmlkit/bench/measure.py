@@ -75,6 +75,12 @@ def _wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def backward(loss: torch.Tensor) -> float:
+    """The backward pass of a loss, and its value."""
+    loss.backward()
+    return float(loss.detach())
+
+
 def matrix_product(device: torch.device, precision: str) -> tuple[Run, float]:
     """(a square matrix product to time beside the rest, its floating-point operations).
 

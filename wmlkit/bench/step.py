@@ -28,7 +28,7 @@ from ..search import search_students
 from ..search_cost import flop_per_token
 from ..settings import TrainConfig
 from ..shapes import Student, base_student
-from .measure import Run, check_repeats, interleaved, matrix_product, peaks, plain_model, rows, warm_peaks
+from .measure import Run, backward, check_repeats, interleaved, matrix_product, peaks, plain_model, rows, warm_peaks
 
 MASKED = 0.15  # share of the positions that are scored
 RELEASED = MutualOptions(0.5, "target", "peer", detach_targets=False, kl_reduction="batchmean")
@@ -135,10 +135,6 @@ def step_variants(work: Work) -> dict[str, Run]:
     setting, batch, options = work.setting, work.batch, work.setting.options
     peers = [AtPositions(model) for model in work.models]
     weights = torch.full((len(peers),), 1 / len(peers), device=work.device)
-
-    def backward(loss: Tensor) -> float:
-        loss.backward()
-        return float(loss.detach())
 
     def released() -> float:
         positions = batch.position_ids + 2

@@ -21,7 +21,7 @@ import urllib3
 from tqdm import tqdm
 
 from .. import paths
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 CHUNK = 1 << 18  # bytes
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before the next attempt; an attempt that got further starts them anew
@@ -142,9 +142,9 @@ def _request(url: str, start: int, patience: Patience) -> requests.Response:
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=patience.timeout)
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise _Interrupted(_reason(error)) from None
+        raise _Interrupted(first_line(error)) from None
     except requests.RequestException as error:
-        raise UserError(f"{url} cannot be fetched ({_reason(error)}); expected a web address; check it") from None
+        raise UserError(f"{url} cannot be fetched ({first_line(error)}); expected a web address; check it") from None
     if url.startswith("https:") and not response.url.startswith("https:"):
         response.close()
         raise UserError(f"{url} leads to the unprotected {response.url}; expected https; check the source")
@@ -165,7 +165,7 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
         while block := response.raw.read1(CHUNK, decode_content=True):
             yield block
     except urllib3.exceptions.HTTPError as error:
-        raise _Interrupted(_reason(error)) from None
+        raise _Interrupted(first_line(error)) from None
 
 
 def _persist(url: str, attempt: Callable[[], Any], progress: Callable[[], int], patience: Patience) -> Any:
@@ -186,10 +186,6 @@ def _persist(url: str, attempt: Callable[[], Any], progress: Callable[[], int], 
                 ) from None
             patience.sleep(patience.pauses[failures])
             failures += 1
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _bar(url: str, start: int, total: int) -> Any:

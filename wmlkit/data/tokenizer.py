@@ -182,7 +182,7 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: boo
     if isinstance(source, str):
         source = os.path.expanduser(source)
     is_folder = Path(source).is_dir()
-    if not is_folder and (isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1):
+    if not is_folder and (isinstance(source, Path) or paths.is_place(source)):
         raise UserError(f"there is no tokenizer folder {str(source)!r}; give an existing folder or a Hugging Face id")
     if is_folder:
         check_tokenizer(Path(source))

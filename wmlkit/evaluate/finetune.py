@@ -22,7 +22,7 @@ from ..device import moved
 from ..errors import UserError
 from ..models import hidden_states, max_length
 from ..optim import decayed
-from .spans import Objective
+from ..settings import Objective
 
 
 @dataclass(frozen=True)

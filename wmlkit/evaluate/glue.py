@@ -22,11 +22,11 @@ from .. import paths
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, other_settings, read_object, run_facts
+from ..settings import Objective
 from .finetune import Example, Recipe, finetune, window
 from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
 from .minimal_pairs import objective_of
 from .pairs import load_peers
-from .spans import Objective
 from .suites import read_rows
 
 

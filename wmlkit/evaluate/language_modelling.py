@@ -32,10 +32,11 @@ from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
 from ..run_files import known_result, other_format, run_document, run_facts
+from ..settings import Objective
 from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
 from .pairs import load_peers
 from .scoring import score_encoded
-from .spans import Encoded, Objective
+from .spans import Encoded
 
 SEED = 0  # of the units that are drawn
 UNIT_WORDS = 64  # texts are cut into units of about this many words, whatever the tokenizer

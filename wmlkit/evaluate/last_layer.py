@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..models import FAMILIES, hidden_at, hidden_states, lm_logits, no_cache
+from ..settings import MASKED_FAMILIES
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def hidden_at_places(model: PreTrainedModel, input_ids: Tensor, row: Tensor, pos
 
     The last layer of the masked families is computed at these places alone (`models.hidden_at`).
     """
-    if model.config.model_type not in ("roberta", "modernbert"):
+    if model.config.model_type not in MASKED_FAMILIES:
         return hidden_states(model, input_ids)[row, position]
     length = input_ids.shape[1]
     positions = torch.arange(length, device=input_ids.device).expand_as(input_ids)

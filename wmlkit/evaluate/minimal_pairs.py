@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..models import max_length, objective_of_class
+from ..settings import Objective
 from .scoring import score_encoded
-from .spans import Encoded, Objective, Prefix, Reduction, encode_spans
+from .spans import Encoded, Prefix, Reduction, encode_spans
 
 
 def score_sentences(

@@ -13,8 +13,8 @@ from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
 from ..models import declared_architecture, load_model, objective_of_class
+from ..settings import Objective
 from .last_layer import logits_of
-from .spans import Objective
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
 from ..run_files import known_result, run_facts
-from ..settings import EvaluateConfig
+from ..settings import EvaluateConfig, Objective
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,
@@ -34,7 +34,7 @@ from .protocols import (
     released_order,
     tie_rule,
 )
-from .spans import Objective, encode_spans
+from .spans import encode_spans
 from .suites import Pair, pairs_folder, read_suite, sample_pairs, suite_hash
 
 SEED = 0  # of the pairs that are drawn, and of ties at random

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UserError
-from .spans import Objective, Prefix, Reduction
+from ..settings import Objective
+from .spans import Prefix, Reduction
 
 TieRule = Literal["half", "first", "random"]
 Ties = Literal["half", "first", "random", "protocol"]

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..models import evaluation_mode
+from ..settings import Objective
 from .last_layer import Reader, logits_at
-from .spans import Encoded, Objective
+from .spans import Encoded
 
 # Logits held at once. On a CPU they should stay in its cache and below the size from which every allocation is
 # new memory (32 MiB in glibc); a card wants fewer and larger calls.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import UserError
+from ..settings import Objective
 
 if TYPE_CHECKING:  # protocols are read with tables of results, which must not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
-Objective = Literal["mlm", "clm"]
 Prefix = Literal["none", "eos"]
 Reduction = Literal["sum", "mean"]  # of the scores of a text's tokens
 

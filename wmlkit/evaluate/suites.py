@@ -94,8 +94,7 @@ def _part_folder(whole: Path, suite: str, part: str, out: Path) -> Path:
 def _written_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> Path:
     """`folder`, on first use filled with the files (name without .jsonl -> bytes) that `make` gives. One process writes
     and others wait; what a killed one left half-written goes."""
-    done = folder / "done.json"
-    if done.is_file():
+    if folder.is_dir():
         return folder
     files = make()  # may refuse, so before anything is written
 
@@ -106,12 +105,11 @@ def _written_once(folder: Path, make: Callable[[], Mapping[str, bytes]]) -> Path
     paths.make_folder(folder.parent)
     lock = folder.with_name(f".{folder.name}.lock")
     with FileLock(lock):
-        if not done.is_file():
+        if not folder.is_dir():
             for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
             paths.write_folder(folder, write)
-            paths.write_json(done, {"files": len(files)})
-        lock.unlink(missing_ok=True)  # whoever still waits for it finds the folder done
+        lock.unlink(missing_ok=True)  # whoever still waits for it finds the folder
     return folder
 
 

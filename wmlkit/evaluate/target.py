@@ -205,7 +205,7 @@ def result_lines(document: dict[str, Any]) -> list[str]:
         name = "pseudo-perplexity" if masked else "perplexity"
         lines = [_text_line(member, name) for member in members]
         lines += [_text_line(document["floor"], name)] if document.get("floor") else []
-        apart = document["settings"].get("by_line")
+        apart = document["settings"]["by_line"]
         how = ", each token masked in turn, which does not compare with a causal model's numbers" if masked else ""
         lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}{how}")
         return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import evaluations, paths, results
+from .. import evaluations, results
 from ..provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from ..results import main_setting, most_peers
 from ..run_files import Run
@@ -93,10 +93,11 @@ def _floor(runs: Sequence[Run]) -> float | None:
     from ..data.coverage import loss_floor  # here: it needs transformers, and reading results must not wait for that
 
     config = runs[0].config
-    prepared = paths.prepared_named(runs[0].folder.parent.parent, Path(runs[0].data["folder"]).name)
-    if not (prepared / "train.tokens").is_file():
+    if not (runs[0].prepared / "train.tokens").is_file():
         return None
-    found = loss_floor(prepared, config["data"]["corpus"], config["model"]["objective"], config["train"]["mask_ratio"])
+    found = loss_floor(
+        runs[0].prepared, config["data"]["corpus"], config["model"]["objective"], config["train"]["mask_ratio"]
+    )
     return found[0] if found else None
 
 

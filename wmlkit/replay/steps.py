@@ -136,25 +136,22 @@ def _optimizer_step(state: State, setting: Setting, epoch: float) -> float:
 
 def outer_parts(
     state: State, batch: Batch, held_out: Batch, setting: Setting, inner_lr: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(explicit term of dL2/dw, correction, CE on the outer text), each (P,), for one micro-batch of both texts.
+) -> tuple[Tensor, Tensor]:
+    """(explicit term of dL2/dw, correction), each (P,), for one micro-batch of both texts.
 
     The explicit term is taken after an SGD step, and where the gradient is cut before it, as in the released code,
     which has no step there.
     """
     objective = "weighted_ce" if setting.defects.weighted_ce else "logit_ensemble"
-    parameters = [{k: v.detach() for k, v in parameters_of(peer).items()} for peer in state.peers]
+    parameters = [parameters_of(peer) for peer in state.peers]
     weights = state.peer_weights.float().to(held_out.input_ids.device)
     outer = outer_batch(state.peers, held_out)
-    with torch.no_grad():
-        logits = [forward(peer) for forward, peer in zip(outer.forward, parameters, strict=True)]
-        ce = losses.cross_entropies(logits, outer.targets)
     updates = None if setting.defects.cut_gradient else [sgd_update(peer, inner_lr) for peer in parameters]
     inner = inner_batch(state.peers, batch, setting.positions)
     explicit, correction, _ = bilevel.hypergradient_terms(
         parameters, weights, inner, outer, setting.options, updates=updates, objective=objective
     )
-    return explicit.cpu(), correction.cpu(), ce.cpu()
+    return explicit.cpu(), correction.cpu()
 
 
 def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -> dict[str, Any]:
@@ -163,12 +160,11 @@ def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -
     eta = outer_step_size(epoch, replay.step_size, replay.min_step_size, replay.warmup_epochs, replay.decay_epochs)
     device, count = setting.device.device, replay.micro_batches
     total, ratios, gradient = torch.zeros(len(state.peers)), [], torch.zeros(len(state.peers))
-    ce = torch.zeros(len(state.peers))
     for number in range(count):
         step = epoch // replay.weight_update_every * count + number
         batch = setting.train(epoch * count + number, config.train.mask_ratio).to(device)
         held_out = setting.outer(step, config.train.mask_ratio).to(device)
-        explicit, correction, ce = outer_parts(state, batch, held_out, setting, inner_lr)
+        explicit, correction = outer_parts(state, batch, held_out, setting, inner_lr)
         ratios.append(float(correction.norm() / explicit.norm()))
         gradient = explicit - correction if defects.wrong_sign else explicit + correction
         total += gradient / count
@@ -180,8 +176,7 @@ def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -
         _mirror(state, gradient, eta, setting)
     return {
         "step_size": eta,
-        "ce": ce.tolist(),  # of the last micro-batch, as the gradient where there is a step for each
-        "gradient": gradient.tolist(),
+        "gradient": gradient.tolist(),  # of the last micro-batch where there is a step for each
         "correction": sum(ratios) / len(ratios),
     }
 

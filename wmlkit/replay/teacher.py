@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from .. import checkpoint, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
-from ..data.encode import decoded_documents, encode_documents, open_documents, open_tokens
+from ..data.encode import decoded_documents, encode_documents, open_tokens
 from ..data.prepare import Prepared
 from ..data.texts import masking, measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
@@ -32,8 +32,8 @@ from ..measure import measure
 from ..state import build_state
 from ..students import find_students
 from ..teacher import frozen_model, given_folder, given_weights
-from .released import Case
-from .released_data import possible_pairs, widened
+from .released import Case, Defects
+from .released_data import possible_pairs, text_rows, widened
 from .steps import Setting, epochs
 
 
@@ -167,9 +167,7 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
 def _described_rows(
     config: Config, described: Prepared, split: str, own: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast
 ) -> Rows:
-    path = described.folder / f"{split}.tokens"
-    tokens, _ = open_tokens(path)
-    return _rows(config, tokens, open_documents(path), tokenizer, split)
+    return text_rows(config, described, split, own, tokenizer, Defects())[0]
 
 
 def _foreign_rows(
@@ -178,15 +176,5 @@ def _foreign_rows(
     pieces = list(encode_documents(tokenizer, decoded_documents(described.folder / f"{split}.tokens", own)))
     lengths = np.array([len(piece) for piece in pieces])
     starts = np.cumsum(lengths) - lengths
-    return _rows(config, np.concatenate(pieces), starts.astype(np.uint64), tokenizer, split)
-
-
-def _rows(
-    config: Config,
-    tokens: NDArray[np.integer],
-    documents: NDArray[np.integer],
-    tokenizer: PreTrainedTokenizerFast,
-    split: str,
-) -> Rows:
-    data = config.data
+    data, tokens, documents = config.data, np.concatenate(pieces), starts.astype(np.uint64)
     return Rows(tokens, documents, tokenizer, data.block_size, data.packing, config.train.seed, split)
