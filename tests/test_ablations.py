@@ -277,3 +277,22 @@ def test_an_ablation_that_changes_no_run_is_refused(config, key):
     value = {"evaluate.ties": "first", "data.corpus": "elsewhere"}.get(key, 1)
     with pytest.raises(UserError, match=rf"ablations\.settings names '{key}', which is no change of a run"):
         plan(config.updated({"ablations.settings": [{"mutual.alpha": 0.1}, {key: value}]}), "ablations")
+
+
+def test_an_ablation_that_its_arm_does_not_read_is_refused(config):
+    for own in ({"mutual.teacher_size": "peer"}, {"mutual.arm": "independent", "mutual.ce_weight": "peer"}):
+        base = config.updated({"ablations.base": {"mutual.arm": own.get("mutual.arm", "wml")}})
+        with pytest.raises(UserError, match="ablations.settings has .*, which arm '.*' does not read; .* leave it out"):
+            plan(base.updated({"ablations.settings": [own]}), "ablations")
+    with pytest.raises(UserError, match="names arm 'teacher', which no table compares"):
+        plan(config.updated({"ablations.settings": [{"mutual.arm": "teacher", "mutual.num_peers": 1}]}), "ablations")
+
+
+def test_what_a_run_does_not_read_and_where_files_lie_is_no_change():
+    base = load_preset("smoke", {"mutual.arm": "wml", "search.saved": "/home/shapes.json"})
+    there = {"search.saved": "/scratch/shapes.json", "mutual.teacher_steps": 3}
+    assert changes(base.updated(there).resolved(), base) == {}
+    other = base.updated({"search.saved": "/home/others.json"}).resolved()
+    assert changes(other, base) == {"search.saved": "/home/others.json"}
+    taught = base.updated({"mutual.arm": "distill", "mutual.teacher_steps": 3}).resolved()
+    assert changes(taught, base) == {"mutual.arm": "distill", "mutual.teacher_steps": 3}

@@ -79,6 +79,13 @@ def test_search_tells_people_a_line_a_peer(studied, method):
     assert diversity.startswith("diversity ")
 
 
+def test_a_study_tells_what_says_nothing_of_its_runs():
+    plain = wmlkit("study", "plan", "--preset", "smoke")
+    told = wmlkit("study", "plan", "--preset", "smoke", "--set", "mutual.num_peers=3", "--set", "train.lr=0.1")
+    assert told[0] == plain[0] and "mutual.num_peers says nothing of a study's runs: study.runs has" in told[1]
+    assert "train.lr" not in told[1] and plain[1] == ""
+
+
 def test_search_for_a_size_of_vocabulary_needs_no_corpus(tmp_path):
     printed, told = wmlkit("search", "--preset", "paper-10m", "--vocab-size", 5000, "--json", "--out", tmp_path / "out")
     expected = [student.document() for student in find_students(load_preset("paper-10m"), 5000)]

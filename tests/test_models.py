@@ -153,6 +153,27 @@ def test_a_mask_of_our_own_loses_the_window_on_longer_rows_only(family, window, 
         assert same == (length <= window_length(model))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_token_that_pads_and_ends_texts_is_learnt_as_an_input_too(family):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    student = Student(num_layers=1, num_heads=2, hidden_size=16, intermediate_size=32)
+    model = build_model(student, ModelConfig(family=family, objective=FAMILIES[family]), tokenizer, BLOCK, seed=0)
+    embedding = model.get_input_embeddings().weight
+    assert embedding[tokenizer.eos_token_id].norm() > 0
+    hidden_states(model, torch.tensor([[tokenizer.eos_token_id, 5, 6]]))[0, 0, 0].backward()
+    assert (embedding.grad[tokenizer.eos_token_id] != 0).any()
+
+
+def test_padding_that_costs_roberta_rows_of_positions_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    student = Student(num_layers=1, num_heads=2, hidden_size=16, intermediate_size=32)
+    with pytest.raises(UserError, match=f"the id {tokenizer.pad_token_id}, and RoBERTa keeps .* at most 15; set model"):
+        build_model(student, ModelConfig(), tokenizer, BLOCK, seed=0)
+    build_model(student, ModelConfig(family="modernbert"), tokenizer, BLOCK, seed=0)
+
+
 def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(UserError, match="width 16 cannot have 3 heads"):
         build("roberta", num_heads=3)

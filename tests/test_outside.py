@@ -283,7 +283,8 @@ def test_a_run_s_text_has_the_run_s_own_number_of_words_unless_another_is_asked_
     given = {}
     monkeypatch.setattr(target, "prepared_of", lambda folder: folder)
     monkeypatch.setattr(target, "evaluate_run_text", lambda *arguments, **options: given.update(options) or {})
-    evaluate_target(tmp_path, "lm", load_preset("nursery", {"evaluate.text_words": asked}), tmp_path)
+    config = target.evaluation_config(tmp_path, "lm", {"evaluate.text_words": asked})
+    evaluate_target(tmp_path, "lm", config, tmp_path)
     assert given["words_per_domain"] == expected
 
 
@@ -294,10 +295,20 @@ def test_a_run_is_scored_on_the_nursery_s_pairs_of_its_own_seed(
     own = {"data": {"seed": 5}, "evaluate": {"suites": ["nursery"], "per_paradigm": 2}}
     paths.write_json(tmp_path / "config.json", {"format": FORMAT, "config": own})
     monkeypatch.setattr(target, "evaluate_run", lambda run, suite, folder, *_, **__: {"folder": folder})
-    plain = load_preset("nursery", {"evaluate.per_paradigm": None})
+    plain = target.evaluation_config(tmp_path, "nursery", {})
     found = evaluate_target(tmp_path, "nursery", plain, tmp_path)["folder"]
-    assert (
-        found == paths.pairs(tmp_path, found.name)
-        and found.name.startswith("nursery-pairs-s5-n2-")
-        and (found / "done.json").is_file()
-    )
+    assert found == paths.pairs(tmp_path, found.name) and found.name.startswith("nursery-pairs-s5-n2-")
+
+
+def test_a_plain_evaluation_is_that_of_the_study(tmp_path: Path) -> None:
+    own = {"suites": ["nursery"], "per_paradigm": 2, "protocol": "babylm2024-fixed", "ties": "first", "text_words": 30}
+    paths.write_json(tmp_path / "config.json", {"format": FORMAT, "config": {"evaluate": own}})
+    unfinished = target.evaluation_config(tmp_path, "nursery", {}).evaluate
+    assert (unfinished.protocol, unfinished.ties, unfinished.per_paradigm) == ("babylm2025", "half", None)
+    (tmp_path / "done.json").write_text("{}")
+    plain = target.evaluation_config(tmp_path, "nursery", {"evaluate.ties": None}).evaluate
+    assert (plain.protocol, plain.ties, plain.per_paradigm) == ("babylm2024-fixed", "first", 2)
+    asked = target.evaluation_config(tmp_path, "nursery", {"evaluate.ties": "random"}).evaluate
+    assert (asked.protocol, asked.ties) == ("babylm2024-fixed", "random")
+    other = target.evaluation_config(tmp_path, "blimp", {}).evaluate  # the study did not score it
+    assert (other.protocol, other.ties, other.per_paradigm, other.text_words) == ("babylm2025", "half", None, 30)

@@ -252,6 +252,14 @@ def test_a_link_to_nothing_among_the_pairs_is_named(suite: Path) -> None:
         read_suite(suite, PROTOCOLS["babylm2025"])
 
 
+def test_a_row_of_ewok_and_its_swapped_copy_are_one_pair(tmp_path: Path) -> None:
+    write_rows(tmp_path / "test.jsonl", [EWOK, EWOK | {"Context1": "Ben leads Anna."}])
+    write_ewok(tmp_path / "test.jsonl", tmp_path / "out")
+    for protocol in ("babylm2024-fixed", "babylm2025"):
+        first, copy, second, other = (pair.pair_id for pair in read_suite(tmp_path / "out", PROTOCOLS[protocol]))
+        assert first == copy != second == other
+
+
 def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     for given in (None, str(tmp_path)):
         with pytest.raises(UserError, match="EWoK is gated: ask for access.*write_ewok"):

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from wmlkit import losses, paths
-from wmlkit.config import load_preset
+from wmlkit.config import load_preset, preset_names
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, train_tokenizer
 from wmlkit.deviations import MARK, fill_marks, measured
@@ -520,6 +520,14 @@ def test_a_replay_that_another_process_does_is_left_to_it(out, monkeypatch):
     with exclusive(folder), pytest.raises(UserError, match="is in use by process"):
         replay.run(config(), out, "held", Case())
     assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_can_be_replayed(name):
+    """Also one whose rows grow: batches of three rows would not fill the longer ones."""
+    for case in cases().values():
+        used = replay.replay_config(load_preset(name), case, seed=0)
+        assert used.train.batch_size == used.replay.batch_size and not used.data.block_schedule
 
 
 def test_a_teacher_of_longer_rows_is_another_one(out):

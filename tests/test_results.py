@@ -308,6 +308,18 @@ def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
     assert low < 100 * np.mean([group.mean() for group in groups]) < high
 
 
+def test_bootstrap_draws_the_copies_of_a_pair_together() -> None:
+    """EWoK has each row with its sentences swapped: a scorer that cannot tell them apart is right in one of the two."""
+    rows = [("a", str(pair), copy) for pair in range(30) for copy in (0, 1)]
+    items = pd.DataFrame(rows, columns=["paradigm", "pair_id", "copy"]).assign(seed=0)
+    blind = items.assign(difference=items["copy"].astype(float))
+    assert item_bootstrap(blind, np.random.default_rng(1)) == (50.0, 50.0)
+    agreeing = items.assign(difference=[float(int(pair) % 2) for pair in items["pair_id"]])
+    half = agreeing[agreeing["copy"] == 0]
+    both = [item_bootstrap(one, np.random.default_rng(1)) for one in (agreeing, half)]
+    assert both[0] == pytest.approx(both[1]) and both[0][1] - both[0][0] > 20
+
+
 def test_bootstrap_draws_an_item_for_all_seeds_at_once() -> None:
     """Seeds that behave alike say no more about the items than one of them; seeds that differ are averaged first."""
     rng = np.random.default_rng(0)

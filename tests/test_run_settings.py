@@ -73,7 +73,8 @@ def test_settings_beside_the_main_ones(tmp_path: Path) -> None:
     runs, main = read_runs(folder), Config(preset="mine")
     assert beside_main([], main) == ""
     same = {"mutual.arm": "dml", "mutual.num_peers": 4, "train.seed": 7, "study.seeds": [5]}
-    assert beside_main(runs, main.updated({**same, "mutual.frozen_teacher": True})) == ""
+    assert beside_main(runs, main.updated({**same, "mutual.teacher_steps": 3})) == ""  # none of these has a teacher
+    assert beside_main(runs, main.updated({**same, "mutual.frozen_teacher": True})) == "mutual.frozen_teacher=true"
     assert beside_main(runs, main.updated({"mutual.alpha": 0.9, "data.corpus": "texts/my own"})) == (
         'mutual.alpha=0.9 data.corpus="my own"'
     )
@@ -92,6 +93,23 @@ def test_masks_that_no_causal_run_draws_are_no_setting_of_it(tmp_path: Path) -> 
     main = Config(preset=tmp_path.name).updated({**causal, "train.mask_span": 3})
     assert beside_main(read_runs(tmp_path), main) == ""
     assert beside_main(read_runs(tmp_path), main.updated({"train.mntp_share": 0.1})) == "train.mntp_share=0.1"
+
+
+def test_a_teacher_of_other_settings_is_not_that_of_the_main_runs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "mine", (("independent", 2), ("distill", 2)), seeds=(0,), protocols=())
+    runs, main = read_runs(folder), Config(preset="mine")
+    assert beside_main(runs, main) == ""
+    assert beside_main(runs, main.updated({"mutual.teacher_steps": 3})) == "mutual.teacher_steps=3"
+    assert beside_main(runs, main.updated({"mutual.teacher": "there/other"})) == 'mutual.teacher="other"'
+    saved = write_study(tmp_path / "given", (("distill", 2),), (0,), (), overrides={"mutual.teacher": "/home/m"})
+    elsewhere = Config(preset="given").updated({"mutual.teacher": "/scratch/m"})
+    assert beside_main(read_runs(saved), elsewhere) == ""  # by its name: it is not read here
+
+
+def test_peers_that_learn_from_no_other_have_no_weight_in_their_loss(tmp_path: Path) -> None:
+    for arm in ("independent", "wml"):
+        write_run(tmp_path, arm, 2, 0, {"mutual.ce_weight": "peer" if arm == "independent" else "one"})
+    assert [run.setting for run in read_runs(tmp_path)] == ["", ""]
 
 
 def test_text_that_was_edited_is_other_text(tmp_path: Path) -> None:

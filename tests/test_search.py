@@ -204,6 +204,20 @@ def test_ffn_width_is_fixed_or_in_the_proportion_of_the_base():
     assert {s.intermediate_size for s in fixed} == {100}
 
 
+def test_a_preference_chooses_among_the_shapes_within_the_tolerance():
+    """The least liked of a short list is taken where the others miss the target by too much."""
+    search = SMALL.model_copy(update={"shortlist": 4})
+    nearest = search_students(SMALL_BASE, 1, search, *SMALL_ARGUMENTS)[0]
+    far = lambda student, found: -abs(student.hidden_size - nearest.hidden_size) - student.num_layers  # noqa: E731
+    liked = search_students(SMALL_BASE, 1, search, *SMALL_ARGUMENTS, prefer=far)[0]
+    assert abs(liked.error) > abs(nearest.error)
+    close = search.model_copy(update={"tolerance": abs(nearest.error) + 1e-9})
+    assert search_students(SMALL_BASE, 1, close, *SMALL_ARGUMENTS, prefer=far)[0].document() == nearest.document()
+    with pytest.raises(UserError, match="but the nearest shape that was found has"):
+        closer = search.model_copy(update={"tolerance": abs(nearest.error) / 2})
+        search_students(SMALL_BASE, 1, closer, *SMALL_ARGUMENTS, prefer=far)
+
+
 def test_heads_that_do_not_fit_are_left_out():
     search = SearchConfig(num_layers=(1,), num_heads=(2, 3, 4, 5), hidden_size=(36,))
     base = Student(1, 2, 24, 48)  # heads 12 wide

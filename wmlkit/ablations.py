@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import paths
 from .config import Config
 from .errors import UserError
-from .identity import PLACES, SHAPING
+from .identity import PLACES, SHAPING, idle_keys
+from .run_settings import FILES, by_name, flat
+from .settings import Arm
 
 
 def ablation_base(config: Config) -> Config:
@@ -18,7 +20,8 @@ def ablation_base(config: Config) -> Config:
 
 
 def check_changes(config: Config) -> None:
-    """Raises UserError for a setting in ``[ablations]`` that changes no run: its runs would be the base's own."""
+    """Raises UserError for a setting in ``[ablations]`` that changes no run: its runs would be the base's own, or
+    a teacher's, which is no arm of a comparison."""
     for own in config.ablations.settings:
         for key in own:
             if key.partition(".")[0] not in SHAPING or key in ("train.seed", *PLACES):
@@ -27,6 +30,17 @@ def check_changes(config: Config) -> None:
                     f"{', '.join(SHAPING)}; other seeds are ablations.seeds, and other text or another evaluation is "
                     "for all runs alike, in an output folder of its own"
                 )
+            if (key, own[key]) == ("mutual.arm", "teacher"):
+                raise UserError(
+                    "ablations.settings names arm 'teacher', which no table compares; expected one of "
+                    f"{', '.join(get_args(Arm))}; a teacher is trained for arm distill"
+                )
+        one = ablation_base(config).updated(own)
+        if own and one != ablation_base(config) and not changes(one.resolved(), ablation_base(config)):
+            raise UserError(
+                f"ablations.settings has {', '.join(own)}, which arm {one.mutual.arm!r} does not read; expected a "
+                "change of what these runs do; leave it out, or set mutual.arm beside it"
+            )
 
 
 def note_plan(config: Config, out: Path) -> None:
@@ -50,14 +64,13 @@ def noted_plan(folder: Path) -> Config | None:
 
 
 def changes(resolved: Mapping[str, Any], base: Config) -> dict[str, Any]:
-    """What a run's `resolved` configuration has otherwise than `base`, ``{"mutual.alpha": 0.1}``; apart from its seed
-    and from where its text lies, which another machine may say otherwise."""
-    expected = base.resolved()
+    """What a run's `resolved` configuration has otherwise than `base`, ``{"mutual.alpha": 0.1}``; apart from its seed,
+    from what the run does not read, and from where files lie, which another machine may say otherwise."""
+    aside, expected = ("train.seed", *PLACES, *idle_keys(resolved)), flat(base.resolved())
     return {
-        f"{section}.{name}": value
-        for section in SHAPING
-        for name, value in resolved[section].items()
-        if value != expected[section][name] and f"{section}.{name}" not in ("train.seed", *PLACES)
+        key: value
+        for key, value in flat(resolved).items()
+        if key not in aside and (by_name(value) != by_name(expected[key]) if key in FILES else value != expected[key])
     }
 
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 
 from . import paths
 from .cli_bench import bench_app
-from .cli_options import A_PATH, Json, Out, Preset, Set, a_path, emit, say
+from .cli_options import A_PATH, Json, Out, Preset, Set, a_path, emit, say, with_options
 from .cli_study import study_app
-from .config import load_preset, parse_assignment
+from .config import load_preset
 from .errors import Stopped, UserError, disk_is_full, first_line
 from .guard import end_with_parent, started_together
 
@@ -73,9 +73,7 @@ def search(
     from .search_cost import diversity
     from .students import find_students, students_of
 
-    config = load_preset(preset, set_ or [])
-    if method is not None:
-        config = config.updated({"search.method": method})
+    config = load_preset(preset, with_options(set_, {"search.method": ("--method", method)}))
     if vocab_size is None:
         prepared = prepare(config.data, paths.output(out), config.needs_mask)
         found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
@@ -114,17 +112,8 @@ def train(
     from .study import progress_line
     from .train import run, run_folder, settled
 
-    given = {"mutual.arm": arm, "mutual.num_peers": peers, "train.seed": seed}
-    options = {key: value for key, value in given.items() if value is not None}
-    asked = dict(map(parse_assignment, set_ or []))
-    for key, value in options.items():
-        if asked.get(key, value) != value:
-            option = key.rpartition(".")[2].removeprefix("num_")
-            raise UserError(
-                f"got --{option} {value} and --set {key}={asked[key]}; expected one value; leave out one of the two"
-            )
-    # All at once: what --set asks for may be right only for these peers.
-    config = load_preset(preset, asked | options)
+    options = {"mutual.arm": ("--arm", arm), "mutual.num_peers": ("--peers", peers), "train.seed": ("--seed", seed)}
+    config = load_preset(preset, with_options(set_, options))
     if not started_together():  # of several processes each would prepare the text at once
         for sentence in unfinished_beside(run_folder(config, paths.output(out)), settled(config).resolved()):
             say(sentence)
@@ -145,9 +134,11 @@ def evaluate(
     pairs: Annotated[Path | None, typer.Option(**A_PATH, help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="babylm2024-released, -fixed, babylm2025 (default), babylm2026 (glue: as babylm2025)."),
+        typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026; default: the run's, else babylm2025."),
     ] = None,
-    ties: Annotated[str | None, typer.Option(help="half (default), first, random or protocol.")] = None,
+    ties: Annotated[
+        str | None, typer.Option(help="half, first, random or protocol; default: as the run has, else half.")
+    ] = None,
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[
@@ -174,7 +165,7 @@ def evaluate(
 ) -> None:
     """Score a run's peers and ensembles, or one model: minimal pairs, (Super)GLUE, loss on dev text."""
     from .evaluate.glue import GlueOptions
-    from .evaluate.target import check_options, evaluate_target, output_of, result_lines
+    from .evaluate.target import check_options, evaluate_target, evaluation_config, output_of, result_lines
 
     check_options(
         suite,
@@ -184,11 +175,12 @@ def evaluate(
             "--epochs": epochs,
         },
     )  # fmt: skip
-    given = {"evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.pairs": str(pairs) if pairs else None}
-    settings: dict[str, object] = {"evaluate.per_paradigm": per_paradigm, "evaluate.text_words": words}
-    settings |= {key: value for key, value in given.items() if value is not None}
-    config = load_preset("nursery").updated(settings)
     target = paths.named(target)
+    asked = {
+        "evaluate.protocol": protocol, "evaluate.ties": ties, "evaluate.pairs": str(pairs) if pairs else None,
+        "evaluate.per_paradigm": per_paradigm, "evaluate.text_words": words,
+    }  # fmt: skip
+    config = evaluation_config(target, suite, asked)
     document = evaluate_target(
         target,
         suite,
@@ -285,7 +277,7 @@ def data_prepare(
     """Clean, train the tokenizer, encode; prints the prepared folder."""
     from .data.prepare import prepare
 
-    config = load_preset(preset, set_ or []).updated({"data.corpus": name})
+    config = load_preset(preset, with_options(set_, {"data.corpus": ("prepare", name)}))
     prepared = prepare(config.data, paths.output(out), config.needs_mask)
     if as_json:
         emit({"folder": str(prepared.folder), "hash": prepared.hash, "name": prepared.name})

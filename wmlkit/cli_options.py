@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .config import parse_assignment
+from .errors import UserError
 
 
 def a_path(text: str) -> Path:
@@ -22,6 +26,20 @@ Preset = Annotated[str, typer.Option(help="A preset: smoke, nursery, modern-10m,
 Out = Annotated[Path | None, typer.Option(**A_PATH, help="Output folder; default: runs, or $WMLKIT_OUT.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+
+
+def with_options(set_: list[str] | None, options: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """What ``--set`` asks for and what options of their own do, ``{"train.seed": ("--seed", 1)}``, all at once: the
+    one may be right only for the other. Raises UserError where they ask for different values."""
+    asked = dict(map(parse_assignment, set_ or []))
+    given = {key: value for key, (_, value) in options.items() if value is not None}
+    for key, value in given.items():
+        if asked.get(key, value) != value:
+            raise UserError(
+                f"got {options[key][0]} {value} and --set {key}={asked[key]}; expected one value; leave out one of the "
+                "two"
+            )
+    return asked | given
 
 
 def say(text: str) -> None:

@@ -178,15 +178,34 @@ def config_of_run(document: Mapping[str, Any], file: Path) -> Config:
         ) from None
 
 
-def check_outer_steps(config: Config) -> None:
-    """Raises UserError where a run of `wml` would never learn its weights. For what is asked for or about to be trained
-    alone: a base of ablations may be shorter than the study, and what ran can be read."""
-    weights, outer, steps = config.mutual.num_peers + config.mutual.teacher_is_peer, config.outer, config.train.steps
-    if config.mutual.arm == "wml" and weights > 1 and not outer.due(steps):
+def check_steps(config: Config) -> None:
+    """Raises UserError where a run has too few steps for what it is to do: learn weights (`wml`), reach its learning
+    rates and alpha, read rows of every length. For what is asked for or about to be trained alone: a base of ablations
+    may be shorter than the study, and what ran can be read."""
+    train, mutual, outer = config.train, config.mutual, config.outer
+    weights = mutual.num_peers + mutual.teacher_is_peer
+    if mutual.arm == "wml" and weights > 1 and not outer.due(train.steps):
         raise UserError(
-            f"outer.start is {outer.start} and outer.every {outer.every}, so none of the {steps} steps (train.steps) "
-            "would have an outer step, and wml be what dml is; expected one at least; lower outer.start"
+            f"outer.start is {outer.start} and outer.every {outer.every}, so none of the {train.steps} steps "
+            "(train.steps) would have an outer step, and wml be what dml is; expected one at least; lower outer.start"
         )
+    lengths = {"train.steps": train.steps} | ({"mutual.teacher_steps": mutual.teacher_steps or train.steps})
+    rises = [("train.warmup_steps", train.warmup_steps, name, steps) for name, steps in lengths.items()]
+    rises.append(("mutual.kl_warmup_steps", mutual.kl_warmup_steps, "train.steps", train.steps))
+    for key, rise, name, steps in rises:
+        if rise > steps:
+            raise UserError(
+                f"{key} is {rise} and {name} {steps}, so what rises over these steps would end at {steps / rise:.0%} "
+                f"of its value; expected at most {steps}; lower {key}, or raise {name}"
+            )
+    done = 0.0
+    for share, size in config.data.block_schedule:
+        if round((done + share) * train.steps) == round(done * train.steps):
+            raise UserError(
+                f"data.block_schedule has rows of {size} tokens for {share:g} of {train.steps} steps (train.steps), "
+                "which is none; expected a step at least; raise that share or train.steps, or leave that length out"
+            )
+        done += share
 
 
 def preset_names() -> list[str]:
@@ -217,7 +236,7 @@ def load_preset(name: str, overrides: Mapping[str, Any] | Iterable[str] = ()) ->
     if not isinstance(overrides, Mapping):
         overrides = dict(parse_assignment(text) for text in overrides)
     config = config.updated(overrides)
-    check_outer_steps(config)
+    check_steps(config)
     return config
 
 

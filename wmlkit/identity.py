@@ -30,9 +30,11 @@ def digest(document: Any) -> str:
 
 def idle_keys(config: Mapping[str, Any]) -> list[str]:
     """``["mutual.teacher", ...]``: settings that say nothing about a run of `config` (JSON types, perhaps older than
-    some settings), those of a teacher that its arm does not have and of masks that a causal run does not draw."""
+    some settings), those of a teacher that its arm does not have, of masks that a causal run does not draw, and of the
+    weights of peers that learn from no other."""
     masks = config["model"]["objective"] == "mlm" or config["train"].get("mntp_share", 0) > 0
     idle = [] if masks else [f"train.{key}" for key in OF_MASKS]
+    idle += ["mutual.ce_weight"] if config["mutual"]["arm"] == "independent" else []
     return idle + [f"mutual.{key}" for key in _idle_teacher_keys(config["mutual"])]
 
 
@@ -59,11 +61,11 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     where the corpus, the teacher and a saved search lie: their content counts.
     """
     document = {section: values for section, values in config.resolved().items() if section in SHAPING}
-    if document["mutual"]["arm"] == "independent":  # its peers have no weights that could count
-        document["mutual"]["ce_weight"] = "one"
     for key in (*PLACES, *idle_keys(document)):
         section, name = key.split(".")
         del document[section][name]
+    if document["mutual"]["arm"] == "independent":
+        document["mutual"]["ce_weight"] = "one"  # as it is trained
     for section, values in LATER.items():
         document[section] = {k: v for k, v in document[section].items() if k not in values or v != values[k]}
     if document["mutual"].get("teacher") is not None:

@@ -84,18 +84,20 @@ def item_bootstrap(items: pd.DataFrame, rng: np.random.Generator, resamples: int
     """95 % percentile interval, in points, of the mean difference when *items* are resampled within each paradigm.
 
     `items` is that of `paired_items`. All seeds score the same items, so an item's difference is its mean over the
-    seeds, and is drawn or not for all of them at once. The statistic is the macro mean over paradigms. It says how
+    seeds, and is drawn or not for all of them at once, and so are the copies of a pair, as EWoK has one of each with
+    its sentences swapped. The statistic is the macro mean over paradigms. It says how
     much the choice of items matters for these very runs, nothing about other seeds.
     """
     if items.empty:
         return np.nan, np.nan
     means = []
     over_seeds = items.assign(difference=items["difference"].astype(float)).groupby(ITEM)["difference"].mean()
-    for _, differences in over_seeds.groupby("paradigm"):
-        # Drawing n items with replacement is a multinomial draw over their few distinct values.
-        levels, counts = np.unique(differences.to_numpy(), return_counts=True)
+    copies = over_seeds.groupby(["paradigm", "pair_id"]).agg(["sum", "size"])
+    for _, pairs in copies.groupby("paradigm"):
+        # Drawing n pairs with replacement is a multinomial draw over their few distinct values.
+        levels, counts = np.unique(pairs.to_numpy(dtype=float), axis=0, return_counts=True)
         draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, levels)
-        means.append(draws @ levels / counts.sum())  # (resamples,)
+        means.append((draws @ levels[:, 0]) / (draws @ levels[:, 1]))  # (resamples,)
     low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
     return float(low), float(high)
 

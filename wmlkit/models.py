@@ -32,6 +32,7 @@ from .settings import ModelConfig, Objective
 from .shapes import Student
 from .untrusted import check_model, read_settings
 
+LARGEST_PAD = 15  # id of a padding token: so many rows of RoBERTa's positions at most are read by no text
 FAMILIES = ("roberta", "modernbert", "gpt2", "llama")  # what a student can be
 # Position embeddings of these begin behind the padding token's number.
 OFFSET_POSITIONS = (
@@ -64,6 +65,11 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = build(student, model, tokenizer, block_size)
+        embedding: Any = built.get_input_embeddings()
+        if embedding.padding_idx in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+            # It stands in texts too, where a padding row would stay zero as an input and learn nothing
+            embedding.padding_idx = None
+            nn.init.normal_(embedding.weight[tokenizer.pad_token_id], std=built.config.initializer_range)
     return built.train()
 
 
@@ -81,6 +87,12 @@ def _common(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def _roberta(
     student: Student, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
+    if tokenizer.pad_token_id > LARGEST_PAD:
+        raise UserError(
+            f"the tokenizer's padding token has the id {tokenizer.pad_token_id}, and RoBERTa keeps a row of positions "
+            f"for every id up to it, which no text reads and the student search does not count; expected at most "
+            f"{LARGEST_PAD}; set model.family=modernbert, or give a tokenizer whose padding comes first"
+        )
     return RobertaForMaskedLM(
         RobertaConfig(
             **_common(tokenizer),

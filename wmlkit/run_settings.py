@@ -17,7 +17,8 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
-_NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, *(f"train.{key}" for key in OF_MASKS))
+_NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, "mutual.ce_weight", *(f"train.{key}" for key in OF_MASKS))
+FILES = ("search.saved", "mutual.teacher")  # their content counts: without it they are compared by their names
 MADE = ("data.hash", "precision")  # of `made_with`
 OTHER_TOKENS = ("data.hash", "train.mask_ratio", "model.objective")  # settings of `of_other_tokens`
 OF_OTHER_TOKENS = "loss of other tokens"  # what tables say of it
@@ -38,20 +39,31 @@ def settings_apart(runs: Sequence[Run]) -> list[str]:
 
 def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str:
     """What new runs of `config` would have otherwise than the main ones among `runs`, in the words of `settings_apart`;
-    "" where nothing, or without runs. data_hash: of the prepared text; without it texts count by their names. Teachers
-    do not count: they are not read for it."""
-    main = next((run for run in runs if not run.setting), None)
-    if main is None:
+    "" where nothing, or without runs. What one of the main runs reads counts. data_hash: of the prepared text; without
+    it texts count by their names, as a given teacher and a saved search do: neither is read for it."""
+    main = [run for run in runs if not run.setting]
+    if not main:
         return ""
-    documents = (config.resolved(), main.config)
-    aside = {*OF_EACH_RUN, *PLACES, *_TEACHER_KEYS, *(key for document in documents for key in idle_keys(document))}
-    of_both = [all_settings(document) for document in documents]
-    own, there = ({key: value for key, value in one.items() if key not in aside} for one in of_both)
+    there: dict[str, Any] = {}
+    for run in main:
+        read = {key: value for key, value in all_settings(run.config).items() if key not in idle_keys(run.config)}
+        there = read | there
+    own = {key: value for key, value in all_settings(config.resolved()).items() if key in there}
+    corpora = own["data.corpus"], there["data.corpus"]
+    for settings in (own, there):
+        for key in (*OF_EACH_RUN, *PLACES):
+            settings.pop(key, None)
+        settings |= {key: by_name(settings[key]) for key in FILES if key in settings}
     if data_hash:
-        own["data.hash"], there["data.hash"] = (str(of)[:8] for of in (data_hash, main.data["hash"]))
+        own["data.hash"], there["data.hash"] = (str(of)[:8] for of in (data_hash, main[0].data["hash"]))
     else:
-        own["data.corpus"], there["data.corpus"] = (PurePath(one["data.corpus"]).name for one in of_both)
+        own["data.corpus"], there["data.corpus"] = (by_name(corpus) for corpus in corpora)
     return difference(own, there)
+
+
+def by_name(place: str | None) -> str | None:
+    """The last part of a path or of a hub's id: the same file may lie elsewhere."""
+    return place and PurePath(place).name
 
 
 def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
@@ -119,10 +131,11 @@ def _given_teachers(runs: Sequence[Run]) -> dict[str, str]:
 def all_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """``{"train.lr": ..., ...}`` of a run's configuration. A run that is older than a setting has its default: what was
     new was off (`identity.run_hash`)."""
-    return _flat(Config(preset="").resolved()) | _flat(config)
+    return flat(Config(preset="").resolved()) | flat(config)
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"train.lr": ..., ...}``: what of a configuration shapes runs."""
     return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
 
 
@@ -134,7 +147,7 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
     plain = [{key: value for key, value in own.items() if key not in _NOT_OF_EVERY_RUN} for own in settings]
     preset, shipped = runs[0].config.get("preset"), {}
     if preset in preset_names():
-        shipped = _flat(load_preset(str(preset)).resolved())
+        shipped = flat(load_preset(str(preset)).resolved())
     as_shipped = [
         own
         for run, own in zip(runs, plain, strict=True)

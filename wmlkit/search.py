@@ -53,7 +53,8 @@ def count_parameters(student: Student, family: str, vocab_size: int, block_size:
     """Number of parameters of a student as `models.build_model` builds it, in closed form; tied weights once.
 
     count="nonzero" counts a freshly initialised model as the released code does (`p != 0`): biases and
-    most padding rows start at zero and are left out.
+    most padding rows start at zero and are left out. RoBERTa's positions are those of a tokenizer whose padding token
+    has the id 1, as its own has; each id behind that is one row of positions more.
     Raises UserError for an unknown family.
 
     >>> count_parameters(Student(2, 4, 64, 256), "roberta", vocab_size=1312, block_size=32)
@@ -205,6 +206,9 @@ def search_students(
     Raises UserError for no peers, an empty space, or a target that cannot be met within `search.tolerance`.
     """
 
+    def counted(student: Student) -> int:
+        return count_parameters(student, model.family, vocab_size, block_size, search.count)
+
     @cache
     def sized(every_head: bool) -> tuple[Space, NDArray[np.int64]]:
         space = space_of(base, search, model, every_head)
@@ -221,7 +225,10 @@ def search_students(
         else:
             order, evaluations = partial(_nearest, space, np.abs(sizes - target), allowed), len(space)
             reason = "the search space is too small"
-        return *_fresh(order, found, search.shortlist if prefer else 1, reason), evaluations
+        fresh, note = _fresh(order, found, search.shortlist if prefer else 1, reason)
+        if search.tolerance is not None:  # of a short list those that may be taken; the nearest, to be told of, if none
+            fresh = [s for s in fresh if abs(counted(s) - target) <= search.tolerance * target] or fresh[:1]
+        return fresh, note, evaluations
 
     # Heads do not change the size: all are looked at where the released search does, or where shapes are short
     every_head = search.method == "bayesian"
@@ -244,7 +251,7 @@ def search_students(
             **asdict(chosen),
             parameters=count_parameters(chosen, model.family, vocab_size, block_size),
             target=target,
-            counted=count_parameters(chosen, model.family, vocab_size, block_size, search.count),
+            counted=counted(chosen),
             evaluations=evaluations,
             note=note,
         )
@@ -305,7 +312,7 @@ def _check_tolerance(found: Found, peer: int, tolerance: float | None) -> None:
     error = (found.counted - found.target) / found.target
     if tolerance is not None and abs(error) > tolerance:
         raise UserError(
-            f"peer {peer} should have {found.target:,} parameters, but the nearest shape of the search space has "
+            f"peer {peer} should have {found.target:,} parameters, but the nearest shape that was found has "
             f"{found.counted:,} ({found.num_layers} layers of width {found.hidden_size}, {100 * error:+.1f} %); "
             f"expected at most {100 * tolerance:g} %: add to search.num_layers or search.hidden_size, or raise "
             "search.tolerance"

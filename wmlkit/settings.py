@@ -175,10 +175,11 @@ class MutualConfig(Section):
             raise ValueError(
                 f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is one model alone; set it to 1"
             )
-        if self.arm in ("dml", "wml") and self.num_peers == 1 and not self.frozen_teacher and self.alpha == 1:
+        if self.arm in ("dml", "wml") and not self.frozen_teacher and self.alpha == 1:
             raise ValueError(
-                f"mutual.alpha is 1 for arm {self.arm!r} with one peer, which has nobody to imitate and would learn "
-                "nothing; expected less than 1, or more peers; change mutual.alpha or mutual.num_peers"
+                f"mutual.alpha is 1 for arm {self.arm!r}, whose peers would imitate one another alone and "
+                "learn nothing of the text; expected less than 1, or a teacher among them (mutual.frozen_teacher); "
+                "change mutual.alpha"
             )
         if self.teacher is not None and self.teacher_size != "base":
             raise ValueError(
@@ -308,6 +309,11 @@ class EvaluateConfig(Section):
         for suite, instead in NO_PAIRS.items():
             if suite in suites:
                 raise ValueError(f"evaluate.suites names {suite!r}; expected suites of minimal pairs; {instead}")
+        if len(set(suites)) < len(suites) or "dev_ce" in suites:
+            raise ValueError(
+                f"evaluate.suites names {', '.join(suites)}; expected each once, and none dev_ce, which is what tables "
+                "call the dev loss; leave out what is there twice, or rename the folder"
+            )
         for suite in suites:
             if not re.fullmatch(SUITE_NAME, suite):  # it names folders and files of results
                 raise ValueError(
@@ -327,7 +333,7 @@ class EvaluateConfig(Section):
 
 
 class StudyConfig(Section):
-    runs: tuple[tuple[Arm, int], ...] = Field(
+    runs: tuple[tuple[Arm, Size], ...] = Field(
         (("independent", 4), ("dml", 4), ("wml", 4), ("distill", 4), ("wml", 2)), min_length=1
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from . import bilevel, checkpoint, environment, faults, losses, paths
-from .config import Config, check_outer_steps
+from .config import Config, check_steps
 from .data.prepare import Prepared, prepare
 from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
@@ -76,7 +76,7 @@ def run(
     text or a folder that cannot be trained with, and Stopped, with a checkpoint behind it, where a signal asks for it.
     """
     out, config = paths.output(out), settled(config)
-    check_outer_steps(config)
+    check_steps(config)
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
         prepared = prepare(config.data, out, config.needs_mask)

@@ -225,7 +225,8 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
             good, bad, good_context, bad_context = first, second, context1, context1
         else:
             good, bad, good_context, bad_context = first, first, context1, context2
-        return Pair(domain, domain, "ewok", str(number), good, bad, good_context, bad_context, origin)
+        both = digest([sorted((context1, context2)), sorted((first, second))])  # of a row and of its swapped copy
+        return Pair(domain, domain, "ewok", both[:16], good, bad, good_context, bad_context, origin)
     good, bad = text_of(row, "sentence_good", origin), text_of(row, "sentence_bad", origin)
     paradigm = str(row.get("UID") or file.stem)
     phenomenon = str(row.get("linguistics_term") or paradigm)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..config import Config
+from ..config import Config, load_preset
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
@@ -77,9 +77,8 @@ def evaluate_target(
 
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
-    ensemble: of the result, only the members that are ensembles. A run is evaluated with its own data.seed, which draws
-    the nursery's pairs, and with its own evaluate.per_paradigm and evaluate.text_words where `config` leaves them open:
-    a plain call finds the result of the study.
+    ensemble: of the result, only the members that are ensembles. config: that of `evaluation_config`, so that a plain
+    call finds the result of the study.
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
     """
@@ -99,8 +98,6 @@ def evaluate_target(
         raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
     if best and (not is_run or suite != "glue"):
         raise UserError("--best is for glue and the peers of a run; leave it off or give a run folder")
-    if is_run and suite != "glue":
-        config = _with_own(config, target, suite)
     if suite == "lm":
         document = _text(target, is_run, corpus, config, force)
     elif suite == "glue":
@@ -112,16 +109,19 @@ def evaluate_target(
     return document
 
 
-def _with_own(config: Config, run_folder: Path, suite: str) -> Config:
-    """`config` with a run's own seed of data, and its own settings of an evaluation where `config` leaves them open."""
-    document = run_document(run_folder, ("config",))["config"]
-    own = document.get("evaluate", {})
-    changes = {"data.seed": document.get("data", {}).get("seed", config.data.seed)}
-    if config.evaluate.per_paradigm is None and suite in own.get("suites", ()):
-        changes["evaluate.per_paradigm"] = own.get("per_paradigm")
-    if config.evaluate.text_words is None:
-        changes["evaluate.text_words"] = own.get("text_words")
-    return config.updated(changes)
+def evaluation_config(target: Path, suite: str, asked: Mapping[str, Any]) -> Config:
+    """The settings of an evaluation that are `asked` for, ``{"evaluate.ties": "first", ...}``; where they are open
+    (None, or not there) those that a finished run has for the suite, its seed of data too, which draws the nursery's
+    pairs; else the defaults."""
+    given = {key: value for key, value in asked.items() if value is not None}
+    config = load_preset("nursery").updated({"evaluate.per_paradigm": None, "evaluate.text_words": None})
+    if suite == "glue" or not (target / "done.json").is_file():
+        return config.updated(given)
+    document = run_document(target, ("config",))["config"]
+    own, changes = document.get("evaluate", {}), {"data.seed": document.get("data", {}).get("seed", config.data.seed)}
+    names = ("per_paradigm", "protocol", "ties") if suite in own.get("suites", ()) else ()
+    changes |= {f"evaluate.{name}": own[name] for name in (*names, "text_words") if name in own}
+    return config.updated(changes | given)
 
 
 def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:

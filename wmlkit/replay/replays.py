@@ -48,6 +48,7 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.lr": config.replay.lr,
         "train.grad_clip": config.replay.grad_clip,
         "train.batch_size": config.replay.batch_size,
+        "data.block_schedule": [],  # all its rows are of data.block_size, in batches too small for other lengths
         "train.mask_span": 1,  # the released code masks each token for itself, in the outer problem too
         "train.mntp_share": 0.0,  # and has rows of one kind
         "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
