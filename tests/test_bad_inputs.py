@@ -339,7 +339,7 @@ CASES = [
     tokenizer("tokenizer's list", "tokenizer_config.json is a list; expected one JSON", tokenizer_config__json="[1]"),
     Case("no mask", without_mask, "tokenizer' has no mask token; this objective needs bos, eos, mask; choose another"),
     Case("no mask for proxy losses", shapes_without_mask, "has no mask token; this objective needs bos, eos, mask"),
-    Case("no end", without_end, "has no eos token; this objective needs bos, eos; choose another tokenizer"),
+    Case("no end", without_end, "has no eos token; this objective needs bos, eos, mask; choose another"),
     saved_search("no shapes", "{", "search.saved shapes.json is not JSON; expected a list of shapes"),
     saved_search("nested", "[" * 100_000, "search.saved shapes.json is not JSON; expected a list of shapes"),
     command("notebook", "reproduce", "--preset", "smoke", "--only", "77", says="--only got '77'; expected numbers of"),

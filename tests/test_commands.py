@@ -73,10 +73,10 @@ def test_a_report_can_be_written_elsewhere_too(studied, tmp_path, monkeypatch):
 def test_search_tells_people_a_line_a_peer(studied, method):
     out, _ = studied
     printed, told = wmlkit("search", *TINY, "--method", method, "--out", out)
-    *peers, diversity = printed.strip().splitlines()
+    *peers, distance = printed.strip().splitlines()
     assert told == "" and [line.split(":")[0] for line in peers] == ["peer 1", "peer 2"]
     assert all("parameters, target" in line and " %)" in line for line in peers)
-    assert diversity.startswith("diversity ")
+    assert distance.startswith("distance ")
 
 
 def test_a_study_tells_what_says_nothing_of_its_runs():

@@ -81,7 +81,7 @@ def test_no_test_sentence_is_in_the_training_text(train_sentences, many_pairs):
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 def test_the_grammar_certifies_each_pair(paradigm, many_pairs):
-    """Good sentences are grammatical but use a held-out combination; bad ones are ungrammatical."""
+    """Good sentences are grammatical but use a combination that is kept out; bad ones are ungrammatical."""
     assert len({good for good, _ in many_pairs[paradigm]}) == 100
     for good, bad in many_pairs[paradigm]:
         assert grammar.visible_probability(grammar.unrealise(good), strict=False) > 0, good

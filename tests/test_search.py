@@ -36,11 +36,11 @@ from wmlkit.search import (
 from wmlkit.search_bayesian import bayesian_order
 from wmlkit.search_cost import (
     Workload,
-    diversity,
     flop_per_token,
     landscape,
     memory_mib,
     pareto_front,
+    shape_distance,
     step_seconds,
     within,
 )
@@ -443,11 +443,11 @@ def test_a_preference_chooses_among_the_nearest():
     assert single == search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS)
 
 
-def test_diversity_by_hand():
+def test_shape_distance_by_hand():
     narrow, wide, deep = Student(2, 2, 16, 1), Student(2, 2, 32, 1), Student(4, 2, 16, 1)
-    assert diversity([narrow, wide]) == pytest.approx(0.6931, abs=1e-4)
-    assert diversity([narrow, wide, deep]) == pytest.approx((2 + 2**0.5) * 0.693147 / 3, abs=1e-5)
-    assert diversity([narrow, narrow]) == diversity([narrow]) == diversity([]) == 0.0
+    assert shape_distance([narrow, wide]) == pytest.approx(0.6931, abs=1e-4)
+    assert shape_distance([narrow, wide, deep]) == pytest.approx((2 + 2**0.5) * 0.693147 / 3, abs=1e-5)
+    assert shape_distance([narrow, narrow]) == shape_distance([narrow]) == shape_distance([]) == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))

@@ -15,7 +15,7 @@ from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.search import Found
-from wmlkit.search_cost import Workload, diversity, step_seconds
+from wmlkit.search_cost import Workload, shape_distance, step_seconds
 from wmlkit.shapes import Student
 from wmlkit.students import compare_methods, find_students, least_alike, students_of, workload_of
 
@@ -70,7 +70,7 @@ def test_limits_of_the_configuration_leave_shapes_out():
 
 def test_methods_are_compared_as_they_are_used():
     """A row a method and a peer, by the preference that a run would have."""
-    settings = config(mutual__num_peers=2, search__prefer="diversity")
+    settings = config(mutual__num_peers=2, search__prefer="distance")
     rows = compare_methods(settings, V)
     assert [(row["method"], row["peer"]) for row in rows] == [
         ("exact", 1), ("exact", 2), ("bayesian", 1), ("bayesian", 2),
@@ -83,11 +83,11 @@ def test_methods_are_compared_as_they_are_used():
     assert rows[0]["error_percent"] == pytest.approx(100 * (rows[0]["parameters"] / rows[0]["target"] - 1))
 
 
-def test_diversity_chooses_the_shape_least_like_the_peers_before():
+def test_distance_chooses_the_shape_least_like_the_peers_before():
     near = find_students(config(mutual__num_peers=3), V)
-    other = find_students(config(mutual__num_peers=3, search__prefer="diversity", search__shortlist=6), V)
+    other = find_students(config(mutual__num_peers=3, search__prefer="distance", search__shortlist=6), V)
     assert shapes(other)[0] == shapes(near)[0]  # the first has nobody to differ from
-    assert diversity(other) > diversity(near)
+    assert shape_distance(other) > shape_distance(near)
     narrow, deep = Student(1, 1, 8, 8), Student(4, 1, 8, 8)
     before = [Found(1, 1, 8, 8, parameters=1, target=1, counted=1, evaluations=1)]
     assert least_alike(deep, before) < least_alike(narrow, before) == 0

@@ -1,4 +1,4 @@
-"""The exponential moving average of each peer's weights (`train.ema_decay`): what a run measures, scores and exports.
+"""The moving average of each peer's parameters (`train.ema_decay`): what a run measures, scores and exports.
 
 Training does not see it: losses, the targets of the mutual term and the outer problem are those of the peers
 themselves, so a run learns the same with and without it.
@@ -17,7 +17,7 @@ from .forward import AtPositions
 def decay_at(decay: float, updates: int) -> float:
     """Share that the average keeps at 1-based update number `updates`: it rises to `decay`.
 
-    From (1 + n) / (10 + n), as usual: with `decay` from the start, a short run would still hold its random weights.
+    From (1 + n) / (10 + n), as usual: with `decay` from the start, a short run would still hold its random start.
 
     >>> decay_at(0.99, 1), decay_at(0.99, 10_000)
     (0.18181818181818182, 0.99)

@@ -126,7 +126,7 @@ def hypergradient_terms(
     < grad_theta L2, J grad_theta A_m >, (P,); and the value. A frozen teacher counts as a peer.
 
     parameters: each peer's theta. updates: each peer's step as a function of its gradient, theta' = step(g)
-    (`updates.sgd_update`, `updates.optimizer_update`); None keeps the first term only, taken at theta (`direct`): the
+    (`updates.sgd_update`, `updates.optimizer_update`); None keeps the explicit term, taken at theta (`direct`): the
     second is 0.
     gradients: grad_theta L1 of the whole batch where the training step has it already; computed here if None.
     inner, outer: a batch, or the parts of it that this process holds; total: sums tensors over the processes.
@@ -188,19 +188,19 @@ def outer_gradients(
     """(dL2/dw at fixed theta, grad_theta L2 one mapping a peer, L2); the second empty unless `respond`."""
     weights = peer_weights.detach().requires_grad_()
     leaves = _leaves(parameters)
-    direct, value = torch.zeros_like(weights), torch.zeros_like(weights[0])
+    explicit, value = torch.zeros_like(weights), torch.zeros_like(weights[0])
     sums: list[Tensor] = []
     for part in _parts(outer):
         with torch.set_grad_enabled(respond):
             logits = [*(forward(peer) for forward, peer in zip(part.forward, leaves, strict=True)), *part.frozen()]
         own = part.share * outer_loss(logits, part.targets, weights, objective)
-        direct = direct + torch.autograd.grad(own, weights, retain_graph=respond)[0]
+        explicit = explicit + torch.autograd.grad(own, weights, retain_graph=respond)[0]
         value = value + own.detach()
         if respond:
             sums = _added(sums, own, leaves)
     sums = sums if sums or not respond else _zeros(leaves)
-    direct, value, *sums = total([direct.detach(), value.detach(), *sums])
-    return direct, _by_name(sums, leaves) if respond else [], value
+    explicit, value, *sums = total([explicit.detach(), value.detach(), *sums])
+    return explicit, _by_name(sums, leaves) if respond else [], value
 
 
 def _parts(batch: Any) -> Sequence[Any]:

@@ -70,7 +70,7 @@ def search(
     """Find the students' shapes."""
     from .data.prepare import prepare
     from .data.tokenizer import load_tokenizer
-    from .search_cost import diversity
+    from .search_cost import shape_distance
     from .students import find_students, students_of
 
     config = load_preset(preset, with_options(set_, {"search.method": ("--method", method)}))
@@ -90,7 +90,7 @@ def search(
             f"FFN {one.intermediate_size}: {one.parameters:,} parameters, target {one.target:,} "
             f"({100 * one.error:+.1f} %){'; ' * bool(one.note)}{one.note}"
         )
-    print(f"diversity {diversity(found):.2f}: mean distance between two peers, 0.69 for a doubling of depth or width")
+    print(f"distance {shape_distance(found):.2f}: mean over pairs of peers, 0.69 for a doubling of depth or width")
 
 
 @app.command()

@@ -54,7 +54,7 @@ def build_model(
 ) -> PreTrainedModel:
     """A freshly initialised model of `student`'s shape, float32, in training mode.
 
-    `seed` alone fixes the initial weights; the global generator of torch is left as it was.
+    `seed` alone fixes the initial parameters; the global generator of torch is left as it was.
     """
     if student.hidden_size % student.num_heads:
         raise UserError(

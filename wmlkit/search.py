@@ -45,7 +45,7 @@ class Found(Student):
         return {name: getattr(self, name) for name in (*SHAPE, "parameters", "target")}
 
 
-# A loss after a few steps (`students.proxy_losses`), minus the diversity, or anything else of which less is better
+# A loss after a few steps (`students.proxy_losses`), minus the distance of the shapes, or anything else: less is better
 Preference = Callable[[Student, Sequence[Found]], float]
 
 

@@ -99,8 +99,8 @@ def within(
     return allowed
 
 
-def diversity(chosen: Sequence[Student]) -> float:
-    """How different the chosen shapes are: the mean over their pairs of the distance between (ln depth, ln width).
+def shape_distance(chosen: Sequence[Student]) -> float:
+    """How unlike the chosen shapes are: the mean over their pairs of the distance between (ln depth, ln width).
 
     0 for equal shapes or fewer than two; 0.69 = ln 2 if all pairs differ by one doubling of depth or of width.
     Heads and FFN do not count.

@@ -143,14 +143,14 @@ class SearchConfig(Section):
     flop_per_second: float = Field(5e10, gt=0)  # the machine's rate in that model
     # Which of the `shortlist` shapes nearest to a target: the nearest, the one least like the peers before, or the one
     # with the lowest loss after `proxy_steps` steps of training
-    prefer: Literal["size", "diversity", "proxy"] = "size"
+    prefer: Literal["size", "distance", "proxy"] = "size"
     shortlist: int = Field(4, ge=1)
     proxy_steps: int = Field(50, ge=1)
 
 
 class MutualConfig(Section):
     # "teacher" is one model alone, on the same text; `distill` trains it for itself, once a seed
-    arm: Arm | Literal["teacher"] = "wml"
+    arm: Literal["independent", "dml", "wml", "distill", "teacher"] = "wml"
     num_peers: int = Field(4, ge=1, le=1000)
     alpha: float = Field(0.5, ge=0, le=1)  # share of the KL term
     kl_weight: Literal["target", "student"] = "target"  # whose weight the KL term carries
@@ -249,7 +249,7 @@ class TrainConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     grad_clip: float = Field(1.0, ge=0)  # norm of each peer's gradient; 0: none
-    # Of the moving average of each peer's weights, which is then what is measured, scored and exported; 0: none
+    # Of the moving average of each peer's parameters, which is then what is measured, scored and exported; 0: none
     ema_decay: float = Field(0.0, ge=0, lt=1)
     skip_not_finite: int = Field(0, ge=0)  # steps of a run that may be left out because a number was not finite
     precision: Literal["auto", "fp32", "bf16"] = "auto"

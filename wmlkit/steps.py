@@ -102,7 +102,7 @@ def outer_gradient(
     state: State,
     parts: Sequence[Batch],
     whole: Batch,
-    held_out: Batch,
+    outer: Batch,
     config: Config,
     options: MutualOptions,
     inner_lr: float,
@@ -110,7 +110,7 @@ def outer_gradient(
 ) -> Tensor:
     """The hypergradient, one number a weight, on the CPU; the step's own gradients of L1 are in the peers' `.grad`.
 
-    parts: those of the training batch `whole` that this process holds. Of `held_out`, a whole batch, it takes its own.
+    parts: those of the training batch `whole` that this process holds. Of `outer`, a whole batch, it takes its own.
     """
     positions, teacher = config.mutual.kl_positions, state.teacher
     parameters = [parameters_of(peer) for peer in state.peers]
@@ -118,12 +118,12 @@ def outer_gradient(
     inner = [
         inner_batch(state.peers, part, positions, teacher, share_of(part, whole, positions, options)) for part in parts
     ]
-    own = [part for part in own_parts(held_out, state.parts, device) if len(part.scored)]
+    own = [part for part in own_parts(outer, state.parts, device) if len(part.scored)]
     gradient, _ = bilevel.hypergradient(
         parameters,
         state.peer_weights.float().to(device.device),
         inner,
-        [outer_batch(state.peers, part, teacher, len(part.scored) / len(held_out.scored)) for part in own],
+        [outer_batch(state.peers, part, teacher, len(part.scored) / len(outer.scored)) for part in own],
         options,
         updates=inner_updates(state, config, inner_lr),
         objective=config.outer.objective,
@@ -133,13 +133,13 @@ def outer_gradient(
     return gradient.cpu()
 
 
-def outer_tokens(batch: Batch, held_out: Batch, hypergradient: str, options: MutualOptions) -> float:
+def outer_tokens(batch: Batch, outer: Batch, hypergradient: str, options: MutualOptions) -> float:
     """What an outer step costs, in tokens of a forward and backward pass, which take 6 FLOP a parameter and token: 2
     for each of a forward pass and the two products of a backward one. A directional derivative (forward mode) makes two
     products beside those of its forward pass, so it costs as much."""
     if hypergradient == "direct":
-        return held_out.tokens / 3  # a forward pass
-    return float(held_out.tokens + (0 if bilevel.own_gradient_tells(options) else batch.tokens))
+        return outer.tokens / 3  # a forward pass
+    return float(outer.tokens + (0 if bilevel.own_gradient_tells(options) else batch.tokens))
 
 
 def read_by_teacher(state: State, hypergradient: str) -> float:
@@ -232,9 +232,9 @@ def _gradients(
     due = step in config.outer.due(config.train.steps)
     hypergradient = None
     if config.mutual.arm == "wml" and len(state.peer_weights) > 1 and due:
-        held_out = texts.outer(step // config.outer.every, ratio)
-        hypergradient = outer_gradient(state, parts, batch, held_out, config, options, lr, device)
-        state.outer_tokens += outer_tokens(batch, held_out, config.outer.hypergradient, options)
+        outer = texts.outer(step // config.outer.every, ratio)
+        hypergradient = outer_gradient(state, parts, batch, outer, config, options, lr, device)
+        state.outer_tokens += outer_tokens(batch, outer, config.outer.hypergradient, options)
     return _sum(found, state, device), hypergradient
 
 

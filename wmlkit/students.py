@@ -21,7 +21,7 @@ from .device import setup
 from .errors import UserError
 from .identity import digest
 from .search import Found, Preference, count_parameters, search_students, targets
-from .search_cost import Workload, diversity, within
+from .search_cost import Workload, shape_distance, within
 from .settings import MutualConfig, TrainConfig
 from .shapes import SHAPE, Student, base_student
 from .state import build_state
@@ -47,7 +47,7 @@ def students_of(config: Config, out: Path, prepared: Prepared, tokenizer: PreTra
 
 def find_students(config: Config, vocab_size: int, prefer: Preference | None = None) -> list[Found]:
     """The peers' shapes for a vocabulary of `vocab_size`. prefer: how to choose from the short list; None: by
-    diversity where ``search.prefer`` says so, else the nearest.
+    distance of their shapes where ``search.prefer`` says so, else the nearest.
 
     Raises UserError for a saved search that does not fit, or a search that finds nothing (`search_students`).
     """
@@ -61,7 +61,7 @@ def find_students(config: Config, vocab_size: int, prefer: Preference | None = N
     if search.max_step_ms or search.max_memory_mib:
         limits = (search.max_step_ms or math.inf, search.max_memory_mib or math.inf)
         allowed = within(config.model, vocab_size, block_size, workload_of(config), *limits)
-    if search.prefer == "diversity":
+    if search.prefer == "distance":
         prefer = least_alike
     return search_students(
         base, config.mutual.num_peers, search, config.model, vocab_size, block_size, allowed=allowed, prefer=prefer
@@ -103,8 +103,8 @@ def workload_of(config: Config) -> Workload:
 
 
 def least_alike(student: Student, found: Sequence[Found]) -> float:
-    """Minus the diversity (`search_cost.diversity`) of the peers found so far with `student`: less is better."""
-    return -diversity([*found, student])
+    """Minus `search_cost.shape_distance` of the peers found so far with `student`: less is better."""
+    return -shape_distance([*found, student])
 
 
 def proxy_losses(

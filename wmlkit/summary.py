@@ -28,7 +28,7 @@ def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[st
         columns = ["arm", "peers", "seed", "suite", "protocol", "member", "score", "ties", "n"]
         results = json.loads(wanted[columns].to_json(orient="records", double_precision=10))
     return {
-        "preset": folder.name,
+        "preset": str(runs[0].config["preset"]) if runs else folder.name,
         "commit": environment_of(runs, "commit"),
         "device": environment_of(runs, "device"),
         "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},

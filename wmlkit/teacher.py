@@ -45,7 +45,7 @@ class Teacher:
     """A frozen model, its FLOP a token of a forward pass, and what done.json says of it (`record`)."""
 
     module: AtPositions
-    flops_per_token: float
+    flop_per_token: float
     record: dict[str, Any]
 
 

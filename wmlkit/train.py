@@ -330,7 +330,7 @@ def _finish(
     flops = sum(6.0 * body_parameters(model) * (state.tokens + state.outer_tokens) for model in state.models)
     of_teacher: dict[str, Any] = {}
     if teacher is not None:
-        flops += teacher.flops_per_token * read_by_teacher(state, config.outer.hypergradient)
+        flops += teacher.flop_per_token * read_by_teacher(state, config.outer.hypergradient)
         outside = config.mutual.teacher is not None and not config.mutual.teacher_within_budget
         of_teacher = {"teacher": teacher.record, "teacher_outside_budget": outside}
         if len(state.peer_weights) > len(state.peers):

@@ -81,7 +81,7 @@ def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run]
     texts = open_texts(config, prepared, tokenizer)
     ratio = config.train.mask_ratio
     batch = texts.train(0, ratio).to(device.device)
-    held_out = texts.outer(0, ratio).to(device.device)
+    outer_text = texts.outer(0, ratio).to(device.device)
     options = mutual_options(config, 0)
     lr = [set_learning_rate(own, config.train, 0) for own in state.optimizers][0]
 
@@ -92,7 +92,7 @@ def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run]
 
     def outer(kind: str) -> Run:
         settings = config.updated({"outer.hypergradient": kind})
-        return lambda: outer_gradient(state, [batch], batch, held_out, settings, options, lr, device)
+        return lambda: outer_gradient(state, [batch], batch, outer_text, settings, options, lr, device)
 
     facts = {
         "tokens": batch.tokens,

@@ -23,7 +23,7 @@ import numpy as np
 
 from .lexicon import CLOSED, categories
 
-HELD_OUT_ONE_IN = 5  # one lexical combination in five is kept for the test pairs
+KEPT_OUT_ONE_IN = 5  # one lexical combination in five is kept for the test pairs
 FEATURES = {"k": ("sg", "pl"), "n": ("sg", "pl"), "m": ("sg", "pl"), "g": ("m", "f"), "h": ("m", "f")}
 OTHER = {"sg": "pl", "pl": "sg", "m": "f", "f": "m"}
 
@@ -76,7 +76,7 @@ class Slot:
 
     category: str
     parent: int | None = None
-    held_out: bool = False
+    kept_out: bool = False
     label: str = ""
 
 
@@ -89,9 +89,9 @@ class Shape:
     slots: tuple[Slot, ...]
 
 
-def held_out(parent: str, child: str) -> bool:
+def kept_out(parent: str, child: str) -> bool:
     """Whether the combination of two lemmas is kept out of the training text."""
-    return zlib.crc32(f"{min(parent, child)} {max(parent, child)}".encode()) % HELD_OUT_ONE_IN == 0
+    return zlib.crc32(f"{min(parent, child)} {max(parent, child)}".encode()) % KEPT_OUT_ONE_IN == 0
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,12 @@ def category(name: str) -> Category:
 
 
 @cache
-def conditional(parent: str, child: str, kept_out: bool) -> np.ndarray:
-    """p(child word | parent word), (parent words, child words), over the combinations on one side of `held_out`."""
+def conditional(parent: str, child: str, asked: bool) -> np.ndarray:
+    """p(child word | parent word), (parent words, child words), over the combinations on one side of `kept_out`."""
     rows, columns = category(parent), category(child)
     table = np.array(
         [
-            [p * (held_out(a, b) == kept_out) for b, p in zip(columns.lemmas, columns.probabilities, strict=True)]
+            [p * (kept_out(a, b) == asked) for b, p in zip(columns.lemmas, columns.probabilities, strict=True)]
             for a in rows.lemmas
         ]
     )
@@ -197,7 +197,7 @@ def _cumulative_given(parent: str, child: str, kept_out: bool) -> list[list[floa
 def draw(chosen: tuple[Slot, ...], uniform: Callable[[], float]) -> list[int]:
     """A word index within its category for every slot; `uniform` gives numbers in [0, 1).
 
-    Raises LookupError where a held-out combination is asked for and the parent has none.
+    Raises LookupError where a combination that is kept out is asked for and the parent has none.
     """
     picked: list[int] = []
     for slot in chosen:
@@ -205,9 +205,9 @@ def draw(chosen: tuple[Slot, ...], uniform: Callable[[], float]) -> list[int]:
             steps = _cumulative(slot.category)
         else:
             parent = chosen[slot.parent]
-            steps = _cumulative_given(parent.category, slot.category, slot.held_out)[picked[slot.parent]]
+            steps = _cumulative_given(parent.category, slot.category, slot.kept_out)[picked[slot.parent]]
         if steps[-1] == 0:
-            raise LookupError(f"no held-out combination for {slot}")
+            raise LookupError(f"no combination that is kept out for {slot}")
         # The last step may be 1 - 1e-16: never run past it.
         picked.append(min(bisect_right(steps, uniform() * steps[-1]), len(steps) - 1))
     return picked
@@ -280,7 +280,7 @@ def _shape_probability(chosen: tuple[Slot, ...], words: list[str | None], strict
             result *= float(own.probabilities @ message)
         elif strict:
             messages[slot.parent] = messages[slot.parent] * (
-                conditional(chosen[slot.parent].category, slot.category, slot.held_out) @ message
+                conditional(chosen[slot.parent].category, slot.category, slot.kept_out) @ message
             )
         else:
             result *= float(own.probabilities @ message)

@@ -1,7 +1,7 @@
 """The embedded corpus: six BabyLM domains written by one grammar with known probabilities.
 
 A teaching and testing corpus: nothing learned from it is a fact about English. The text is free of the
-lexical combinations that the minimal pairs are built from (`grammar.held_out`, `nursery_pairs`).
+lexical combinations that the minimal pairs are built from (`grammar.kept_out`, `nursery_pairs`).
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ PAIRS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def _pair(template: tuple[str, str], uniform: Callable[[], float]) -> tuple[str, str]:
-    """One good and one bad sentence; the held-out combination is in the good one."""
+    """One good and one bad sentence; the combination that is kept out is in the good one."""
     good_pattern, bad_pattern = template
     letters = sorted(set(grammar.FEATURES) & set("".join(c if c.isalpha() or c == "." else " " for c in good_pattern)))
     features = {letter: grammar.FEATURES[letter][int(uniform() * 2)] for letter in letters}
@@ -213,7 +213,7 @@ def pairs(paradigm: int, seed: int) -> Iterator[tuple[str, str]]:
             )
         try:
             good, bad = _pair(templates[turn % len(templates)], uniform)
-        except LookupError:  # this parent has no held-out child: draw again
+        except LookupError:  # this parent has no child that is kept out: draw again
             continue
         if good not in seen:
             seen.add(good)

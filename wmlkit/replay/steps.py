@@ -134,9 +134,7 @@ def _optimizer_step(state: State, setting: Setting, epoch: float) -> float:
     return lr
 
 
-def outer_parts(
-    state: State, batch: Batch, held_out: Batch, setting: Setting, inner_lr: float
-) -> tuple[Tensor, Tensor]:
+def outer_parts(state: State, batch: Batch, outer: Batch, setting: Setting, inner_lr: float) -> tuple[Tensor, Tensor]:
     """(explicit term of dL2/dw, correction), each (P,), for one micro-batch of both texts.
 
     The explicit term is taken after an SGD step, and where the gradient is cut before it, as in the released code,
@@ -144,12 +142,12 @@ def outer_parts(
     """
     objective = "weighted_ce" if setting.defects.weighted_ce else "logit_ensemble"
     parameters = [parameters_of(peer) for peer in state.peers]
-    weights = state.peer_weights.float().to(held_out.input_ids.device)
-    outer = outer_batch(state.peers, held_out)
+    weights = state.peer_weights.float().to(outer.input_ids.device)
+    problem = outer_batch(state.peers, outer)
     updates = None if setting.defects.cut_gradient else [sgd_update(peer, inner_lr) for peer in parameters]
     inner = inner_batch(state.peers, batch, setting.positions)
     explicit, correction, _ = bilevel.hypergradient_terms(
-        parameters, weights, inner, outer, setting.options, updates=updates, objective=objective
+        parameters, weights, inner, problem, setting.options, updates=updates, objective=objective
     )
     return explicit.cpu(), correction.cpu()
 
@@ -163,8 +161,8 @@ def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -
     for number in range(count):
         step = epoch // replay.weight_update_every * count + number
         batch = setting.train(epoch * count + number, config.train.mask_ratio).to(device)
-        held_out = setting.outer(step, config.train.mask_ratio).to(device)
-        explicit, correction = outer_parts(state, batch, held_out, setting, inner_lr)
+        outer = setting.outer(step, config.train.mask_ratio).to(device)
+        explicit, correction = outer_parts(state, batch, outer, setting, inner_lr)
         ratios.append(float(correction.norm() / explicit.norm()))
         gradient = explicit - correction if defects.wrong_sign else explicit + correction
         total += gradient / count
