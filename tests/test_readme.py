@@ -128,7 +128,7 @@ def test_the_lines_for_an_own_corpus_give_a_model_that_transformers_loads(tmp_pa
              for noun in ("Haus", "Boot", "Rad", "Tor") for place in ("Ufer", "Berg", "Markt", "See")]  # fmt: skip
     (tmp_path / "my_texts" / "deutsch.txt").write_text("\n".join(lines * 20), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    smaller = (("2000", "4"), ("4096", "300"))  # of what the lines say, only the size is changed
+    smaller = (("2000", "50"), ("4096", "300"))  # of what the lines say, only the size is changed
     for old, new in smaller:
         assert code.count(old) == 1
         code = code.replace(old, new)
