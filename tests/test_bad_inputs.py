@@ -137,6 +137,10 @@ def nobody_to_imitate(_: Path) -> list[str]:
     return ["train", "--preset", "smoke", "--peers", "1", *settings("mutual.alpha=1")]
 
 
+def slow_teacher(_: Path) -> list[str]:
+    return ["train", "--preset", "smoke", *settings("train.warmup_steps=3", "mutual.teacher_steps=2")]
+
+
 def odd_head(_: Path) -> list[str]:
     shape = ("model.family=modernbert", "model.hidden_size=24", "model.num_heads=8")
     return ["train", "--preset", "smoke", *settings(*shape)]
@@ -230,7 +234,7 @@ CASES = [
     Case("width of a head", odd_head, "model.hidden_size 24 over num_heads 8 is odd, and modernbert turns pairs"),
     setting("only imitation", "mutual.alpha=1", "mutual.alpha is 1 for arm 'wml', whose peers would imitate one"),
     setting("slow start", "train.warmup_steps=16", "warmup_steps is 16 and train.steps 12, .* end at 75% .*; lower"),
-    setting("slow start of a teacher", "mutual.teacher_steps=2", "warmup_steps is 3 and mutual.teacher_steps 2, so"),
+    Case("slow start of a teacher", slow_teacher, "warmup_steps is 3 and mutual.teacher_steps 2, so what rises over"),
     setting("alpha's rise", "mutual.kl_warmup_steps=13", "mutual.kl_warmup_steps is 13 and train.steps 12, so what"),
     setting("no step for long rows", "data.block_schedule=[[0.99,32],[0.01,64]]", "rows of 64 tokens for 0.01 of 12 "),
     setting("suite twice", 'evaluate.suites=["blimp","blimp"]', "suites names blimp, blimp; expected each once, and"),

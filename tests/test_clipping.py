@@ -7,9 +7,8 @@ import torch
 from compare import rows
 from fake_runs import write_study
 
-from wmlkit import checkpoint, paths, results, steps, tables, train
+from wmlkit import paths, results, steps, tables, train
 from wmlkit.config import load_preset
-from wmlkit.errors import UserError
 from wmlkit.readable import readable
 
 SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 4, "evaluate.curve": []}
@@ -65,37 +64,6 @@ def test_without_clipping_nothing_is_told(tmp_path):
     folder = train.run(config(train__grad_clip=0.0), tmp_path)
     assert not any("clipped" in row for row in rows(folder)) and "clipped" not in paths.read_json(folder / "done.json")
     assert results.runs_table(folder.parent)["clipped"].isna().all()
-
-
-def test_a_checkpoint_from_before_they_were_counted(tmp_path):
-    """A share of the rest of a run would be taken for that of all of it."""
-
-    def stop(row):
-        if row["step"] == 6:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train.run(config(), tmp_path, progress=stop)
-    (folder,) = (tmp_path / "smoke").glob("wml-*")
-    (saved,) = checkpoint.checkpoints(folder / "checkpoints")
-    document = paths.read_json(saved / "state.json")
-    assert document["state"].pop("clipped") is not None
-    paths.write_json(saved / "state.json", document)
-    sums = {name: paths.file_sha256(saved / name) for name in checkpoint.WRITTEN}
-    paths.write_json(saved / checkpoint.CHECKSUMS, sums)
-    train.run(config(), tmp_path)
-    logged = rows(folder)
-    assert ["clipped" in row for row in logged] == [row["step"] <= 4 for row in logged]
-    assert "clipped" not in paths.read_json(folder / "done.json")
-
-
-@pytest.mark.parametrize("shares", [[0.5], ["much", 0.5], 0.5], ids=str)
-def test_shares_that_do_not_fit_are_named(tmp_path, shares):
-    folder = write_study(tmp_path / "nursery", (("dml", 2),), seeds=(0,), protocols=("babylm2025",))
-    (run,) = folder.glob("dml-*")
-    paths.write_json(run / "done.json", paths.read_json(run / "done.json") | {"clipped": shares})
-    with pytest.raises(UserError, match=r"done.json does not fit 2 peers of arm 'dml'"):
-        results.runs_table(folder)
 
 
 def test_costs_have_the_mean_over_runs(tmp_path):
