@@ -23,6 +23,7 @@ from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
 from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash
 from wmlkit.evaluate.treebank import treebank_words
 from wmlkit.models import build_model
+from wmlkit.run_files import FORMAT
 from wmlkit.settings import EvaluateConfig, ModelConfig
 from wmlkit.shapes import Student
 
@@ -346,7 +347,7 @@ def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     for index in (1, 2):
         tiny(tokenizer, seed=index).save_pretrained(paths.peer(folder, index))
         save_tokenizer(tokenizer, paths.peer(folder, index))
-    paths.write_json(folder / "config.json", {"config": {"model": {"objective": "mlm"}}})
+    paths.write_json(folder / "config.json", {"format": FORMAT, "config": {"model": {"objective": "mlm"}}})
     paths.write_json(folder / "done.json", {"peer_weights": [0.7, 0.3], "best_peer": 1})
     return folder
 

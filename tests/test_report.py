@@ -178,7 +178,7 @@ def given(
     """The answer of runs whose best peer has these accuracies, and dev losses, by arm."""
     runs = [replace(run, corpus=corpus) for run in read_runs(folder) if run.seed < seeds and run.arm in values]
     rows = [
-        {"run": f"{arm}{seed}", "setting": "", "arm": arm, "peers": 2, "seed": seed, "corpus": corpus,
+        {"run": f"{arm}{seed}", "setting": "", "note": "", "arm": arm, "peers": 2, "seed": seed, "corpus": corpus,
          **place, "member": member, "score": value, "ties": 0.0, "n": 10}
         for place, of_arms in (
             ({"suite": "nursery", "protocol": "babylm2025"}, values),

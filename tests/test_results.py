@@ -302,7 +302,8 @@ def test_bootstrap_of_items_agrees_with_plain_resampling() -> None:
         }
     )
     low, high = item_bootstrap(items, np.random.default_rng(1), resamples=4000)
-    groups = [group["difference"].to_numpy() for _, group in items.groupby("paradigm")]
+    pairs = items.groupby(["paradigm", "pair_id"])["difference"].mean()  # what is drawn: both copies of a pair
+    groups = [group.to_numpy() for _, group in pairs.groupby("paradigm")]
     plain = [np.mean([rng.choice(group, len(group)).mean() for group in groups]) for _ in range(4000)]
     assert (low, high) == pytest.approx(tuple(100 * np.quantile(plain, [0.025, 0.975])), abs=1.5)
     assert low < 100 * np.mean([group.mean() for group in groups]) < high
