@@ -27,6 +27,7 @@ from wmlkit.evaluate.outside import load_outside
 from wmlkit.evaluate.spans import encode_spans
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model
+from wmlkit.run_files import FORMAT
 from wmlkit.settings import DataConfig, ModelConfig
 from wmlkit.shapes import Student
 
@@ -140,7 +141,7 @@ def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None
     run = tmp_path / "run"
     student(tokenizer, "clm").save_pretrained(paths.peer(run, 1))
     save_tokenizer(tokenizer, paths.peer(run, 1))
-    paths.write_json(run / "config.json", {"config": {"model": {"objective": "clm"}}})
+    paths.write_json(run / "config.json", {"format": FORMAT, "config": {"model": {"objective": "clm"}}})
     paths.write_json(run / "done.json", {"peer_weights": [1.0]})
     document = evaluate_run_text(run, prepared.folder, words_per_domain=20)
     assert document["unknown"] == pytest.approx(1 / 7)  # of five words, a start and an end

@@ -248,7 +248,7 @@ def test_a_teacher_learns_from_the_text_whatever_the_students_share_of_it(out, t
     tokenizer = widened(load_tokenizer(prepared.folder / "tokenizer"))
     records = [
         replay_teacher.teacher_for(
-            replay.replay_config(config(mutual__alpha=alpha), case, 0),
+            replay.replay_config(config(mutual__alpha=alpha, mutual__arm="distill"), case, 0),
             case,
             tmp_path / str(alpha),
             prepared,

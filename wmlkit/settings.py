@@ -178,8 +178,8 @@ class MutualConfig(Section):
         if self.arm in ("dml", "wml") and not self.frozen_teacher and self.alpha == 1:
             raise ValueError(
                 f"mutual.alpha is 1 for arm {self.arm!r}, whose peers would imitate one another alone and "
-                "learn nothing of the text; expected less than 1, or a teacher among them (mutual.frozen_teacher); "
-                "change mutual.alpha"
+                "learn nothing of the text; expected less than 1, or a teacher (mutual.arm=distill, or "
+                "mutual.frozen_teacher); change mutual.alpha"
             )
         if self.teacher is not None and self.teacher_size != "base":
             raise ValueError(
