@@ -82,8 +82,12 @@ def test_search_tells_people_a_line_a_peer(studied, method):
 def test_a_study_tells_what_says_nothing_of_its_runs():
     plain = wmlkit("study", "plan", "--preset", "smoke")
     told = wmlkit("study", "plan", "--preset", "smoke", "--set", "mutual.num_peers=3", "--set", "train.lr=0.1")
-    assert told[0] == plain[0] and "mutual.num_peers says nothing of a study's runs: study.runs has" in told[1]
-    assert "train.lr" not in told[1] and plain[1] == ""
+    assert told == (plain[0], "wmlkit: mutual.num_peers says nothing of these runs; study.runs does\n")
+    assert plain[1] == ""
+    base = wmlkit(
+        "study", "plan", "--preset", "smoke", "--ablations", "--set", "train.seed=3", "--set", "mutual.arm=dml"
+    )
+    assert base[1] == "wmlkit: train.seed says nothing of these runs; ablations.seeds does\n" and "dml" in base[0]
 
 
 def test_search_for_a_size_of_vocabulary_needs_no_corpus(tmp_path):

@@ -11,18 +11,19 @@ from .cli_options import Json, Out, Preset, Set, emit, say
 from .config import Config, load_preset, parse_assignment
 from .errors import UserError
 from .guard import started_together
-from .identity import OF_EACH_RUN
 
 study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
 
 Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
 
 
-def _of_many(preset: str, set_: list[str] | None) -> Config:
-    """The configuration of a study; what of it says nothing about its runs is told."""
+def _of_many(preset: str, set_: list[str] | None, ablations: bool) -> Config:
+    """The configuration of a study; what is asked for and says nothing about its runs is told."""
+    instead = {"mutual.arm": "study.runs", "mutual.num_peers": "study.runs", "train.seed": "study.seeds"}
+    instead = {"train.seed": "ablations.seeds"} if ablations else instead
     for key in dict(map(parse_assignment, set_ or [])):
-        if key in OF_EACH_RUN:
-            say(f"wmlkit: {key} says nothing of a study's runs: study.runs has their arms and peers, study.seeds seeds")
+        if key in instead:
+            say(f"wmlkit: {key} says nothing of these runs; {instead[key]} does")
     return load_preset(preset, set_ or [])
 
 
@@ -33,7 +34,7 @@ def study_plan(
     """The runs of a study, one a line."""
     from .study_plan import plan_table
 
-    table = plan_table(_of_many(preset, set_), "ablations" if ablations else "runs")
+    table = plan_table(_of_many(preset, set_, ablations), "ablations" if ablations else "runs")
     if as_json:
         emit(table.to_dict("records"))
     else:
@@ -56,7 +57,7 @@ def study_run(
     if shard is not None and rows is not None:
         raise UserError("got both --shard and --rows; expected at most one: leave out the other")
 
-    config, place = _of_many(preset, set_), paths.output(out)
+    config, place = _of_many(preset, set_, ablations), paths.output(out)
     part: study_plan.Part = "ablations" if ablations else "runs"
     if rows is not None:
         folders = study.run_rows(config, place, study_plan.parse_rows(rows), stage, say, part)
