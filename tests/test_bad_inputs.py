@@ -233,7 +233,7 @@ CASES = [
     Case("nobody to imitate", nobody_to_imitate, "mutual.alpha is 1 for arm 'wml', whose peers .*; change mutual."),
     Case("width of a head", odd_head, "model.hidden_size 24 over num_heads 8 is odd, and modernbert turns pairs"),
     setting("only imitation", "mutual.alpha=1", "mutual.alpha is 1 for arm 'wml', whose peers would imitate one"),
-    setting("slow start", "train.warmup_steps=16", "warmup_steps is 16 and train.steps 12, .* end at 75% .*; lower"),
+    setting("slow start", "train.warmup_steps=16", "warmup_steps is 16 and train.steps 12, .* end at 75 % .*; lower"),
     Case("slow start of a teacher", slow_teacher, "warmup_steps is 3 and mutual.teacher_steps 2, so what rises over"),
     setting("alpha's rise", "mutual.kl_warmup_steps=13", "mutual.kl_warmup_steps is 13 and train.steps 12, so what"),
     setting("no step for long rows", "data.block_schedule=[[0.99,32],[0.01,64]]", "rows of 64 tokens for 0.01 of 12 "),

@@ -189,14 +189,14 @@ def check_steps(config: Config) -> None:
             f"outer.start is {outer.start} and outer.every {outer.every}, so none of the {train.steps} steps "
             "(train.steps) would have an outer step, and wml be what dml is; expected one at least; lower outer.start"
         )
-    lengths = {"train.steps": train.steps} | ({"mutual.teacher_steps": mutual.teacher_steps or train.steps})
+    lengths = {"train.steps": train.steps, "mutual.teacher_steps": mutual.teacher_steps or train.steps}
     rises = [("train.warmup_steps", train.warmup_steps, name, steps) for name, steps in lengths.items()]
     rises.append(("mutual.kl_warmup_steps", mutual.kl_warmup_steps, "train.steps", train.steps))
     for key, rise, name, steps in rises:
         if rise > steps:
             raise UserError(
-                f"{key} is {rise} and {name} {steps}, so what rises over these steps would end at {steps / rise:.0%} "
-                f"of its value; expected at most {steps}; lower {key}, or raise {name}"
+                f"{key} is {rise} and {name} {steps}, so what rises over these steps would end at "
+                f"{100 * steps / rise:.0f} % of its value; expected at most {steps}; lower {key}, or raise {name}"
             )
     done = 0.0
     for share, size in config.data.block_schedule:
