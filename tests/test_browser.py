@@ -114,8 +114,7 @@ def test_the_navigation_leads_to_the_sections(opened: Watched) -> None:
         link.click()
         target = opened.page.locator(link.get_attribute("href"))
         assert target.count() == 1
-    opened.page.wait_for_timeout(800)  # the page scrolls smoothly
-    assert opened.page.evaluate("scrollY") > 100
+    opened.page.wait_for_function("scrollY > 100")  # it scrolls smoothly; not within half a minute: an error
 
 
 @pytest.mark.parametrize("opened", ["desk"], indirect=True)

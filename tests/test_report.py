@@ -316,7 +316,7 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     assert found.headline.startswith("Not shown by accuracy on nursery") and found.headline.endswith(
         "In dev loss (nats a scored token, lower is better) wml is behind distill (best peer +0.027, ensemble +0.027)."
     )
-    assert any("near 100 %" in one for one in found.basis) and sentence in found.basis
+    assert any("near 100 %" in one for one in found.basis) and found.basis[-1] == sentence
     better = given(folder, scores, losses={"wml": lower, "distill": higher})
     assert better.headline.endswith(" wml is ahead of distill (best peer -0.027, ensemble -0.027).")
     apart = {"wml": [2.16, 2.05, 2.10], "distill": [2.13, 2.11, 2.08]}  # differences 0.03, -0.06, 0.02

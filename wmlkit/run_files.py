@@ -77,7 +77,7 @@ class Run:
     @property
     def flops(self) -> float:
         """What the run took, its teacher's training included; NaN where that is unknown."""
-        of_teacher = self.teacher.get("flops", 0.0)
+        of_teacher = self.teacher.get("flops", None if self.arm == "distill" else 0.0)
         return math.nan if of_teacher is None else float(self.done["flops"] + of_teacher)
 
     @property
