@@ -77,10 +77,13 @@ def train_run(out):
     train.run(smoke(train__steps=24), out)
 
 def evaluate_run(out):
+    if not out.exists():  # trained once, before anything is killed; a kill leaves no half of the copy
+        copy = out.with_name("copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(Path(sys.argv[3]), copy)
+        copy.rename(out)
     config = smoke()
     folder = train.run_folder(config, out)
-    if not folder.exists():  # trained once, before anything is killed
-        shutil.copytree(Path(sys.argv[3]), out, dirs_exist_ok=True)
     study.evaluate_all(folder, config.updated({"evaluate.per_paradigm": 40}), out)
 
 def study_run(out):
