@@ -280,9 +280,16 @@ def test_an_ablation_that_changes_no_run_is_refused(config, key):
 
 
 def test_an_ablation_that_its_arm_does_not_read_is_refused(config):
-    for own in ({"mutual.teacher_size": "peer"}, {"mutual.arm": "independent", "mutual.ce_weight": "peer"}):
+    for own in (
+        {"mutual.teacher_size": "peer"},
+        {"mutual.arm": "independent", "mutual.ce_weight": "peer"},
+        {"mutual.arm": "distill", "mutual.frozen_teacher": True},  # beside distill alone it would be the same run
+        {"model.family": "llama", "model.objective": "clm", "train.mask_ratio": 0.5},
+    ):
         base = config.updated({"ablations.base": {"mutual.arm": own.get("mutual.arm", "wml")}})
-        with pytest.raises(UserError, match="ablations.settings has .*, which arm '.*' does not read; .* leave it out"):
+        with pytest.raises(
+            UserError, match=rf"settings has {[*own][-1]}, which a run of arm '.*' .* does not read; exp"
+        ):
             plan(base.updated({"ablations.settings": [own]}), "ablations")
     with pytest.raises(UserError, match="names arm 'teacher', which no table compares"):
         plan(config.updated({"ablations.settings": [{"mutual.arm": "teacher", "mutual.num_peers": 1}]}), "ablations")

@@ -36,10 +36,11 @@ def check_changes(config: Config) -> None:
                     f"{', '.join(get_args(Arm))}; a teacher is trained for arm distill"
                 )
         one = ablation_base(config).updated(own)
-        if own and one != ablation_base(config) and not changes(one.resolved(), ablation_base(config)):
+        unread = [key for key in own if key in idle_keys(one.resolved())]
+        if unread:
             raise UserError(
-                f"ablations.settings has {', '.join(own)}, which arm {one.mutual.arm!r} does not read; expected a "
-                "change of what these runs do; leave it out, or set mutual.arm beside it"
+                f"ablations.settings has {', '.join(unread)}, which a run of arm {one.mutual.arm!r} and objective "
+                f"{one.model.objective!r} does not read; expected changes of what it does; leave that out"
             )
 
 

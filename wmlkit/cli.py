@@ -134,7 +134,10 @@ def evaluate(
     pairs: Annotated[Path | None, typer.Option(**A_PATH, help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="babylm2024-released, -fixed, babylm2025, babylm2026; default: the run's, else babylm2025."),
+        typer.Option(
+            help="babylm2024-released, -fixed, babylm2025, babylm2026 (glue: as babylm2025); default: the run's for "
+            "that suite, else babylm2025."
+        ),
     ] = None,
     ties: Annotated[
         str | None, typer.Option(help="half, first, random or protocol; default: as the run has, else half.")

@@ -85,8 +85,8 @@ def item_bootstrap(items: pd.DataFrame, rng: np.random.Generator, resamples: int
 
     `items` is that of `paired_items`. All seeds score the same items, so an item's difference is its mean over the
     seeds, and is drawn or not for all of them at once, and so are the copies of a pair, as EWoK has one of each with
-    its sentences swapped. The statistic is the macro mean over paradigms. It says how
-    much the choice of items matters for these very runs, nothing about other seeds.
+    its sentences swapped. The statistic is the macro mean over paradigms. It says how much the choice of items matters
+    for these very runs, nothing about other seeds.
     """
     if items.empty:
         return np.nan, np.nan

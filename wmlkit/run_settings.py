@@ -46,8 +46,8 @@ def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str
         return ""
     there: dict[str, Any] = {}
     for run in main:
-        read = {key: value for key, value in all_settings(run.config).items() if key not in idle_keys(run.config)}
-        there = read | there
+        idle = idle_keys(run.config)
+        there = {key: value for key, value in all_settings(run.config).items() if key not in idle} | there
     own = {key: value for key, value in all_settings(config.resolved()).items() if key in there}
     corpora = own["data.corpus"], there["data.corpus"]
     for settings in (own, there):
@@ -91,14 +91,14 @@ def _settings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     precision that it was trained in included."""
     saved, teachers, settings = _saved_searches(runs), _given_teachers(runs), []
     for run in runs:
-        flat, name = all_settings(run.config), run.folder.name
+        own, name = all_settings(run.config), run.folder.name
         for key in (*OF_EACH_RUN, *PLACES, *idle_keys(run.config)):
-            flat.pop(key, None)
+            own.pop(key, None)
         if name in saved:
-            flat["search.saved"] = saved[name]
-        if name in teachers and "mutual.teacher" in flat:
-            flat["mutual.teacher"] = teachers[name]
-        settings.append({**flat, **made_with(run)})
+            own["search.saved"] = saved[name]
+        if name in teachers and "mutual.teacher" in own:
+            own["mutual.teacher"] = teachers[name]
+        settings.append({**own, **made_with(run)})
     return settings
 
 
