@@ -57,6 +57,15 @@ def test_a_study_prints_its_folders_and_is_collected(studied, monkeypatch):
     assert noted["command"] == f"wmlkit study collect --preset smoke --out {out.name}"
 
 
+def test_a_finished_run_that_lacks_the_curve_asked_for_is_told(studied):
+    out, first = studied
+    asked = [*TINY, "--set", "evaluate.per_paradigm=2", "--set", "evaluate.curve=[1]", "--out", out]
+    lacking = "lacks 1 of 2 points of its learning curve (evaluate.curve), the first is words-0000000001"
+    for command in (["study", "run", *ONE_RUN], ["train", "--arm", "independent", "--peers", "1", "--seed", "0"]):
+        printed, told = wmlkit(*command, *asked)
+        assert printed == first and told.count(lacking) == 1
+
+
 def test_a_report_can_be_written_elsewhere_too(studied, tmp_path, monkeypatch):
     """What is on the page has its own tests; its figures would take most of this one's time."""
     out, _ = studied
@@ -79,7 +88,7 @@ def test_search_tells_people_a_line_a_peer(studied, method):
     assert distance.startswith("distance ")
 
 
-def test_a_study_tells_what_says_nothing_of_its_runs():
+def test_a_study_tells_what_says_nothing_of_its_runs(monkeypatch):
     plain = wmlkit("study", "plan", "--preset", "smoke")
     told = wmlkit("study", "plan", "--preset", "smoke", "--set", "mutual.num_peers=3", "--set", "train.lr=0.1")
     assert told == (plain[0], "wmlkit: mutual.num_peers says nothing of these runs; study.runs does\n")
@@ -88,6 +97,9 @@ def test_a_study_tells_what_says_nothing_of_its_runs():
         "study", "plan", "--preset", "smoke", "--ablations", "--set", "train.seed=3", "--set", "mutual.arm=dml"
     )
     assert base[1] == "wmlkit: train.seed says nothing of these runs; ablations.seeds does\n" and "dml" in base[0]
+    monkeypatch.setattr("wmlkit.submit.submit", lambda *arguments, **more: [])
+    submitted = wmlkit("study", "submit", "--shards", 1, "--preset", "smoke", "--set", "mutual.num_peers=3")
+    assert submitted == ("", told[1])
 
 
 def test_search_for_a_size_of_vocabulary_needs_no_corpus(tmp_path):

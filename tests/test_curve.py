@@ -12,7 +12,7 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs
-from wmlkit.evaluate.curve import points_passed
+from wmlkit.evaluate.curve import points_lacking, points_passed
 from wmlkit.evaluate.pairs import check_window, load_peers, read_pairs
 from wmlkit.evaluate.suites import pairs_folder
 from wmlkit.identity import run_hash
@@ -175,5 +175,15 @@ def test_missing_pairs_are_found_before_training(tmp_path):
 
 
 def test_a_teacher_has_no_curve(out):
-    folder = train.run(config(mutual__arm="teacher", mutual__num_peers=1), out)
-    assert not paths.curve(folder).exists()
+    settings = config(mutual__arm="teacher", mutual__num_peers=1)
+    folder = train.run(settings, out)
+    assert not paths.curve(folder).exists() and points_lacking(settings, folder) == []
+
+
+def test_a_curve_asked_of_a_finished_run_is_told_to_be_lacking(curved):
+    """Points behind the end of the run are not asked for: 1,000,000 words are more than it reads."""
+    assert points_lacking(config(), curved) == []
+    assert points_lacking(config(evaluate__curve=[]), curved) == []
+    (told,) = points_lacking(config(evaluate__curve=[300, 500, 600, 1_000_000]), curved)
+    assert "lacks 2 of 4 points" in told and "words-0000000500" in told and "train --force" in told
+    assert points_lacking(config(evaluate__curve=[500], data__corpus="elsewhere"), curved) == []

@@ -108,6 +108,7 @@ def train(
     """Train one run, go on with it, or return it if it is done; prints its folder."""
     from accelerate import PartialState
 
+    from .evaluate.curve import points_lacking
     from .runs import unfinished_beside
     from .study import progress_line
     from .train import run, run_folder, settled
@@ -119,6 +120,8 @@ def train(
             say(sentence)
     folder = run(config, paths.output(out), progress=lambda row: say(progress_line(config, row)), force=force)
     if PartialState().is_main_process:
+        for sentence in points_lacking(config, folder):
+            say(f"wmlkit: {sentence}")
         print(folder)
 
 

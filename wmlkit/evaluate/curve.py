@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from .. import checkpoint, paths
 from ..config import Config
 from ..errors import UserError
+from ..run_files import read_object
 from ..state import State
 from .pairs import check_window, evaluate_pairs, read_pairs
 from .suites import pairs_folder
@@ -30,18 +31,38 @@ def points_passed(curve: Sequence[int], before: int, after: int, last: bool) -> 
     return [*passed, (END, None)] if last and curve else passed
 
 
+def curve_suites(config: Config) -> list[str]:
+    """The suites of a run's learning curve; none where it gets no curve.
+
+    The teacher of `distill` is no arm and gets none. The nursery's pairs ask nothing of models of other text, whose
+    tokenizer may not even fit them into a row.
+    """
+    if not config.evaluate.curve or config.mutual.arm == "teacher":
+        return []
+    return [suite for suite in config.evaluate.suites if suite != "nursery" or config.data.corpus == "nursery"]
+
+
+def points_lacking(config: Config, folder: Path) -> list[str]:
+    """A sentence where a finished run lacks points of the curve that `config` asks for: only training makes them."""
+    passed = points_passed(config.evaluate.curve, 0, read_object(folder / "done.json", ("words",))["words"], True)
+    lacking = [name for name, _ in passed if not (paths.curve(folder) / f"{name}.json").is_file()]
+    if not lacking or not curve_suites(config):
+        return []
+    return [
+        f"{folder.name} is trained and lacks {len(lacking)} of {len(passed)} points of its learning curve "
+        f"(evaluate.curve), the first is {lacking[0]}; only training it again makes them (wmlkit train --force)"
+    ]
+
+
 def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Recorder | None:
     """A function of (state after a step, words before it, whether it was the last) that scores what is due; None: off.
 
     It writes ``curve/<point>.json`` into the run folder and returns the seconds that this took. A point that is
     passed again after an interruption is written again, the same. The pairs are read here once, so that a mistake
-    in them, or one too long for the students, is found before training. The teacher of `distill` is no arm and gets no
-    curve, and the nursery's pairs are scored for the nursery's text only.
+    in them, or one too long for the students, is found before training.
     """
-    chosen = config.evaluate
-    # The nursery's pairs ask nothing of models of other text, whose tokenizer may not even fit them into a row.
-    wanted = [suite for suite in chosen.suites if suite != "nursery" or config.data.corpus == "nursery"]
-    if not chosen.curve or not wanted or config.mutual.arm == "teacher":
+    chosen, wanted = config.evaluate, curve_suites(config)
+    if not wanted:
         return None
     try:
         suites = {suite: pairs_folder(config, suite, out) for suite in wanted}
