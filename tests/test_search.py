@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +26,6 @@ from wmlkit.errors import UserError
 from wmlkit.models import build_model, hidden_states, lm_logits
 from wmlkit.search import (
     count_parameters,
-    nearest_first,
     search_students,
     space_of,
     students,
@@ -332,13 +330,6 @@ def test_exact_search_looks_at_sizes_and_builds_few_shapes(monkeypatch):
     found = search_students(BASE, 4, wide, *RELEASED_ARGUMENTS)
     assert all(abs(f.error) < 1e-3 for f in found)
     assert len(made) < 3 * 2048  # two counts a width, and a handful of shapes
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=400))
-def test_nearest_first_is_a_stable_sort(values):
-    distance = np.array(values)
-    assert list(nearest_first(distance)) == np.argsort(distance, kind="stable").tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

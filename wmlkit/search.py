@@ -260,20 +260,9 @@ def search_students(
     return found
 
 
-def nearest_first(distance: NDArray[np.int64]) -> Iterator[int]:
-    """Places of `distance` in ascending order, equal ones in their own; sorted in growing blocks, as few are used."""
-    size, done = 64, 0
-    while done < len(distance):
-        places = np.arange(len(distance))
-        if size < len(distance):
-            places = np.flatnonzero(distance <= np.partition(distance, size)[size])  # with all that tie at the edge
-        order = places[np.argsort(distance[places], kind="stable")]
-        yield from order[done:].tolist()
-        size, done = 16 * size, len(order)
-
-
 def _nearest(space: Space, distance: NDArray[np.int64], allowed: Allowed | None) -> Iterator[Student]:
-    shapes = (space.student(place) for place in nearest_first(distance))
+    """The shapes by their `distance`; equally near ones in the order of the space."""
+    shapes = (space.student(place) for place in np.argsort(distance, kind="stable").tolist())
     return (s for s in shapes if allowed is None or allowed(s))
 
 
