@@ -289,11 +289,7 @@ def window_length(model: PreTrainedModel) -> int:
 
 def body_parameters(model: PreTrainedModel) -> int:
     """Parameters that every token passes through: all but the token and position embeddings."""
-    embeddings = {id(model.get_input_embeddings().weight)}
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            embeddings.add(id(module.weight))
-    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    return model.num_parameters(exclude_embeddings=True)
 
 
 def objective_of_class(name: str) -> Objective | None:

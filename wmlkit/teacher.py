@@ -142,7 +142,7 @@ def _opened(
         )
     model = frozen_model(folder, who, config, tokenizer)
     model.to(device.device)  # type: ignore[arg-type]  # transformers wraps `to` in a type that loses its arguments
-    record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    record["parameters"] = model.num_parameters()
     return Teacher(AtPositions(model, config.train.compile), 2.0 * body_parameters(model), record)
 
 

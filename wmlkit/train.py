@@ -346,7 +346,7 @@ def _finish(
             "seconds": state.seconds,
             "peer_weights": state.ensemble_weights.tolist(),
             "best_peer": best + 1,
-            "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
+            "parameters": [model.num_parameters() for model in state.models],
             "flops": flops,
             "peak_memory": peak_memory(device.device),
             **state.clipped_shares,

@@ -210,7 +210,7 @@ def bench_step(name: str = "small", repeats: int = 7) -> dict[str, Any]:
         "vocab_size": setting.vocab_size,
         "tokens": tokens,
         "scored": len(work.batch.scored),
-        "parameters": [sum(p.numel() for p in model.parameters()) for model in work.models],
+        "parameters": [model.num_parameters() for model in work.models],
         "repeats": repeats,
         "threads": torch.get_num_threads(),
         "variants": rows(times, memory),

@@ -98,7 +98,7 @@ def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run]
         "tokens": batch.tokens,
         "scored": len(batch.scored),
         "vocab_size": len(tokenizer),
-        "parameters": [sum(p.numel() for p in model.parameters()) for model in state.models],
+        "parameters": [model.num_parameters() for model in state.models],
         "flop_of_a_step": sum(6.0 * body_parameters(model) for model in state.models) * batch.tokens,
         "hypergradient": config.outer.hypergradient,
         "every": config.outer.every,
