@@ -103,7 +103,6 @@ def test_batches_do_not_change_the_result(tokenizer: PreTrainedTokenizerFast, mo
     whole = [ids.tolist() for ids in encode.encode_documents(tokenizer, DOCUMENTS)]
     lines = [line for document in DOCUMENTS for line in document]
     assert encode.count_tokens(tokenizer, lines) == sum(map(len, whole)) - len(DOCUMENTS) - len(lines)
-    monkeypatch.setattr(encode, "CHARACTERS_A_BATCH", 1)
     monkeypatch.setattr(tokenizer_module, "CHARACTERS_A_BATCH", 20)
     assert [ids.tolist() for ids in encode.encode_documents(tokenizer, iter(DOCUMENTS))] == whole
     assert encode.count_tokens(tokenizer, lines) == sum(map(len, whole)) - len(DOCUMENTS) - len(lines)

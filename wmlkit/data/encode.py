@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from .. import paths
 from ..errors import UserError
-from .tokenizer import CHARACTERS_A_BATCH, line_batches, plain_backend, tokenizer_hash
+from .tokenizer import plain_backend, text_batches, tokenizer_hash
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known
@@ -135,35 +134,22 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[lis
     backend = plain_backend(tokenizer)
     dtype = DTYPES[token_dtype(len(tokenizer))]
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    waiting: list[list[str]] = []
-    characters = 0
-    for document in documents:
-        waiting.append(document)
-        characters += sum(map(len, document))
-        if characters >= CHARACTERS_A_BATCH:
-            yield from _encode_batch(backend, waiting, start, end, dtype)
-            waiting, characters = [], 0
-    yield from _encode_batch(backend, waiting, start, end, dtype)
-
-
-def _encode_batch(
-    backend: Tokenizer, documents: list[list[str]], start: int, end: int, dtype: np.dtype
-) -> Iterator[np.ndarray]:
-    lines = [line for document in documents for line in document]
-    encoded = iter(backend.encode_batch_fast(lines, add_special_tokens=False))
-    for document in documents:
-        ids = [start]
-        for _ in document:
-            ids.extend(next(encoded).ids)
-            ids.append(end)
-        yield np.array(ids, dtype=dtype)
+    for batch in text_batches(documents, lambda document: sum(map(len, document))):
+        lines = [line for document in batch for line in document]
+        encoded = iter(backend.encode_batch_fast(lines, add_special_tokens=False))
+        for document in batch:
+            ids = [start]
+            for _ in document:
+                ids.extend(next(encoded).ids)
+                ids.append(end)
+            yield np.array(ids, dtype=dtype)
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> int:
     """Tokens in `lines`, without start and end tokens."""
     backend = plain_backend(tokenizer)
     total = 0
-    for batch in line_batches(lines):
+    for batch in text_batches(lines):
         total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
     return total
 

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Set here and nowhere else, before the library is imported: threads for training and batches, and no warning
 # when a notebook starts a shell command afterwards.
@@ -35,6 +35,7 @@ MIN_FREQUENCY = 2
 CHARACTERS_A_BATCH = 1 << 20
 # The library's time to learn grows with the square of a word's length, and a damaged line may be one word.
 LONGEST_WORD = 1000
+Text = TypeVar("Text", bound=Sized)
 _WITHOUT_END = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 
 
@@ -75,7 +76,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(line_batches(map(_broken_up, lines)), trainer=trainer)
+    backend.train_from_iterator(text_batches(map(_broken_up, lines)), trainer=trainer)
     backend.post_processor = processors.RobertaProcessing(
         sep=(EOS, SPECIAL_TOKENS.index(EOS)), cls_token=(BOS, SPECIAL_TOKENS.index(BOS)), add_prefix_space=False
     )
@@ -130,13 +131,13 @@ def _broken_up(line: str) -> str:
     return _WITHOUT_END.sub(r"\g<0> ", line)
 
 
-def line_batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    """`lines` in lists of about `CHARACTERS_A_BATCH` characters."""
-    batch: list[str] = []
+def text_batches(texts: Iterable[Text], size: Callable[[Text], int] = len) -> Iterator[list[Text]]:
+    """Lines, or documents of lines, in lists of about `CHARACTERS_A_BATCH` characters; size: characters of one."""
+    batch: list[Text] = []
     characters = 0
-    for line in lines:
-        batch.append(line)
-        characters += len(line)
+    for text in texts:
+        batch.append(text)
+        characters += size(text)
         if characters >= CHARACTERS_A_BATCH:
             yield batch
             batch, characters = [], 0
