@@ -14,7 +14,9 @@ from typing import Literal
 from torch import Tensor
 
 from ..losses import MutualOptions
+from ..settings import ReplayConfig
 
+RELEASED = ReplayConfig()  # its defaults are the released values
 Mode = Literal["mutual", "teacher"]  # whom students learn from: one another, or a teacher, each for itself
 
 
@@ -100,25 +102,22 @@ def repairs() -> dict[str, Case]:
     return rungs | {"none": cases()["none"]}
 
 
-def _warmup_cosine(epoch: float, high: float, low: float, warmup: int, decay: int) -> float:
+def epoch_learning_rate(epoch: float, replay: ReplayConfig = RELEASED) -> float:
+    """gamma in (0-based) epoch `epoch`: 0 at epoch 0, `lr` after `warmup_epochs`, `min_lr` from `decay_epochs` on."""
+    return _warmup_cosine(epoch, replay.lr, replay.min_lr, replay)
+
+
+def outer_step_size(epoch: float, replay: ReplayConfig = RELEASED) -> float:
+    """eta of the mirror descent after epoch `epoch`; the same curve, so the first outer problem changes nothing."""
+    return _warmup_cosine(epoch, replay.step_size, replay.min_step_size, replay)
+
+
+def _warmup_cosine(epoch: float, high: float, low: float, replay: ReplayConfig) -> float:
+    warmup, decay = replay.warmup_epochs, replay.decay_epochs
     if epoch < warmup:
         return high * epoch / warmup
     done = min(1.0, (epoch - warmup) / (decay - warmup))
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def epoch_learning_rate(
-    epoch: float, lr: float = 1e-3, min_lr: float = 1e-4, warmup: int = 5, decay: int = 50
-) -> float:
-    """gamma in (0-based) epoch `epoch`: 0 at epoch 0, `lr` after `warmup` epochs, `min_lr` from `decay` on."""
-    return _warmup_cosine(epoch, lr, min_lr, warmup, decay)
-
-
-def outer_step_size(
-    epoch: float, step_size: float = 0.25, min_step_size: float = 0.0025, warmup: int = 5, decay: int = 50
-) -> float:
-    """eta of the mirror descent after epoch `epoch`; the same curve, so the first outer problem changes nothing."""
-    return _warmup_cosine(epoch, step_size, min_step_size, warmup, decay)
 
 
 def released_outer_gradient(ce: Tensor, num_batches: int, clip: float) -> Tensor:

@@ -120,8 +120,7 @@ def imitation_loss(logits: Sequence[Tensor], teacher: Tensor, alpha: float) -> M
 
 
 def _optimizer_step(state: State, setting: Setting, epoch: float) -> float:
-    replay, clip = setting.config.replay, setting.config.train.grad_clip
-    lr = epoch_learning_rate(epoch, replay.lr, replay.min_lr, replay.warmup_epochs, replay.decay_epochs)
+    lr, clip = epoch_learning_rate(epoch, setting.config.replay), setting.config.train.grad_clip
     for peer, optimizers in zip(state.peers, state.optimizers, strict=True):
         if clip:
             torch.nn.utils.clip_grad_norm_(peer.parameters(), clip)
@@ -155,7 +154,7 @@ def outer_parts(state: State, batch: Batch, outer: Batch, setting: Setting, inne
 def outer_problem(state: State, setting: Setting, epoch: int, inner_lr: float) -> dict[str, Any]:
     """Mirror descent on the weights over the micro-batches of the outer text."""
     replay, config, defects = setting.config.replay, setting.config, setting.defects
-    eta = outer_step_size(epoch, replay.step_size, replay.min_step_size, replay.warmup_epochs, replay.decay_epochs)
+    eta = outer_step_size(epoch, replay)
     device, count = setting.device.device, replay.micro_batches
     total, ratios, gradient = torch.zeros(len(state.peers)), [], torch.zeros(len(state.peers))
     for number in range(count):
