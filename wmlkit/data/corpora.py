@@ -226,18 +226,15 @@ def _archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
 
 
 def _digest(container: Path, name: str) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    size = 0
+    """Size in bytes and SHA-256."""
     try:
         with open_binary(container, name) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-                size += len(block)
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            return file.tell(), checksum
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise UserError(
             f"{name} in {container} cannot be read ({error}); expected a readable text file; copy it again"
         ) from None
-    return size, digest.hexdigest()
 
 
 def read_lines(file: TextFile) -> Iterator[str]:

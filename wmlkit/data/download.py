@@ -219,6 +219,4 @@ def git_blob_id(path: Path) -> str:
     """The id under which git stores the content of a file: SHA-1 of ``blob <size>``, a zero byte, the content."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
