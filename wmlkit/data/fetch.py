@@ -261,18 +261,14 @@ def _record(name: str, corpus: Path, sources: Mapping[str, Remote]) -> None:
 
 def _texts(rows: Iterable[Mapping[str, Any]], column: str, repository: str) -> Iterator[str]:
     """The text of each row. Raises UserError where the stream breaks."""
-    remaining = iter(rows)
-    while True:
-        try:
-            row = next(remaining)
-        except StopIteration:
-            return
-        except Exception as error:  # of the library, or of the network below it
-            raise UserError(
-                f"the dataset {repository!r} broke off ({first_line(error)}); nothing of it is kept; check the "
-                "connection and fetch it again"
-            ) from None
-        yield str(row[column] or "").strip("\n")
+    try:
+        for row in rows:
+            yield str(row[column] or "").strip("\n")
+    except Exception as error:  # of the library, or of the network below it
+        raise UserError(
+            f"the dataset {repository!r} broke off ({first_line(error)}); nothing of it is kept; check the connection "
+            "and fetch it again"
+        ) from None
 
 
 def fetch_hub(repository: str, out: Path, revision: str | None = None, column: str = "text") -> Path:
