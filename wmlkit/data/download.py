@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,7 +197,7 @@ def _bar(url: str, start: int, total: int) -> Any:
         unit="B",
         unit_scale=True,
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=None,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -293,7 +292,7 @@ def _encode_splits(
 
 
 def _progress(items: Iterable[T], what: str, unit: str) -> Iterable[T]:
-    return tqdm(items, desc=what, unit=f" {unit}", leave=False, mininterval=0.5, disable=not sys.stderr.isatty())
+    return tqdm(items, desc=what, unit=f" {unit}", leave=False, mininterval=0.5, disable=None)
 
 
 def _seal(folder: Path, source: Source, settings: dict[str, Any], content: str, notes: list[str]) -> None:
