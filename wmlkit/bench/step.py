@@ -79,11 +79,6 @@ class Work:
     def leaves(self) -> list[Tensor]:
         return [p for model in self.models for p in model.parameters()]
 
-    def clear(self) -> None:
-        """Let go of all gradients."""
-        for leaf in self.leaves:
-            leaf.grad = None
-
 
 def make_work(name: str) -> Work:
     """The work of a setting, on the device that `setup` chooses, float32."""
