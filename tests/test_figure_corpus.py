@@ -176,8 +176,8 @@ def test_points_stand_at_the_names_of_their_domains() -> None:
 
 
 def test_another_split_is_named() -> None:
-    with pytest.raises(UserError, match="no rows of 'dev'; expected some \\(it has train\\)"):
-        figure_corpus.plot_line_lengths(lengths(), "dev")
+    with pytest.raises(UserError, match="no rows of 'train'; expected some \\(it has dev\\)"):
+        figure_corpus.plot_line_lengths(lengths().assign(split="dev"))
 
 
 def test_the_report_names_them_after_the_method(tmp_path: Path) -> None:

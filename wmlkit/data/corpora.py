@@ -201,14 +201,14 @@ def _describe(name: str, container: Path, names: list[str]) -> Source:
     return Source(name, tuple(files), tuple(skipped))
 
 
-def few(names: Sequence[str], shown: int = 3) -> str:
-    """The first names and how many more there are.
+def few(names: Sequence[str]) -> str:
+    """The first three names and how many more there are.
 
     >>> few(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def open_binary(container: Path, name: str) -> BinaryIO:

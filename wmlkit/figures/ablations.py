@@ -11,15 +11,15 @@ from .style import ARM_COLOURS, COLUMN, finish, new_axes, styled
 
 
 @styled
-def plot_ablations(table: pd.DataFrame, suite: str, member: str = "mean_peer", ax: Axes | None = None) -> Axes:
-    """Differences from the base of T8 (`ablation_table.ablation_table`) for one suite and member, an ablation a line.
+def plot_ablations(table: pd.DataFrame, suite: str, ax: Axes | None = None) -> Axes:
+    """Differences from the base of T8 (`ablation_table.ablation_table`) for the mean peer on one suite, a line each.
 
     Diamonds: mean over seeds; bars: its 95 % t-interval over seeds; grey dots: the seeds. Filled where the interval
     leaves out 0. Raises UserError where there is no such row.
     """
-    rows = table[(table["suite"] == suite) & (table["member"] == member) & table["difference"].notna()]
+    rows = table[(table["suite"] == suite) & (table["member"] == "mean_peer") & table["difference"].notna()]
     if rows.empty:
-        raise UserError(f"the ablations have no {member} on {suite}; expected a suite and member of T8; choose others")
+        raise UserError(f"the ablations have no mean_peer on {suite}; expected a suite of T8; choose another")
     rows = rows[rows["protocol"].fillna("") == rows["protocol"].fillna("").iloc[0]].iloc[::-1].reset_index(drop=True)
     ax = new_axes(ax, COLUMN, 1.05 + 0.19 * len(rows))
     ax.axvline(0, color="0.4", linewidth=0.8, zorder=1)

@@ -22,13 +22,13 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
 
 
 @styled
-def plot_line_lengths(lengths: pd.DataFrame, split: str = "train", ax: Axes | None = None) -> Axes:
-    """Percent of a domain's lines with at most so many words, of `statistics.line_lengths`; one split of the source.
+def plot_line_lengths(lengths: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Percent of a domain's training lines with at most so many words, of `statistics.line_lengths`.
 
     Cumulative, because the classes of length differ in width. The last, open class lies outside the picture.
     """
     ax = new_axes(ax, COLUMN, 2.7)
-    for rows, look in _by_domain(lengths, "lines", split):
+    for rows, look in _by_domain(lengths, "lines"):
         rows = rows.dropna(subset=["up_to"])
         ax.plot(rows["up_to"], 100 * rows["share"], markersize=3, **look)
     ax.set_xscale("log")
@@ -42,11 +42,12 @@ def plot_line_lengths(lengths: pd.DataFrame, split: str = "train", ax: Axes | No
 
 
 @styled
-def plot_vocabulary_growth(growth: pd.DataFrame, split: str = "train", ax: Axes | None = None) -> Axes:
-    """Distinct words against words read, of `statistics.vocabulary_growth`: the last four decades, logarithmic."""
+def plot_vocabulary_growth(growth: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Distinct words against words of training text read, of `statistics.vocabulary_growth`: the last four decades,
+    logarithmic."""
     ax = new_axes(ax, COLUMN, 2.7)
-    growth = growth[(growth["split"] == split) & (growth["words"] * 10_000 >= growth["words"].max())]
-    for rows, look in _by_domain(growth, "words", split):
+    growth = growth[(growth["split"] == "train") & (growth["words"] * 10_000 >= growth["words"].max())]
+    for rows, look in _by_domain(growth, "words"):
         ax.plot(rows["words"], rows["distinct"], markersize=3, **look)
     first, most = growth["words"].min(), growth["distinct"].max()
     ax.plot([first, most], [first, most], color="black", linewidth=0.8, linestyle=":")
@@ -66,7 +67,7 @@ def plot_vocabulary_growth(growth: pd.DataFrame, split: str = "train", ax: Axes 
 @styled
 def plot_domain_mix(mix: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Share of each domain in the words of training, held-out and dev text, of `statistics.domain_mix`."""
-    shown = _largest(mix, "words", "train")
+    shown = _largest(mix, "words")
     ax = new_axes(ax, 0.65 * TEXT, 0.9 + 0.3 * len(shown))
     splits = [split for split in SPLITS if split in set(mix["split"])]
     for number, (split, colour) in enumerate(zip(splits, sequence(len(splits)), strict=True)):
@@ -83,7 +84,7 @@ def plot_domain_mix(mix: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def plot_fertility(corpora: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Tokens a word by domain, before and after cleaning and in dev text, of T1 (`wmlkit.tables.corpora`)."""
     domains = corpora[corpora["domain"] != "all"]
-    shown = _largest(domains.assign(words=domains["words_after"]), "words", "train")
+    shown = _largest(domains.assign(words=domains["words_after"]), "words")
     ax = new_axes(ax, COLUMN, 0.9 + 0.3 * len(shown))
     before: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": COLOURS[7]}
     after: dict[str, Any] = {"marker": "o", "color": COLOURS[0]}
@@ -118,22 +119,22 @@ def _domains_axis(ax: Axes, shown: list[str]) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def _by_domain(table: pd.DataFrame, size: str, split: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
-    """The rows of each domain that is shown, and its look."""
-    rows = table[table["split"] == split]
-    looks = zip(_largest(table, size, split), COLOURS, _MARKERS, strict=False)
+def _by_domain(table: pd.DataFrame, size: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """The training rows of each domain that is shown, and its look."""
+    rows = table[table["split"] == "train"]
+    looks = zip(_largest(table, size), COLOURS, _MARKERS, strict=False)
     return [
         (rows[rows["domain"] == domain], {"color": colour, "marker": marker, "label": _shown(domain)})
         for domain, colour, marker in looks
     ]
 
 
-def _largest(table: pd.DataFrame, size: str, split: str) -> list[str]:
-    """The domains of `split` in the order of their names; of more than `MOST_DOMAINS`, the largest by `size`."""
-    rows = table[table["split"] == split]
+def _largest(table: pd.DataFrame, size: str) -> list[str]:
+    """The domains of training text by their names; of more than `MOST_DOMAINS`, the largest by `size`."""
+    rows = table[table["split"] == "train"]
     if rows.empty:
         found = ", ".join(map(str, table["split"].unique())) or "no split"
-        raise UserError(f"the table has no rows of {split!r}; expected some (it has {found}); choose another split")
+        raise UserError(f"the table has no rows of 'train'; expected some (it has {found}); give the whole table")
     sizes = rows.groupby("domain")[size].max()
     return sorted(sizes.sort_values(ascending=False, kind="stable").index[:MOST_DOMAINS])
 

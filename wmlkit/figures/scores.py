@@ -80,16 +80,15 @@ def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | N
 
 
 @styled
-def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | None = None) -> Axes:
-    """F7: `evaluations.protocol_table` of one suite: the score of `member` of the same models under every protocol.
+def plot_protocols(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """F7: `evaluations.protocol_table` of one suite: the score of the same best peers under every protocol.
 
     Black marks are what the protocol says of a perfect scorer, where the table has it: on these pairs, and on each
     pair followed by its swapped copy.
     """
     expect_one(scores, "suite")
-    shown = results.with_mean_peer(scores)
-    perfect = {name: shown[shown["member"] == name] for name in ("perfect_scorer", "perfect_swapped")}
-    shown = shown[shown["member"] == member]
+    perfect = {name: scores[scores["member"] == name] for name in ("perfect_scorer", "perfect_swapped")}
+    shown = scores[scores["member"] == "best_peer"]
     protocols = sorted(shown["protocol"].unique(), reverse=True)
     arms = arms_of(shown)
     ax = new_axes(ax, 1.4 * COLUMN, 1.15 + 0.14 * len(protocols) * max(len(arms), 2))
@@ -107,7 +106,7 @@ def plot_protocols(scores: pd.DataFrame, member: str = "best_peer", ax: Axes | N
     ax.set_yticks(range(len(protocols)), protocols)
     ax.set_ylim(-0.6, len(protocols) - 0.3)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{member.replace('_', ' ')}: accuracy (%)")
+    ax.set_xlabel("best peer: accuracy (%)")
     return finish(ax, legend=2)
 
 
