@@ -80,10 +80,10 @@ def evaluate_glue(
     unweighted mean over tasks. A single model is member "model", peers are "peer_1" ..., or what `names` calls them.
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
-    plan = _plan(models, tokenizer, folder, protocol, options, objective)
     single = isinstance(models, PreTrainedModel)
     peers = [models] if isinstance(models, PreTrainedModel) else list(models)
     names = names or (["model"] if single else [f"peer_{index}" for index in range(1, len(peers) + 1)])
+    plan = _plan(peers, tokenizer, folder, protocol, options, objective)
     present, rules, folder = plan.present, plan.rules, Path(folder)
     data = {name: _read(folder / name, options.max_train, options.max_valid) for name in sorted(_files(present))}
     trainings = list(dict.fromkeys(_trained(task) for task in present))  # mnli-mm is scored by the model of mnli
@@ -175,7 +175,7 @@ class _Plan:
 
 
 def _plan(
-    models: PreTrainedModel | Sequence[PreTrainedModel],
+    peers: Sequence[PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     protocol: str,
@@ -194,7 +194,6 @@ def _plan(
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1, or nothing for all")
-    peers = [models] if isinstance(models, PreTrainedModel) else list(models)
     objective = objective or objective_of(peers[0])
     folder = Path(folder)
     skipped = {task: reason for task in chosen if (reason := _missing(task, folder))}

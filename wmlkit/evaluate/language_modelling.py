@@ -33,7 +33,7 @@ from ..errors import UserError
 from ..models import max_length
 from ..run_files import known_result, other_format, run_document, run_facts
 from ..settings import Objective
-from .minimal_pairs import check_fit, ensemble_rows, member_names, objective_of
+from .minimal_pairs import check_fit, members_of, objective_of
 from .pairs import load_peers
 from .scoring import score_encoded
 from .spans import Encoded
@@ -79,9 +79,7 @@ def evaluate_text(
     tokenizer knows some of the text only as its unknown token, also "unknown": the share of such tokens.
     Raises UserError for a domain without text or a loss that is not finite.
     """
-    single = isinstance(models, PreTrainedModel)
-    peers = [models] if isinstance(models, PreTrainedModel) else list(models)
-    ensembles = ensemble_rows(member_weights, len(peers), single)
+    peers, ensembles, names = members_of(models, member_weights)
     objective = objective or objective_of(peers[0])
     window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
 
@@ -110,7 +108,6 @@ def evaluate_text(
         )
 
     domains = {domain: read(domain, documents) for domain, documents in texts.items()}
-    names = ["model"] if single else member_names(len(peers))
     members = [_member(name, row, domains) for row, name in enumerate(names)]
     settings = {
         "words_per_domain": words_per_domain,

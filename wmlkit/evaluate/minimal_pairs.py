@@ -59,9 +59,7 @@ def score_sentences(
     Raises UserError for an empty sentence, one longer than a model's window, a tokenizer that does not fit the
     models, or a score that is not finite.
     """
-    single = isinstance(models, PreTrainedModel)
-    peers = [models] if isinstance(models, PreTrainedModel) else list(models)
-    weights = ensemble_rows(member_weights, len(peers), single)
+    peers, weights, names = members_of(models, member_weights)
     objective = objective or objective_of(peers[0])
     if within_word and objective == "clm":
         raise UserError("within_word is for masked models; a causal model never sees later pieces: leave it off")
@@ -105,14 +103,7 @@ def score_sentences(
         totals = totals / np.array([len(item.scored) for item in encoded])
     scores = totals[:, unique_of]
     _check_finite(scores, origins)
-    if single:
-        return scores[0]
-    return dict(zip(member_names(len(peers)), scores, strict=True))
-
-
-def member_names(num_peers: int) -> list[str]:
-    """Names of the rows that a pass over a list of peers gives."""
-    return [*(f"peer_{i + 1}" for i in range(num_peers)), "ensemble", "uniform_ensemble"]
+    return scores[0] if isinstance(models, PreTrainedModel) else dict(zip(names, scores, strict=True))
 
 
 def objective_of(model: PreTrainedModel) -> Objective:
@@ -159,22 +150,28 @@ def _check_words(sentences: Sequence[str], encoded: Sequence[Encoded], origins: 
             )
 
 
-def ensemble_rows(member_weights: Sequence[float] | None, num_peers: int, single: bool) -> np.ndarray:
-    """Weights of "ensemble" (uniform if None) and "uniform_ensemble", (2, P), checked; (0, 1) for a single model."""
-    if single:
+def members_of(
+    models: PreTrainedModel | Sequence[PreTrainedModel], member_weights: Sequence[float] | None
+) -> tuple[list[PreTrainedModel], np.ndarray, list[str]]:
+    """(peers, weights of "ensemble" (uniform if None) and "uniform_ensemble", (2, P), names of all of these): whom a
+    pass over `models` scores. Of a single model the weights are (0, 1) and the name is "model"."""
+    if isinstance(models, PreTrainedModel):
         if member_weights is not None:
             raise UserError("member_weights came with a single model; they weigh a list of peers: pass a list")
-        return np.zeros((0, 1))
-    if not num_peers:
+        return [models], np.zeros((0, 1)), ["model"]
+    peers = list(models)
+    count = len(peers)
+    if not count:
         raise UserError("the list of models is empty; expected at least one model")
-    uniform = np.full(num_peers, 1 / num_peers)
+    uniform = np.full(count, 1 / count)
     weights = uniform if member_weights is None else np.asarray(member_weights, dtype=float)
-    if weights.shape != (num_peers,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+    if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise UserError(
-            f"member_weights are {list(member_weights or [])} for {num_peers} peers; "
+            f"member_weights are {list(member_weights or [])} for {count} peers; "
             "expected one number a peer, none negative, not all zero"
         )
-    return np.stack([weights, uniform])
+    names = [*(f"peer_{i}" for i in range(1, count + 1)), "ensemble", "uniform_ensemble"]
+    return peers, np.stack([weights, uniform]), names
 
 
 def _check_finite(scores: np.ndarray, origins: Sequence[str]) -> None:
