@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def peers(request):
 
 def test_token_scores_add_up_to_the_scores_of_the_evaluation(peers):
     weights = np.array([0.3, 0.7])
-    tokens_a, tokens_b, verdict = playground.compare(peers, FIRST, SECOND, weights)
+    tokens_a, tokens_b, verdict = playground.compare(replace(peers, weights=weights), FIRST, SECOND)
     expected = score_sentences(peers.models, peers.tokenizer, [FIRST, SECOND], member_weights=weights)
     for name, row in zip(("peer_1", "peer_2", "ensemble"), peers.names, strict=True):
         sums = [tokens_a.loc[row].sum(), tokens_b.loc[row].sum()]
@@ -78,7 +79,7 @@ def test_swapped_sentences_swap_the_verdict_and_equal_ones_tie(peers):
 
 def test_the_blank_is_filled_as_transformers_would(masked):
     text = "The cat __ the dog."
-    table = playground.fill(masked, text, top=3, weights=np.array([1.0, 0.0]))
+    table = playground.fill(replace(masked, weights=np.array([1.0, 0.0])), text, top=3)
     inputs = masked.tokenizer("The cat<mask> the dog.", return_tensors="pt")
     place = inputs["input_ids"][0].tolist().index(masked.tokenizer.mask_token_id)
     for number, model in enumerate(masked.models, start=1):

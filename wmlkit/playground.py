@@ -145,16 +145,14 @@ def _read(peers: Peers, encoded: Sequence[Encoded]) -> Reading:
     return Reading(logits, targets, np.array([text for text, _ in places]))
 
 
-def compare(
-    peers: Peers, first: str, second: str, weights: np.ndarray | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def compare(peers: Peers, first: str, second: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Two sentences under every member: (tokens of the first, tokens of the second, verdict).
 
     Tokens: one column a token, one row a member, log-probabilities in nats. Verdict: for each member the sums, their
     difference and which sentence it prefers.
     """
     reading = read_texts(peers, [first, second])
-    scores = reading.members(peers.weights if weights is None else weights).double().numpy()
+    scores = reading.members(peers.weights).double().numpy()
     tokens, sums = [], []
     for text in (0, 1):
         chosen = reading.text == text
@@ -170,7 +168,7 @@ def compare(
 
 
 @torch.inference_mode()
-def fill(peers: Peers, text: str, top: int = 5, weights: np.ndarray | None = None) -> pd.DataFrame:
+def fill(peers: Peers, text: str, top: int = 5) -> pd.DataFrame:
     """The `top` likeliest words for the blank in `text` (``__``), a column a member: "cat 31.2 %".
 
     A masked model sees both sides of the blank, a causal one what stands before it.
@@ -194,7 +192,7 @@ def fill(peers: Peers, text: str, top: int = 5, weights: np.ndarray | None = Non
     with evaluation_mode(peers.models):
         inputs = torch.tensor([ids])
         logits = torch.stack([lm_logits(model, hidden_states(model, inputs)[0, position]) for model in peers.models])
-    mixture = torch.as_tensor(peers.weights if weights is None else weights, dtype=logits.dtype) @ logits
+    mixture = torch.as_tensor(peers.weights, dtype=logits.dtype) @ logits
     columns = {}
     for name, z in zip(peers.names, (*logits, mixture), strict=True):
         best = z.softmax(dim=-1).topk(min(top, len(z)))
