@@ -62,7 +62,7 @@ def save(
                 for key, value in entries.items():
                     tensors[f"peer_{i}/optimizer_{o}/{index}/{key}"] = torch.as_tensor(value).contiguous()
     version, keys, gauss = random.getstate()
-    numpy_name, numpy_keys, *numpy_rest = np.random.get_state()  # type: ignore[misc]
+    numpy_name, numpy_keys, *numpy_rest = np.random.get_state()
     document = {
         "version": VERSION,
         "step": step,

@@ -50,7 +50,7 @@ class AtPositions(nn.Module):
         """The logits at flat positions `index` (N,), not made yet. Raises UserError where torch.compile fails."""
         last = decoder(self.model)
         for layer, forward in self._compiled:
-            layer.forward = forward  # type: ignore[method-assign]
+            layer.forward = forward
         try:
             return Head(self.features(batch, index), last.weight, last.bias)
         except RuntimeError as error:

@@ -217,7 +217,7 @@ def hidden_at(
         last = trunk.encoder.layer[-1]
         mixed = last.attention.self(hidden, attention_mask)[0]
         attended = last.attention.output(_at(mixed, index), _at(hidden, index))
-        return last.feed_forward_chunk(attended)  # type: ignore[no-any-return]
+        return last.feed_forward_chunk(attended)
     if model.config.model_type == "modernbert" and input_ids.shape[1] <= model.config.sliding_window:
         hidden = trunk.embeddings(input_ids=input_ids)
         kinds = set(model.config.layer_types)
@@ -227,7 +227,7 @@ def hidden_at(
         last = trunk.layers[-1]
         mixed = last.attn(last.attn_norm(hidden), rotations[last.attention_type], attention_mask)[0]
         attended = _at(hidden + mixed, index)
-        return trunk.final_norm(attended + last.mlp(last.mlp_norm(attended)))  # type: ignore[no-any-return]
+        return trunk.final_norm(attended + last.mlp(last.mlp_norm(attended)))
     return _at(hidden_states(model, input_ids, attention_mask, position_ids), index)
 
 
@@ -259,7 +259,7 @@ def head_transform(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 def decoder(model: PreTrainedModel) -> nn.Linear:
     """The map from hidden states to logits: weight (V, H), as a rule the token embeddings', and bias (V,) or None."""
-    return model.get_output_embeddings()  # type: ignore[return-value]
+    return model.get_output_embeddings()
 
 
 def max_length(model: PreTrainedModel) -> int:
@@ -333,7 +333,7 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     if report["missing_keys"]:  # the library would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 @contextmanager

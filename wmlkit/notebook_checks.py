@@ -13,7 +13,7 @@ def parameter_cells(notebook: nbformat.NotebookNode) -> list[int]:
 
 def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
     (index,) = parameter_cells(notebook)
-    return [node.targets[0].id for node in ast.parse(notebook.cells[index].source).body]  # type: ignore[attr-defined]
+    return [node.targets[0].id for node in ast.parse(notebook.cells[index].source).body]
 
 
 def parameter_problems(notebook: nbformat.NotebookNode) -> list[str]:
@@ -38,7 +38,7 @@ def parameter_problems(notebook: nbformat.NotebookNode) -> list[str]:
             problems.append(f"line {node.lineno} of the parameters cell is not a plain `name = literal` line")
     if problems:
         return problems
-    names = [node.targets[0].id for node in body]  # type: ignore[attr-defined]
+    names = [node.targets[0].id for node in body]
     problems += [f"parameter {name!r} is set twice" for name in sorted({n for n in names if names.count(n) > 1})]
     uses = _Uses()
     for number, later in enumerate(notebook.cells[tagged[0] + 1 :], tagged[0] + 2):

@@ -64,7 +64,7 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
     for name, note in document.items() if isinstance(document, dict) else [("it", None)]:
         if not isinstance(note, dict) or set(note) - _OF_RUNS != _KEYS or not isinstance(note["seeds"], list):
             raise UserError(f"{path} does not say what made {name}; expected {', '.join(sorted(_KEYS))}; {remedy}")
-    return document  # type: ignore[no-any-return]
+    return document
 
 
 def from_a_notebook(folder: Path, name: str) -> bool:

@@ -151,7 +151,7 @@ def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dic
     for key in required:
         if not isinstance(document, dict) or key not in document:
             raise other_format(path, repr(key))
-    return document  # type: ignore[no-any-return]
+    return document
 
 
 def not_finished(run_folder: Path) -> UserError:

@@ -94,7 +94,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} is not the document of a benchmark; expected what `wmlkit bench X --json` printed; make it again"
         )
-    return document  # type: ignore[no-any-return]
+    return document
 
 
 def page_of(documents: Sequence[dict[str, Any]]) -> str:

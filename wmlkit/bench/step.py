@@ -86,7 +86,7 @@ def make_work(name: str) -> Work:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = [plain_model(shape, setting.vocab_size, setting.block_size).train() for shape in setting.shapes]
-        models = [model.to(device) for model in built]  # type: ignore[arg-type]
+        models = [model.to(device) for model in built]
         batch = random_batch(setting.vocab_size, setting.batch_size, setting.block_size).to(device)
     return Work(setting, models, batch, device)
 

@@ -203,7 +203,7 @@ def _train_epoch(
     for ids, mask, labels in batches:
         loss = cross_entropy(classifier(ids, mask), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if grad_clip:
             clip_grad_norm_(classifier.parameters(), grad_clip)
         optimizer.step()

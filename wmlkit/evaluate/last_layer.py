@@ -42,7 +42,7 @@ def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Logits of the whole model, (B, T) ids -> (B, T, V)."""
     output = model(input_ids=ids, **no_cache(model))
     # A model with a second head, as BertForPreTraining, gives the first one's under a longer name.
-    return output["logits" if "logits" in output else "prediction_logits"]  # type: ignore[no-any-return]
+    return output["logits" if "logits" in output else "prediction_logits"]
 
 
 @torch.inference_mode()

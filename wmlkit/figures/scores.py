@@ -75,7 +75,7 @@ def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | N
     bar = ax.figure.colorbar(image, ax=ax, shrink=min(1.0, 12 / len(table)), pad=0.02)
     bar.set_label("accuracy (%); 50 is chance")
     bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return finish(ax)
 
 
