@@ -181,7 +181,9 @@ def export(
     """
     causal = objective_of_class(type(model).__name__) == "clm"
     beside = continuing(tokenizer) if causal else tokenizer
-    known = _trained_on(packing, tokenizer if causal else None)
+    # for wmlkit: how training read text, and of a causal model the template there
+    known: dict[str, Any] = {"packing": packing} if packing else {}
+    known |= {"post_processor": template_of(tokenizer)} if causal else {}
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
@@ -193,12 +195,6 @@ def export(
             paths.write_json(paths.trained_on(temporary), known)
 
     return paths.write_folder(folder, write)
-
-
-def _trained_on(packing: str, causal: PreTrainedTokenizerFast | None) -> dict[str, Any]:
-    """What is kept beside a model for wmlkit: how its training read text, and of a causal model the template there."""
-    known: dict[str, Any] = {"packing": packing} if packing else {}
-    return known if causal is None else known | {"post_processor": template_of(causal)}
 
 
 def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
