@@ -110,13 +110,7 @@ def _applied(rule: Rule, items: Sequence[Pair], scores: np.ndarray, order: np.nd
     good, bad = scores[0::2], scores[1::2]
     if rule.ordering:
         good, bad = as_returned(good, bad, order)
-    tied = is_tie(good, bad)
-    rows = paradigm_rows(
-        [item.paradigm for item in items],
-        [item.phenomenon for item in items],
-        [item.field for item in items],
-        credit(good, bad, rule.ties, seed),
-        tied,
-    )
+    tied, names = is_tie(good, bad), [item.paradigm for item in items]
+    rows = paradigm_rows(names, names, names, credit(good, bad, rule.ties, seed), tied)
     displaced = 100 * float((order != np.arange(len(order))).mean()) if rule.ordering else 0.0
     return {"accuracy": macro_average(rows), "ties": 100 * float(tied.mean()), "displaced": displaced, "n": len(items)}
