@@ -283,6 +283,8 @@ def test_an_ablation_that_its_arm_does_not_read_is_refused(config):
     for own in (
         {"mutual.teacher_size": "peer"},
         {"mutual.arm": "independent", "mutual.ce_weight": "peer"},
+        {"mutual.arm": "independent", "mutual.alpha": 0.9},
+        {"mutual.arm": "dml", "outer.lr": 0.5},
         {"mutual.arm": "distill", "mutual.frozen_teacher": True},  # beside distill alone it would be the same run
         {"model.family": "llama", "model.objective": "clm", "train.mask_ratio": 0.5},
     ):

@@ -55,7 +55,23 @@ def test_what_keeps_the_question_open_is_named(
     if says.startswith("no seed"):
         for path in folder.glob("distill-*/evaluation/*"):
             path.unlink()
-    assert given_by(folder).headline.startswith(f"Not answered: {says}")
+    found = given_by(folder)
+    assert found.headline.startswith(f"Not answered: {says}")
+    by_loss = says.startswith("no seed")  # both arms are trained, and dev loss has been measured of every run
+    assert any(", wml minus distill, 2 peers" in sentence for sentence in found.basis) == by_loss
+    assert ("In dev loss (nats a scored token, lower is better, 2 seeds) " in found.headline) == by_loss
+
+
+def test_without_any_pairs_the_question_is_told_in_dev_loss(tmp_path: Path) -> None:
+    """As of a text of one's own, for which there are no pairs."""
+    folder = write_study(tmp_path / "nursery", (("dml", 2), ("distill", 2), ("independent", 2)), protocols=())
+    found = given_by(folder)
+    assert found.headline.startswith("Not answered: no finished run has been evaluated yet. In dev loss")
+    assert "no difference between dml and distill is shown (best peer " in found.headline
+    assert any(", dml minus distill, 2 peers, 3 seeds: best peer" in sentence for sentence in found.basis)
+    alone = given_by(write_study(tmp_path / "alone", (("wml", 2), ("independent", 2)), protocols=()))
+    assert alone.headline == "Not answered: no finished run has been evaluated yet."
+    assert any(", wml minus independent, 2 peers" in sentence for sentence in alone.basis)
 
 
 def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path: Path) -> None:

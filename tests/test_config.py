@@ -63,10 +63,15 @@ CAUSAL = {"model.family": "llama", "model.objective": "clm"}
         (CAUSAL | {"train.mntp_share": 0.5}, CAUSAL, {"train.mask_span": 3}),
         ({"mutual.arm": "distill"}, {}, {"mutual.teacher_size": "peer"}),
         ({"mutual.frozen_teacher": True}, {"mutual.arm": "independent"}, {"mutual.teacher_steps": 3}),
+        ({}, {"mutual.arm": "dml"}, {"outer.lr": 0.5}),
+        ({}, {"mutual.arm": "distill"}, {"outer.objective": "weighted_ce"}),
+        ({"mutual.arm": "dml"}, {"mutual.arm": "distill"}, {"mutual.kl_weight": "student"}),
+        ({"mutual.arm": "distill"}, {"mutual.arm": "independent"}, {"mutual.alpha": 0.9}),
+        ({"mutual.arm": "distill"}, {"mutual.arm": "independent"}, {"mutual.kl_warmup_steps": 2}),
     ],
 )
 def test_what_a_run_does_not_read_is_no_part_of_its_hash(reads, reads_not, changes):
-    """`independent` has CE weight one, whatever is asked for; causal rows have masks only as MNTP."""
+    """Of the terms of the loss each arm has its own; only `wml` has an outer problem; causal rows have masks only as MNTP."""
     config = load_preset("smoke", reads_not)
     assert run_hash(config.updated(changes), "data") == run_hash(config, "data")
     config = load_preset("smoke", reads)

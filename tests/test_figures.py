@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import PARADIGMS, write_curve, write_evaluation, write_run, write_study
+from fake_runs import PARADIGMS, write_curve, write_evaluation, write_glue, write_run, write_study
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -188,6 +188,19 @@ def test_the_teacher_s_line_counts_each_seed_once(scores: pd.DataFrame) -> None:
     ax = figures.plot_scores_by_peers(pd.concat([chosen, teacher, again], ignore_index=True))
     (line,) = [line for line in ax.get_lines() if line.get_label() == "teacher"]
     assert line.get_ydata()[0] == pytest.approx(teacher["score"].mean()) != 60  # type: ignore[index]
+    data = figure_data(ax.figure)  # type: ignore[arg-type]
+    assert set(data[data["series"] == "teacher"]["y"]) == {line.get_ydata()[0]}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kinds", [2, 3, 4, 6, 8])
+def test_few_phenomena_leave_room_for_the_words_at_their_side(paradigms: pd.DataFrame, kinds: int) -> None:
+    few = paradigms[paradigms["arm"].eq("wml") & paradigms["peers"].eq(4) & paradigms["protocol"].eq("babylm2025")]
+    few = pd.concat([few[few["seed"] == 0].head(3).assign(phenomenon=f"kind {i}") for i in range(kinds)])
+    figure = figures.plot_phenomena(few).figure
+    FigureCanvasAgg(figure).draw()  # type: ignore[arg-type]
+    (bar,) = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    words = bar.yaxis.label.get_window_extent()
+    assert words.y0 >= 0 and words.y1 <= figure.bbox.height
 
 
 def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:
@@ -336,6 +349,16 @@ def test_figures_where_only_runs_of_another_setting_are_evaluated(tmp_path: Path
     write_evaluation(aside, "wml", 2, 0, "nursery", "babylm2025", PARADIGMS)
     write_curve(aside, 2, 0, "nursery", "babylm2025")
     assert [path.name for path in write_figures(folder)] == ["F1.png", "F2.png", "F3.png"]
+
+
+def test_scores_of_fine_tuning_are_no_share_of_pairs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=())
+    run = next(folder.glob("wml-*"))
+    write_glue(run, {"cola": [4.0] * 3})
+    assert [path.name for path in write_figures(folder)] == ["F1.png", "F2.png", "F3.png"]
+    write_evaluation(run, "wml", 2, 0, "supplement", "babylm2025", PARADIGMS)
+    names = [path.name for path in write_figures(folder)]
+    assert names == ["F1.png", "F2.png", "F3.png", "F4.png", "F6.png"]
 
 
 def test_figures_of_runs_without_evaluation_or_outer_loop(tmp_path: Path) -> None:

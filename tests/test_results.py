@@ -193,7 +193,7 @@ def test_some_peers_have_no_mean(folder: Path) -> None:
 
 def test_one_peer_alone_is_the_first_independent_one_of_the_most_seeds(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("independent", 2), ("wml", 2)), protocols=("babylm2025",))
-    for arm, peers, overrides in (("independent", 4, {}), ("independent", 1, {"mutual.alpha": 0.9})):
+    for arm, peers, overrides in (("independent", 4, {}), ("independent", 1, {"train.lr": 0.9})):
         run = write_run(folder, arm, peers, 0, overrides)
         write_evaluation(run, arm, peers, 0, "nursery", "babylm2025", PARADIGMS)
     scores = results.scores_table(folder)

@@ -112,6 +112,14 @@ def test_peers_that_learn_from_no_other_have_no_weight_in_their_loss(tmp_path: P
     assert [run.setting for run in read_runs(tmp_path)] == ["", ""]
 
 
+def test_the_outer_problem_tells_no_arms_apart_that_have_none(tmp_path: Path) -> None:
+    for arm in ("independent", "distill", "wml"):
+        write_run(tmp_path, arm, 2, 0, {"outer.lr": 0.5} if arm == "wml" else {})
+    assert [run.setting for run in read_runs(tmp_path)] == ["", "", ""]
+    write_run(tmp_path, "distill", 2, 1, {"mutual.alpha": 0.9})
+    assert [run.setting for run in read_runs(tmp_path)].count("mutual.alpha=0.9") == 1
+
+
 def test_text_that_was_edited_is_other_text(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "mine", (("wml", 2),), seeds=(0,), protocols=())
     (run,) = read_runs(folder)

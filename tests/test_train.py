@@ -27,6 +27,7 @@ from wmlkit.data.encode import open_tokens
 from wmlkit.environment import model_card
 from wmlkit.errors import UserError, disk_is_full
 from wmlkit.forward import AtPositions
+from wmlkit.identity import idle_keys
 from wmlkit.models import layers, max_length
 from wmlkit.optim import build_optimizers
 from wmlkit.results import run_metrics
@@ -55,6 +56,24 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def finished(out):
     return train.run(config(), out)
+
+
+@pytest.mark.parametrize("arm", ["independent", "dml", "distill"])
+def test_what_is_no_part_of_a_run_changes_nothing_that_it_learns(out, tmp_path, arm):
+    """Every setting of `idle_keys` that has another value to take, all at once; the folder's name is the same."""
+    others = {
+        "outer.objective": "weighted_ce", "outer.hypergradient": "direct", "outer.lr": 0.5, "outer.every": 2,
+        "outer.schedule": "cosine", "outer.min_lr_ratio": 0.5, "outer.start": 3, "outer.batch_size": 5,
+        "outer.min_weight": 0.1, "mutual.alpha": 0.9, "mutual.temperature": 3.0, "mutual.kl_positions": "all",
+        "mutual.kl_reduction": "batchmean", "mutual.kl_warmup_steps": 3, "mutual.kl_weight": "student",
+        "mutual.ce_weight": "peer", "mutual.detach_targets": False, "mutual.teacher_steps": 3,
+        "mutual.teacher_size": "peer",
+    }  # fmt: skip
+    plain = config(mutual__arm=arm)
+    changed = plain.updated({key: value for key, value in others.items() if key in idle_keys(plain.resolved())})
+    assert changed != plain
+    folders = [train.run(plain, out), train.run(changed, tmp_path)]
+    assert folders[0].name == folders[1].name and weights(folders[0]) == weights(folders[1])
 
 
 def test_run_folder(finished):

@@ -68,7 +68,9 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         nothing = "Not answered: no finished run has been evaluated yet."
         if (measured["suite"] == "glue").any():  # a mean of correlations, F1 and accuracies: it has no chance level
             nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
-        return Answer(nothing, _basis(runs, measured, None), pd.DataFrame())
+        told = _told_by_loss(differences)
+        in_loss, losses = _in_loss(differences, told), _losses(differences, told)
+        return Answer(nothing + in_loss, _basis(runs, measured, None) + losses, pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
     saturated, foreign = _saturated(measured, evaluation), _foreign(runs, evaluation)
     near = f"; all means lie near {saturated}" if "chance" in saturated else ""
@@ -85,27 +87,44 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
                 shown.append({**compared, **readings.points(row)})
                 if b == "distill" and member == "best_peer":
                     candidates.append((a, row))
-    told, peers, seeds, shows = ("wml", "independent"), 0, 0, True
     if candidates:
         a, row = next(((a, row) for a, row in candidates if row["n_seeds"] > 1), candidates[0])
         headline, told = _headline(a, row, runs, caveat), (a, "distill")
         peers, seeds = int(row["peers"]), int(row["n_seeds"])
-        shows = readings.verdict(row) != "none" and not saturated and not foreign
+        if readings.verdict(row) == "none" or saturated or foreign:
+            headline += _in_loss(differences, told, peers, seeds)
     else:
+        told = _told_by_loss(differences)
+        peers = next((int(row["peers"]) for row in readings.rows_of_loss(differences, *told)), 0)
         headline = f"Not answered: {_why_not(runs, others, evaluation)}."
         control = [row for row in shown if row["comparison"] == "wml - independent" and row["member"] == "best_peer"]
         for row in control:
             found = f"{row['difference (points)']} points, 95 % interval {row['95 % interval']}"
             headline += f" Against peers that learn alone, mutual learning (wml): {found}; {row['reading']}."
-    losses = _of_loss(differences, *told, peers)
-    if losses and not shows:
-        headline += f" {readings.loss_in_short(differences, *told, peers, seeds)}"
-    if told != ("wml", "independent"):
-        losses += _of_loss(differences, "wml", "independent", peers)
+        headline += _in_loss(differences, told)
     basis = _basis(runs, measured, evaluation) + _made_otherwise(others) + _of_others(main_result)
-    basis += _of_length(runs, *told) + _of_diversity(runs) + losses + _of_clipping(runs)
+    basis += _of_length(runs, *told) + _of_diversity(runs) + _losses(differences, told, peers) + _of_clipping(runs)
     basis += _of_cost(runs, *told, peers) if told[1] == "distill" else []
     return Answer(headline, basis, pd.DataFrame(shown))
+
+
+def _told_by_loss(differences: pd.DataFrame) -> tuple[str, str]:
+    """Which arms to compare in dev loss where no pairs answer the question: it has been measured of every run. Those of
+    the question where both are there, else `wml` and peers that learn alone."""
+    asked = [(a, b) for a, b in CONTRASTS if b == "distill" and _of_loss(differences, a, b)]
+    return asked[0] if asked else ("wml", "independent")
+
+
+def _in_loss(differences: pd.DataFrame, told: tuple[str, str], peers: int = 0, seeds: int = 0) -> str:
+    """What the headline adds of dev loss where accuracy does not answer the question, from a space on."""
+    measured = told[1] == "distill" and _of_loss(differences, *told, peers)
+    return f" {readings.loss_in_short(differences, *told, peers, seeds)}" if measured else ""
+
+
+def _losses(differences: pd.DataFrame, told: tuple[str, str], peers: int = 0) -> list[str]:
+    """The sentences on dev loss: of the arms that the answer compares, and of mutual learning and none."""
+    compared = dict.fromkeys([told, ("wml", "independent")])
+    return [sentence for a, b in compared for sentence in _of_loss(differences, a, b, peers)]
 
 
 def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config import Config
+from .settings import OuterConfig
 
 SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
 # Where a run's text lies and what is said of it for people: no part of what a run is, the text's content is
@@ -19,6 +20,9 @@ LATER: dict[str, dict[str, Any]] = {
     "outer": {"min_lr_ratio": None},
     "train": {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1, "mntp_share": 0.0},
 }
+OF_OUTER = tuple(f"outer.{key}" for key in OuterConfig.model_fields)
+OF_PEERS = ("mutual.kl_weight", "mutual.ce_weight", "mutual.detach_targets")  # of peers that learn from one another
+OF_KL = tuple(f"mutual.{key}" for key in ("alpha", "temperature", "kl_positions", "kl_reduction", "kl_warmup_steps"))
 OF_MASKS = ("mask_ratio", "mask_ratio_end", "mask_random", "mask_keep", "mask_span")
 
 
@@ -30,11 +34,13 @@ def digest(document: Any) -> str:
 
 def idle_keys(config: Mapping[str, Any]) -> list[str]:
     """``["mutual.teacher", ...]``: settings that say nothing about a run of `config` (JSON types, perhaps older than
-    some settings), those of a teacher that its arm does not have, of masks that a causal run does not draw, and of the
-    weights of peers that learn from no other."""
-    masks = config["model"]["objective"] == "mlm" or config["train"].get("mntp_share", 0) > 0
+    some settings), those of a teacher or of an outer problem that its arm does not have, of a term of the loss without
+    which it trains, and of masks that a causal run does not draw."""
+    arm, masks = config["mutual"]["arm"], config["model"]["objective"] == "mlm" or config["train"].get("mntp_share", 0)
     idle = [] if masks else [f"train.{key}" for key in OF_MASKS]
-    idle += ["mutual.ce_weight"] if config["mutual"]["arm"] == "independent" else []
+    idle += [] if arm == "wml" else OF_OUTER
+    idle += [] if arm in ("dml", "wml") else OF_PEERS
+    idle += OF_KL if arm in ("independent", "teacher") else []
     return idle + [f"mutual.{key}" for key in _idle_teacher_keys(config["mutual"])]
 
 
@@ -64,8 +70,6 @@ def shaping(config: Config, teacher_hash: str = "", students_hash: str = "") -> 
     for key in (*PLACES, *idle_keys(document)):
         section, name = key.split(".")
         del document[section][name]
-    if document["mutual"]["arm"] == "independent":
-        document["mutual"]["ce_weight"] = "one"  # as it is trained
     for section, values in LATER.items():
         document[section] = {k: v for k, v in document[section].items() if k not in values or v != values[k]}
     if document["mutual"].get("teacher") is not None:

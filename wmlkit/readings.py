@@ -74,13 +74,14 @@ def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> l
 def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: int) -> str:
     """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint.
 
-    peers, seeds: those of the accuracy it stands behind; how many seeds the losses have is told where it is another.
+    peers, seeds: those of the accuracy it stands behind, 0 where it stands alone; how many seeds the losses have is told
+    where it is another.
     """
     words = {
         "better": f"{a} is behind {b}",
         "worse": f"{a} is ahead of {b}",
         "hint": f"only a hint, with an adjusted p of {ADJUSTED} or more",
-        "none": "no difference is shown",
+        "none": f"no difference{'' if seeds else f' between {a} and {b}'} is shown",
     }
     shown: dict[str, list[str]] = {found: [] for found in words}  # "better": above 0, here a higher loss
     rows = rows_of_loss(differences, a, b, peers)

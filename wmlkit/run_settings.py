@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .config import Config, load_preset, preset_names
-from .identity import OF_EACH_RUN, OF_MASKS, PLACES, SHAPING, digest, idle_keys
+from .identity import OF_EACH_RUN, OF_KL, OF_MASKS, OF_OUTER, OF_PEERS, PLACES, SHAPING, digest, idle_keys
 from .run_files import Run
 from .shapes import SHAPE
 
@@ -17,7 +17,7 @@ _TEACHER_KEYS = (
     "mutual.teacher", "mutual.teacher_size", "mutual.teacher_steps", "mutual.teacher_within_budget",
     "mutual.frozen_teacher",
 )  # fmt: skip
-_NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, "mutual.ce_weight", *(f"train.{key}" for key in OF_MASKS))
+_NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, *OF_KL, *OF_PEERS, *OF_OUTER, *(f"train.{key}" for key in OF_MASKS))
 FILES = ("search.saved", "mutual.teacher")  # their content counts: without it they are compared by their names
 MADE = ("data.hash", "precision")  # of `made_with`
 OTHER_TOKENS = ("data.hash", "train.mask_ratio", "model.objective")  # settings of `of_other_tokens`

@@ -30,7 +30,8 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     to the notebooks. Without `overwrite`, what a notebook drew stays.
     """
     runs = [run for run in finished_runs(folder) if not run.setting]
-    scores = main_setting(results.scores_table(folder))
+    scores = results.scores_table(folder)
+    scores = main_setting(scores[scores["suite"] != "glue"] if len(scores) else scores)  # of GLUE no share is right
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
         "F2": lambda: losses_figure(_foremost(main_setting(results.metrics_table(folder))), _floor(runs)),
