@@ -71,7 +71,7 @@ CAUSAL = {"model.family": "llama", "model.objective": "clm"}
     ],
 )
 def test_what_a_run_does_not_read_is_no_part_of_its_hash(reads, reads_not, changes):
-    """Of the terms of the loss each arm has its own; only `wml` has an outer problem; causal rows have masks only as MNTP."""
+    """Each arm has terms of the loss of its own; only `wml` has an outer problem; causal rows have masks in MNTP."""
     config = load_preset("smoke", reads_not)
     assert run_hash(config.updated(changes), "data") == run_hash(config, "data")
     config = load_preset("smoke", reads)

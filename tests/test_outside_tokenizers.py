@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from small import make_tokenizer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -19,8 +19,9 @@ from transformers import (
 
 from wmlkit import paths
 from wmlkit.config import load_preset
+from wmlkit.data.encode import decoded_documents
 from wmlkit.data.prepare import prepare
-from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.data.tokenizer import load_tokenizer, plain_backend, save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate.language_modelling import evaluate_run_text, evaluate_text
 from wmlkit.evaluate.outside import load_outside
@@ -108,6 +109,58 @@ def test_unknown_words_are_scored_whatever_the_padding_is(pad: str) -> None:
     tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>", pad_token=pad)
     (item,) = encode_spans(tokenizer, ["the zebra sleeps"], [""], "clm", "none", ["x"])
     assert tokenizer.decode([item.ids[i] for i in item.scored]) == "<unk> sleeps"
+
+
+NAMES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+MARKED = [f"it was <s>{i} dollars</s> and is <unk> for <mask> us" for i in range(80)]
+
+
+def outside(engine: Tokenizer, trainer: trainers.Trainer, lines: list[str]) -> PreTrainedTokenizerFast:
+    engine.train_from_iterator(lines, trainer)
+    ends = [("<s>", 0), ("</s>", 2)]
+    engine.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    names = dict(zip(("bos", "pad", "eos", "unk", "mask"), NAMES, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=engine, **{f"{key}_token": name for key, name in names.items()})
+
+
+def prepared_with(tokenizer: PreTrainedTokenizerFast, lines: list[str], folder: Path) -> Path:
+    (folder / "web").mkdir()
+    (folder / "web" / "a.train").write_text("\n".join(lines))
+    (folder / "web" / "a.dev").write_text("\n".join(lines[:32]))
+    tokenizer.save_pretrained(folder / "tokenizer")
+    data = DataConfig(corpus=str(folder / "web"), tokenizer=str(folder / "tokenizer"))
+    return prepare(data, folder / "out").folder
+
+
+def test_the_names_of_special_tokens_in_a_text_are_text_to_a_unigram_tokenizer(tmp_path: Path) -> None:
+    engine = Tokenizer(models.Unigram())
+    engine.pre_tokenizer, engine.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=90, special_tokens=NAMES, unk_token="<unk>", show_progress=False)
+    tokenizer = outside(engine, trainer, MARKED)
+    folder = prepared_with(tokenizer, MARKED, tmp_path)
+    back = decoded_documents(folder / "dev.tokens", load_tokenizer(folder / "tokenizer"))
+    assert [line for document in back for line in document] == MARKED[:32]  # as many lines, and all of each
+    assert not any("comes back" in note for note in paths.read_json(folder / "corpus.json")["notes"])
+
+
+def test_the_names_of_special_tokens_in_a_text_are_unknown_words_to_a_list_of_words() -> None:
+    engine = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = outside(engine, trainers.WordLevelTrainer(special_tokens=NAMES, show_progress=False), MARKED)
+    ids = plain_backend(tokenizer).encode("was </s> for <mask> <s>", add_special_tokens=False).ids
+    assert not {0, 1, 2, 4} & set(ids) and ids[0] == tokenizer.convert_tokens_to_ids("was")
+
+
+def test_a_tokenizer_that_does_not_give_text_back_is_told(tmp_path: Path) -> None:
+    lines = ["it was good, was it?"] * 99
+    engine = Tokenizer(models.BPE(unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = outside(engine, trainers.BpeTrainer(special_tokens=NAMES, show_progress=False), lines)
+    notes = paths.read_json(prepared_with(tokenizer, lines, tmp_path) / "corpus.json")["notes"]
+    (told,) = [note for note in notes if "comes back" in note]
+    assert told.startswith(
+        "the dev text has 640 bytes and comes back from its tokens with 704, as the given tokenizer has"
+    )
 
 
 def student(tokenizer: PreTrainedTokenizerFast, objective: str) -> PreTrainedModel:

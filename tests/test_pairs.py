@@ -253,6 +253,18 @@ def test_a_link_to_nothing_among_the_pairs_is_named(suite: Path) -> None:
         read_suite(suite, PROTOCOLS["babylm2025"])
 
 
+def test_files_that_lie_among_the_pairs_and_are_none(suite: Path) -> None:
+    """What macOS copies beside a file, a folder; and a name in capitals, which is one."""
+    expected = read_suite(suite, PROTOCOLS["babylm2025"])
+    (suite / "._number.jsonl").write_bytes(b"\0\5\x16\7")
+    (suite / "folder.jsonl").mkdir()
+    assert read_suite(suite, PROTOCOLS["babylm2025"]) == expected
+    file = next(path for path in suite.glob("[!.]*.jsonl") if path.is_file())
+    file.rename(file.with_suffix(".JSONL"))
+    again = read_suite(suite, PROTOCOLS["babylm2025"])
+    assert [(pair.paradigm, pair.good) for pair in again] == [(pair.paradigm, pair.good) for pair in expected]
+
+
 def test_a_row_of_ewok_and_its_swapped_copy_are_one_pair(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", [EWOK, EWOK | {"Context1": "Ben leads Anna."}])
     write_ewok(tmp_path / "test.jsonl", tmp_path / "out")

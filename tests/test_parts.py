@@ -11,8 +11,10 @@ from small import make_batch, make_peers
 from wmlkit import train
 from wmlkit.bilevel import hypergradient, inner_gradients
 from wmlkit.config import load_preset
+from wmlkit.device import setup
 from wmlkit.forward import inner_batch, kl_positions, outer_batch, parameters_of, share_of
 from wmlkit.losses import MutualOptions, mutual_loss, mutual_loss_reference
+from wmlkit.steps import own_parts
 from wmlkit.updates import sgd_update
 
 OPTIONS = [
@@ -97,6 +99,12 @@ def test_hypergradient_of_the_parts_is_that_of_the_batch(objective, positions, k
 
     for whole, parts in zip(computed(1), computed(3), strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-9, atol=1e-12)
+
+
+def test_more_parts_than_rows_are_as_many_as_rows():
+    batch = make_batch("modernbert", 0, 3)
+    whole = [part.input_ids.tolist() for part in own_parts(batch, 3, setup("fp32"))]
+    assert [part.input_ids.tolist() for part in own_parts(batch, 10**15, setup("fp32"))] == whole
 
 
 def test_a_run_that_accumulates_is_the_run_in_one_piece(tmp_path):

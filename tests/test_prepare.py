@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,14 @@ def test_text_that_is_left_out_is_told(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "mine")
     cut = prepare(config(folder, words=1500, dev_words=150), tmp_path).folder
     notes = json.loads((cut / "corpus.json").read_text())["notes"]
-    assert [note.partition(" words of ")[2] for note in notes if " are used" in note] == [
-        "training text 1,500 are used, as data.words says; data.words=none takes all",
-        "dev text 150 are used, as data.dev_words says; data.dev_words=none takes all",
-    ]
+    used = Counter[str]()
+    for row in json.loads((cut / "statistics.json").read_text())["splits"]:
+        used["dev" if row["split"] == "dev" else "train"] += row["words"]
+    assert 1000 < used["train"] <= 1500 and used["dev"] < 150
+    told = [note for note in notes if " are used" in note]
+    assert told[0].startswith(f"{used['train']:,} of ") and told[1].startswith(f"{used['dev']:,} of ")
+    assert "words of training text are used: data.words is 1,500, and documents are taken whole; data.words" in told[0]
+    assert "words of dev text are used: data.dev_words is 150, and documents are taken whole; data.dev_w" in told[1]
     whole = prepare(config(folder, words=10**6, dev_words=None), tmp_path).folder
     assert " are used" not in (whole / "corpus.json").read_text()
 
@@ -183,10 +188,27 @@ def test_long_documents_make_large_slices_and_that_is_said(tmp_path: Path) -> No
     folder.mkdir()
     (folder / "books.train").write_text("\n\n".join(f"word{index} " * 500 for index in range(10)), encoding="utf-8")
     notes = json.loads((prepare(config(folder, held_out=0.04), tmp_path).folder / "corpus.json").read_text())["notes"]
-    told = "text is 10% of the training text, where data.held_out asks for 4%: its documents are long"
+    told = "text has 500 words where 200 were to be drawn from the training text (data.held_out): documents are taken"
     assert [told in note for note in notes] == [False, True, True]
     fits = json.loads((prepare(config(folder, held_out=0.1), tmp_path).folder / "corpus.json").read_text())["notes"]
     assert len(fits) == 1
+
+
+def test_long_documents_make_small_slices_too_and_that_is_said(tmp_path: Path) -> None:
+    """Documents are drawn up to the first that does not fit: here a book of 1,000 words among verses of ten."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    verses = [f"verse {index} and eight words more of its own" for index in range(60)]
+    (folder / "mixed.train").write_text("\n\n".join(["word " * 1000, *verses]), encoding="utf-8")
+    small = []
+    for seed in range(6):
+        prepared = prepare(config(folder, held_out=0.1, seed=seed), tmp_path).folder
+        rows = json.loads((prepared / "statistics.json").read_text())["splits"]
+        (words,) = [row["words"] for row in rows if row["split"] == "held_out"]
+        notes = " ".join(json.loads((prepared / "corpus.json").read_text())["notes"])
+        small.append(words < 77)
+        assert (f"the held-out text has {words} words where 154 were to be drawn" in notes) == small[-1]
+    assert True in small and False in small
 
 
 LINE = " ".join(["word"] * 1200)

@@ -76,6 +76,38 @@ def test_what_is_no_part_of_a_run_changes_nothing_that_it_learns(out, tmp_path, 
     assert folders[0].name == folders[1].name and weights(folders[0]) == weights(folders[1])
 
 
+def test_a_folder_that_holds_another_run_is_neither_taken_nor_trained_on(out, tmp_path):
+    """As where it was copied or renamed: its checkpoint would go on as a run of these settings."""
+    own, other = (train.run_folder(config(train__seed=seed), tmp_path) for seed in (0, 5))
+    shutil.copytree(train.run(config(train__seed=5), out), own)
+    with pytest.raises(UserError, match="holds another run than its name says .*own name again, or train .* --force"):
+        train.run(config(), tmp_path)
+    (own / "done.json").unlink()
+    kept = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds another run than its name says"):
+        train.run(config(), tmp_path)
+    assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == kept
+    own.rename(other)
+    assert train.run(config(train__seed=5), tmp_path) == other
+
+
+def test_what_a_killed_force_left_is_removed(tmp_path):
+    folder = train.run_folder(config(train__steps=1), tmp_path)
+    left, others = (folder.with_name(f".{name}.7.old") for name in (folder.name, "wml-p2-s0-00000000"))
+    for path in (left, others):
+        path.mkdir(parents=True)
+    train.run(config(train__steps=1), tmp_path)
+    assert not left.exists() and others.exists()
+
+
+def test_a_finished_run_whose_peers_were_left_behind_says_so(tmp_path):
+    settings = config(train__steps=1, evaluate__per_paradigm=2, evaluate__curve=[])
+    folder = train.run(settings, tmp_path)
+    shutil.rmtree(folder / "peers")
+    with pytest.raises(UserError, match=r"is finished, and its peers are not there .*; bring them, or remove"):
+        study.evaluate_all(folder, settings, tmp_path)
+
+
 def test_run_folder(finished):
     assert finished.name.startswith("wml-p2-s0-")
     done = paths.read_json(finished / "done.json")

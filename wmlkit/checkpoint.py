@@ -20,7 +20,7 @@ from . import paths
 from .data.tokenizer import continuing, load_tokenizer, save_tokenizer, template_of
 from .errors import UserError
 from .models import load_model, max_length, objective_of_class
-from .run_files import other_format, read_object, run_facts
+from .run_files import other_format, peer_folder, read_object, run_facts
 
 VERSION = 2
 WRITTEN = ("tensors.safetensors", "state.json")
@@ -210,7 +210,7 @@ def export_peer(run_folder: Path, peer: str, to: Path) -> Path:
         raise UserError(f"--peer got {peer!r}; expected best or a number from 1 to {len(weights)}")
     if to.exists():
         raise UserError(f"{to} exists already; give --to a folder that does not, so that nothing is overwritten")
-    source = paths.peer(run_folder, best if peer == "best" else int(peer))
+    source = peer_folder(run_folder, best if peer == "best" else int(peer))
     load_model(source, objective), load_tokenizer(source)  # what cannot be loaded is not handed on
 
     def write(temporary: Path) -> None:

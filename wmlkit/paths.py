@@ -186,6 +186,13 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_leftovers_of(folder: Path) -> None:
+    """Delete what a killed process left beside `folder` of what it was replaced with or removed as."""
+    for path in folder.parent.glob(f".{folder.name}.*.old"):
+        if final_name(path) == str(folder):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def make_folder(folder: Path) -> None:
     """Make `folder` and those above it where they are not there. Raises UserError where the system cannot, as below
     /proc or where nothing is mounted; other reasons are told by the system's own errors."""

@@ -74,8 +74,8 @@ def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> l
 def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: int) -> str:
     """For the headline: by which members a is behind or ahead of b in dev loss; a doubted difference is a hint.
 
-    peers, seeds: those of the accuracy it stands behind, 0 where it stands alone; how many seeds the losses have is told
-    where it is another.
+    peers, seeds: those of the accuracy it stands behind, 0 where it stands alone; how many seeds the losses have is
+    told where it is another.
     """
     words = {
         "better": f"{a} is behind {b}",

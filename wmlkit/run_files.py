@@ -154,6 +154,17 @@ def _parsed(text: bytes, place: str, path: Path, required: Sequence[str]) -> dic
     return document
 
 
+def peer_folder(run_folder: Path, number: int) -> Path:
+    """The model folder of an exported peer, from 1, of a finished run. Raises UserError where it was left behind."""
+    folder = paths.peer(run_folder, number)
+    if not folder.is_dir():
+        raise UserError(
+            f"{run_folder} is finished, and its peers are not there ({folder.name}), as where results were copied "
+            "without them; expected peers/peer_1 and so on; bring them, or remove the run's folder to train it again"
+        )
+    return folder
+
+
 def not_finished(run_folder: Path) -> UserError:
     """What to say of a run folder without ``done.json``, or of none."""
     if not run_folder.is_dir():

@@ -158,7 +158,7 @@ class MutualConfig(Section):
     detach_targets: bool = True
     kl_positions: Literal["scored", "all"] = "scored"
     kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e3)  # beyond, its square or logits / tau leave float32
     kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
     # Whom `distill` learns from: None trains a teacher; else a Hugging Face folder or id with the data's tokenizer
     teacher: str | None = Field(None, min_length=1)

@@ -170,7 +170,8 @@ def own_parts(batch: Batch, each: int, device: Device) -> list[Batch]:
     count = device.processes * each
     if count == 1:
         return [batch.to(device.device)]
-    parts = (batch.part(device.index + device.processes * i, count) for i in range(each))
+    held = min(each, -(-len(batch.input_ids) // device.processes))  # no part behind these has a row
+    parts = (batch.part(device.index + device.processes * i, count) for i in range(held))
     return [part.to(device.device) for part in parts if len(part.input_ids)]
 
 

@@ -34,6 +34,7 @@ from .models import (
     objective_of_class,
     window_length,
 )
+from .run_files import peer_folder
 from .settings import MutualConfig, SearchConfig
 
 # Weights as safetensors, configuration and tokenizer: never code, never pickles
@@ -112,7 +113,7 @@ def trained_teacher(run_folder: Path, config: Config, tokenizer: PreTrainedToken
     done = paths.read_json(run_folder / "done.json")
     cost = {name: done[name] for name in ("tokens", "words", "flops", "seconds")}
     record = {"name": run_folder.name, "run": run_folder.name, "dev_ce": done["dev_ce"][0], **cost}
-    return _opened(paths.peer(run_folder, 1), "the trained teacher", record, config, tokenizer, device)
+    return _opened(peer_folder(run_folder, 1), "the trained teacher", record, config, tokenizer, device)
 
 
 def given_teacher(config: Config, tokenizer: PreTrainedTokenizerFast, device: Device) -> Teacher:

@@ -86,7 +86,12 @@ def run(
     identity = _identity(config, prepared)
     folder = _folder(config, out, identity)
     if (folder / "config.json").is_file() and not force:
-        run_document(folder, ())
+        found = run_document(folder, ("hash",))["hash"]
+        if found != identity:  # a folder that was copied or renamed
+            raise UserError(
+                f"{folder} holds another run than its name says (hash {str(found)[:8]}); expected the run of these "
+                "settings; give that folder its own name again, or train this run from its beginning with --force"
+            )
         if (folder / "done.json").is_file():
             read_object(folder / "done.json", ("steps",))
             return folder
@@ -130,6 +135,7 @@ def _begin(
     """Make the run folder, without what a killed process left half-written, and note what is going to be trained."""
     paths.make_folder(folder)
     paths.remove_leftovers(folder)
+    paths.remove_leftovers_of(folder)
     document = {
         "format": FORMAT,
         "config": config.resolved(),

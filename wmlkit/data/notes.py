@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from ..settings import DataConfig
 from .cleaning import CLEANERS, INDENTATION, WHITE_SPACE
@@ -13,6 +14,7 @@ from .splits import Part
 
 # Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
 COLLAPSED = 0.03
+GIVEN_BACK = 0.02  # of a text's bytes: less is a space more beside some signs
 REPEATED = 0.05  # of a split's documents; a few short ones are alike in any text
 
 
@@ -78,4 +80,18 @@ def repeated(parts: Sequence[Part], chosen: Mapping[str, Sequence[np.ndarray]]) 
         "little of new text; remove duplicates"
         for split, share in shares.items()
         if share > REPEATED
+    ]
+
+
+def given_back(lines: Iterable[str], decoded: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """A note where the dev text, its `lines`, comes back from its tokens, `decoded`, with more or fewer bytes: bits a
+    byte are measured on what comes back."""
+    had, has = (sum(len(line.encode()) for line in text) for text in (lines, decoded))
+    if not had or abs(has / had - 1) <= GIVEN_BACK:
+        return []
+    why = "has no decoder" if tokenizer.backend_tokenizer.decoder is None else "has a decoder that changes it"
+    return [
+        f"the dev text has {had:,} bytes and comes back from its tokens with {has:,}, as the given tokenizer {why}: "
+        "bits a byte (evaluate.text_words, suite lm) are of what comes back and compare with no others; mend "
+        "tokenizer.json"
     ]

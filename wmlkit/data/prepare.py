@@ -30,8 +30,8 @@ from ..identity import digest
 from ..settings import DataConfig
 from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
-from .encode import count_tokens, write_documents
-from .notes import cleaned_by_name, idle_settings, not_read, repeated, white_space
+from .encode import count_tokens, decoded_documents, write_documents
+from .notes import cleaned_by_name, given_back, idle_settings, not_read, repeated, white_space
 from .statistics import DomainCounts, domain_statistics, example_lines
 from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 
@@ -205,13 +205,18 @@ def _fill(
     notes = told + not_read(source) + idle_settings(data) + white_space(parts) + cleaned_by_name(source, parts)
     if data.corpus != "nursery":  # its small grammar repeats itself, as it is meant to
         notes += repeated(parts, chosen)
-    for note in notes:
-        log.warning("%s: %s", source.name, note)
+    given = tokenizer is not None
     if tokenizer is None:
         lines = (line for document in _documents(parts, chosen["train"]) for line in document)
         tokenizer = train_tokenizer(_progress(lines, "tokenizer", "lines"), data.vocab_size, data.lowercase, data.nfkc)
     save_tokenizer(tokenizer, folder / "tokenizer")
     statistics = _encode_splits(folder, source, parts, chosen, tokenizer)
+    if given:
+        dev = (line for document in _documents(parts, chosen["dev"]) for line in document)
+        back = (line for document in decoded_documents(folder / "dev.tokens", tokenizer) for line in document)
+        notes += given_back(dev, back, tokenizer)
+    for note in notes:
+        log.warning("%s: %s", source.name, note)
     statistics["tokenizer"] = {
         "entries": len(tokenizer),
         "hash": tokenizer_hash(tokenizer),

@@ -88,18 +88,15 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
         notes.append(f"the source has no dev text: a share of {share:g} of its training documents is kept for it")
     totals = {split: sum(part.counts.words for part in parts if part.split == split) for split in ("train", "dev")}
     limits = {"train": settings["words"], "dev": settings["dev_words"]}
-    for split, key in (("train", "data.words"), ("dev", "data.dev_words")):
-        if limits[split] is not None and limits[split] < totals[split]:
-            notes.append(
-                f"of {totals[split]:,} words of {'training' if split == 'train' else 'dev'} text {limits[split]:,} are "
-                f"used, as {key} says; {key}=none takes all"
-            )
+    drawn = ("held_out",) if has_dev else ("held_out", "dev")
+    asked, used = dict.fromkeys(drawn, 0.0), dict.fromkeys(totals, 0)
     for part in parts:
         words = part.words()
         free = np.ones(len(words), dtype=bool)
         limit = limits[part.split]
         if limit is not None and limit < totals[part.split]:
             free = draw(words, limit * part.counts.words / totals[part.split], f"{seed}/words/{part.domain}")
+        used[part.split] += int(words[free].sum())
         masks = {split: np.zeros(len(words), dtype=bool) for split in SPLITS}
         if part.split == "dev":
             masks["dev"] = free
@@ -108,31 +105,37 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
             targets = {"held_out": target, "dev": target}
             if settings["dev_words"] is not None:
                 targets["dev"] = min(target, settings["dev_words"] * part.counts.words / totals["train"])
-            for split in ("held_out",) if has_dev else ("held_out", "dev"):
+            for split in drawn:
+                asked[split] += targets[split]
                 if free.sum() > 1:  # the last document of a domain is for training
                     masks[split] = _draw_among(free, words, targets[split], f"{seed}/{split}/{part.domain}")
                     free = free & ~masks[split]
             masks["train"] = free
         for split in SPLITS:
             chosen[split].append(masks[split])
+    for split, key in (("train", "data.words"), ("dev", "data.dev_words")):
+        if limits[split] is not None and limits[split] < totals[split]:
+            notes.append(
+                f"{used[split]:,} of {totals[split]:,} words of {'training' if split == 'train' else 'dev'} text are "
+                f"used: {key} is {limits[split]:,}, and documents are taken whole; {key}=none takes all"
+            )
     limited = settings["words"] if settings["words"] is not None and settings["words"] < totals["train"] else None
     _check_sizes(parts, chosen, limited, totals["train"])
-    return chosen, notes + _coarse(parts, chosen, share, has_dev)
+    return chosen, notes + _coarse(parts, chosen, asked)
 
 
-def _coarse(parts: list[Part], chosen: dict[str, list[np.ndarray]], share: float, has_dev: bool) -> list[str]:
-    """A note for each drawn split that holds more than twice the share of text that it was to hold."""
+def _coarse(parts: list[Part], chosen: dict[str, list[np.ndarray]], asked: dict[str, float]) -> list[str]:
+    """A note for each drawn split with more than twice the words that were `asked` for, or less than half of them."""
     words = {
-        split: sum(int(part.words()[mask].sum()) for part, mask in zip(parts, masks, strict=True))
-        for split, masks in chosen.items()
+        split: sum(int(part.words()[mask].sum()) for part, mask in zip(parts, chosen[split], strict=True))
+        for split in asked
     }
-    drawn = ("held_out",) if has_dev else ("held_out", "dev")
-    text = words["train"] + sum(words[split] for split in drawn)
     return [
-        f"{split.replace('_', '-')} text is {words[split] / text:.0%} of the training text, where data.held_out asks "
-        f"for {share:.0%}: its documents are long; line ends and blank lines in the text make shorter ones"
-        for split in drawn
-        if words[split] > 2 * share * text
+        f"the {split.replace('_', '-')} text has {words[split]:,} words where {count:,.0f} were to be drawn from the "
+        "training text (data.held_out): documents are taken whole, and some are long; line ends and blank lines in the "
+        "text make shorter ones"
+        for split, count in asked.items()
+        if not count / 2 <= words[split] <= 2 * count
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 # when a notebook starts a shell command afterwards.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .. import paths
@@ -236,6 +236,13 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
+    names = [name for name in tokenizer.all_special_tokens if len(name) > 1]
+    if names and isinstance(backend.model, (models.Unigram, models.WordLevel)):
+        # These look up whole stretches of text and have the special tokens among their entries: each is cut behind its
+        # first character.
+        cut = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
+        first = [backend.pre_tokenizer] if backend.pre_tokenizer else []
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*first, pre_tokenizers.Split(Regex(cut), "isolated")])
     return backend
 
 

@@ -17,7 +17,7 @@ from ..data.tokenizer import load_tokenizer, tokenizer_hash
 from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
-from ..run_files import known_result, run_facts
+from ..run_files import known_result, peer_folder, run_facts
 from ..settings import EvaluateConfig, Objective
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
@@ -243,7 +243,7 @@ def known_evaluation(
 def load_peers(run_folder: Path) -> tuple[list[PreTrainedModel], PreTrainedTokenizerFast]:
     """The exported peers of a finished run in their order, and the tokenizer that they share."""
     weights, objective = run_facts(run_folder)
-    folders = [paths.peer(run_folder, index) for index in range(1, len(weights) + 1)]
+    folders = [peer_folder(run_folder, index) for index in range(1, len(weights) + 1)]
     tokenizers = [load_tokenizer(folder) for folder in folders]
     hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers]
     if len(set(hashes)) > 1:

@@ -142,7 +142,7 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
             f"{base} holds no folder {suite}_filtered or {suite}, and evaluate.suites names {len(others)} suites; "
             "expected a folder for each below evaluate.pairs; give the folder above them, or one suite"
         )
-    if found == base and hint and not list(base.glob("*.jsonl")):
+    if found == base and hint and not _jsonl_files(base):
         raise UserError(f"{base} holds no folder ewok_filtered or ewok and no .jsonl file{hint}")
     return found
 
@@ -155,9 +155,10 @@ def _grammar_hash() -> str:
 
 
 def suite_files(folder: str | Path) -> list[Path]:
-    """The JSONL files of a suite, alphabetical; UserError if there are none."""
+    """The JSONL files of a suite, alphabetical; UserError if there are none. Hidden ones are not of it, such as those
+    that macOS copies beside others."""
     folder = Path(folder)
-    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.name)
+    files = _jsonl_files(folder)
     if not files:
         hint = f"; {EWOK_HELP}" if "ewok" in folder.name.lower() else "; point evaluate.pairs at the suite's folder"
         found = paths.without(folder, ".jsonl file")
@@ -166,6 +167,11 @@ def suite_files(folder: str | Path) -> list[Path]:
         if not file.exists():
             raise UserError(f"{file} is a link to nothing; expected a file of pairs; mend the link or remove it")
     return files
+
+
+def _jsonl_files(folder: Path) -> list[Path]:
+    found = (path for path in folder.glob("*") if path.suffix.lower() == ".jsonl" and not path.is_dir())
+    return sorted((path for path in found if not path.name.startswith(".")), key=lambda path: path.name)
 
 
 def suite_hash(folder: str | Path) -> str:
