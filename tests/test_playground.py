@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from dataclasses import replace
@@ -145,6 +146,19 @@ def test_a_small_sample_keeps_whole_pairs(masked, sample):
     assert few.dev.logits.numel() + few.pairs.logits.numel() <= room
     assert set(few.pairs.text) == set(range(2 * few.count))
     torch.testing.assert_close(few.pairs.logits, sample.pairs.logits[:, : few.pairs.logits.shape[1]])
+
+
+def test_pairs_that_the_window_cannot_hold_are_left_out(masked, sample):
+    """As the nursery's may be, to a tokenizer of a text in another script; where none fits the first is named."""
+    short = copy.deepcopy(masked.tokenizer)
+    lengths = np.bincount(sample.pairs.text) + 2  # with start and end
+    short.model_max_length = int(np.median(lengths))
+    few = playground.draw_sample(replace(masked, tokenizer=short), paths.out_of(masked.run))
+    fitting = lengths.reshape(-1, 2).max(axis=1) <= short.model_max_length
+    assert few.count == fitting.sum() < sample.count
+    short.model_max_length = 3
+    with pytest.raises(UserError, match="the model's window is 3; shorten it"):
+        playground.draw_sample(replace(masked, tokenizer=short), paths.out_of(masked.run))
 
 
 def test_edges_run_from_the_others_alone_to_the_peer_alone(masked, sample):

@@ -280,8 +280,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     assert dml.endswith("| +0.250 [0.125, 0.375] p 0.04 |")
     assert len([line for line in shown if line.startswith("| alpha = 0.9 (1 of 3 seeds) | ")]) == 1
     assert len([line for line in shown if line.startswith("| arm = distill (2 of 3 seeds) | ")]) == 1
-    (other,) = (line for line in shown if line.startswith("| hypergradient = direct |"))
-    assert other.endswith(" times |  |  |")  # no seed in common with the base: no difference
+    assert not any("hypergradient = direct" in line for line in shown)  # no seed in common with the base: no difference
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
     assert independent.startswith("| arm = independent |  |  | ")
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)

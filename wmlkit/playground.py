@@ -23,7 +23,7 @@ from .config import Config, config_of_run, load_preset
 from .data.prepare import prepare
 from .data.texts import open_texts
 from .errors import UserError
-from .evaluate.minimal_pairs import check_fit
+from .evaluate.minimal_pairs import check_fit, window_of
 from .evaluate.pairs import load_peers
 from .evaluate.protocols import credit, get_protocol, is_tie
 from .evaluate.spans import Encoded, encode_spans
@@ -203,7 +203,8 @@ def fill(peers: Peers, text: str, top: int = 5) -> pd.DataFrame:
 
 
 def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
-    """Read dev text and pairs of the run's own suite once, as many as `cells` logits hold.
+    """Read dev text and pairs of the run's own suite once, as many as `cells` logits hold. Pairs that are longer than
+    the models' window are left out: the nursery's may be, to a tokenizer of text in another script.
 
     The dev text is that on which training measures its dev loss, with the same masks; of it, what half of the cells
     hold. `out`: the output folder that the run lies in.
@@ -218,6 +219,10 @@ def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
     contexts = [text for n in order for text in (pairs[n].good_context, pairs[n].bad_context)]
     origins = [pairs[n].origin for n in order for _ in range(2)]
     encoded = encode_spans(peers.tokenizer, texts, contexts, peers.objective, "none", origins)
+    window = window_of(peers.models, peers.tokenizer)
+    fitting = [n for n in range(len(pairs)) if all(len(item.ids) <= window for item in encoded[2 * n : 2 * n + 2])]
+    places = [place for n in fitting or [0] for place in (2 * n, 2 * n + 1)]  # none: the first is named below
+    encoded, origins = [encoded[place] for place in places], [origins[place] for place in places]
     room = (cells - dev.logits.numel()) // (len(peers.models) * len(peers.tokenizer))
     used = np.cumsum([len(item.scored) for item in encoded])[1::2]
     count = max(1, int(np.searchsorted(used, room, side="right")))

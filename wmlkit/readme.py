@@ -117,6 +117,8 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         found = {key: row for key, row in rows.set_index(["suite", "protocol"]).iterrows()}
         show = _cell if change == "base" else _difference
         cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
+        if not any(cells):  # no difference: losses of other tokens, or no seed in common
+            continue
         flops = rows.iloc[0]["flops"]
         times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
         lines.append(f"| {change}{_few(rows, base['n_seeds'])}{_noted(rows)} | {times} | " + " | ".join(cells) + " |")

@@ -131,13 +131,18 @@ def check_fit(
     sizes = [model.config.vocab_size for model in peers]
     if len(set(sizes)) > 1:
         raise UserError(f"the models have vocabularies of {sizes} tokens; peers must share one tokenizer")
-    window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
+    window = window_of(peers, tokenizer)
     for item, origin in zip(encoded, origins, strict=True):
         if len(item.ids) > window:
             raise UserError(
                 f"{origin} has {len(item.ids)} tokens, the model's window is {window}; "
                 "shorten it or use a model trained with a larger data.block_size"
             )
+
+
+def window_of(peers: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest text that all of the models take."""
+    return int(min(tokenizer.model_max_length, *(max_length(model) for model in peers)))
 
 
 def _check_words(sentences: Sequence[str], encoded: Sequence[Encoded], origins: Sequence[str]) -> None:
