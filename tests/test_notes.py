@@ -64,6 +64,12 @@ def test_white_space_of_a_known_format_is_no_loss(tmp_path: Path) -> None:
     assert not any("white space" in note for note in found)
 
 
+def test_a_script_without_spaces_is_noted(tmp_path: Path) -> None:
+    lines = [chr(0x4E00 + index % 500) * 40 + chr(0x4E00 + index) for index in range(400)]
+    (note,) = notes_of(write(tmp_path / "mine", a__txt=lines))
+    assert note.startswith("41 characters stand between two spaces of this text") and "evaluate.text_words" in note
+
+
 def test_rules_that_a_name_brings_are_noted(tmp_path: Path) -> None:
     """A folder `wikipedia` of one's own: its heading marks go, as in BabyLM's file of that name."""
     own, other = [*LINES, "= = = A heading = = =", "= = = Another = = ="], [f"{line} Indeed." for line in LINES]

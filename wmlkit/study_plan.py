@@ -79,12 +79,20 @@ def work(run: Config) -> float:
 
 def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
     """Rows (from 1) of slice `index` (from 1) of `count`: each run goes to the slice with the least work so far, the
-    dearest first, so that the slices end at about the same time. Raises UserError where there is no such slice."""
+    dearest first, so that the slices end at about the same time.
+
+    Where a seed has more runs than there are slices, one seed is shared out after the other, so that the slices are
+    done with a seed at about the same time too, and a study that is stopped has whole seeds. Raises UserError where
+    there is no such slice.
+    """
     if not 1 <= index <= count:
         raise UserError(f"shard {index}/{count} does not exist; expected I/N with 1 <= I <= N, for example 1/2")
     load = [0.0] * count
     slices: list[list[int]] = [[] for _ in range(count)]
-    for position in sorted(range(len(runs)), key=lambda i: (-work(runs[i]), i)):
+    seeds = [run.train.seed for run in runs]
+    whole_seeds = count < min((seeds.count(seed) for seed in seeds), default=0)
+    order = {seed: place for place, seed in enumerate(dict.fromkeys(seeds))}
+    for position in sorted(range(len(runs)), key=lambda i: (whole_seeds and order[seeds[i]], -work(runs[i]), i)):
         lightest = min(range(count), key=lambda s: load[s])
         slices[lightest].append(position)
         load[lightest] += work(runs[position])

@@ -15,6 +15,7 @@ from .splits import Part
 # Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
 COLLAPSED = 0.03
 GIVEN_BACK = 0.02  # of a text's bytes: less is a space more beside some signs
+UNSPACED = 20  # characters a word; with spaces between words no language comes near it
 REPEATED = 0.05  # of a split's documents; a few short ones are alike in any text
 
 
@@ -62,6 +63,18 @@ def white_space(parts: Sequence[Part]) -> list[str]:
         return []
     among = " (indentation of code or verse among it)" if indented else ""
     return [f"white space was collapsed in {indented + inside:,} lines{among}; data.clean=false keeps it"]
+
+
+def unspaced(parts: Sequence[Part]) -> list[str]:
+    """A note where the text is in a script without spaces between words."""
+    words, characters = (sum(getattr(part.counts, f"raw_{unit}") for part in parts) for unit in ("words", "characters"))
+    if characters <= UNSPACED * words:
+        return []
+    return [
+        f"{characters / words:.0f} characters stand between two spaces of this text, as in scripts that have none "
+        "between words: what counts words (data.words, data.dev_words, evaluate.text_words, evaluate.curve, words "
+        "read) counts such stretches; choose smaller numbers"
+    ]
 
 
 def repeated(parts: Sequence[Part], chosen: Mapping[str, Sequence[np.ndarray]]) -> list[str]:

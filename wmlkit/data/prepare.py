@@ -31,7 +31,7 @@ from ..settings import DataConfig
 from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
 from .encode import count_tokens, decoded_documents, write_documents
-from .notes import cleaned_by_name, given_back, idle_settings, not_read, repeated, white_space
+from .notes import cleaned_by_name, given_back, idle_settings, not_read, repeated, unspaced, white_space
 from .statistics import DomainCounts, domain_statistics, example_lines
 from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 
@@ -203,6 +203,7 @@ def _fill(
     ]
     chosen, told = splits.assign(parts, settings)
     notes = told + not_read(source) + idle_settings(data) + white_space(parts) + cleaned_by_name(source, parts)
+    notes += unspaced(parts)
     if data.corpus != "nursery":  # its small grammar repeats itself, as it is meant to
         notes += repeated(parts, chosen)
     given = tokenizer is not None

@@ -46,6 +46,7 @@ class DomainCounts:
 
     raw_lines: int = 0
     raw_words: int = 0
+    raw_characters: int = 0
     raw_blocks: int = 0  # stretches of text between blank lines
     lines: int = 0
     words: int = 0
@@ -64,6 +65,7 @@ class DomainCounts:
         for line in lines:
             words = len(line.split())
             self.raw_words += words
+            self.raw_characters += len(line)
             self.raw_lines += words > 0
             self.raw_blocks += words > 0 and not in_block
             in_block = words > 0
