@@ -214,4 +214,4 @@ def test_teachers_do_not_make_one_slice_longer():
     runs = study_plan.plan(study.load_preset("smoke", settings))
     slices = [study_plan.shard(runs, index, 2) for index in (1, 2)]
     loads = [sum(study_plan.work(runs[row - 1]) for row in part) for part in slices]
-    assert max(loads) < 1.05 * sum(loads) / 2
+    assert max(loads) < 1.1 * sum(loads) / 2
