@@ -90,7 +90,7 @@ def ask(every: Sequence[Part], out: Path, minutes: float) -> dict[str, Any]:
         result = _run(part, min(left, part.most)) if left >= part.seconds else {"status": "no time left"}
         found["parts"].append(begun | result)
         paths.write_json(out / "card.json", found)
-        print(f"{part.name}: {result['status']}", flush=True)
+        print(f"{part.name}: {result['status']}{_told(result)}", flush=True)
     return found
 
 
@@ -117,6 +117,14 @@ def _run(part: Part, seconds: float) -> dict[str, Any]:
     late = time.monotonic() - start > seconds
     status = "stopped" if late else "done" if not any(codes) else f"failed with {max(codes, key=abs)}"
     return {"status": status, "seconds": time.monotonic() - start, "printed": printed, **_speed(printed)}
+
+
+def _told(result: dict[str, Any]) -> str:
+    """The speed of runs, for whoever has to decide from it how many to put side by side."""
+    if "tokens_per_second" not in result:
+        return ""
+    speed, flop = result["tokens_per_second"], result["flop_per_second"]
+    return f", {speed:,.0f} tokens/s, {flop / 1e12:.3g} TFLOP/s, {result['peak_memory']:,.0f} MiB a run"
 
 
 def _stopped(process: subprocess.Popen[str]) -> tuple[str, str]:

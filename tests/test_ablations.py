@@ -240,7 +240,11 @@ def test_report_finds_the_ablations_beside_the_preset(folder, config):
     assert noted_plan(folder) == other and noted_plan(beside) is None
     settings = pd.read_csv(beside / "tables" / "T2.csv").set_index(["section", "name"])["value"]
     assert json.loads(settings["ablations", "base"]) == other.ablations.base
+    # the folder of the ablations by itself, as where the study is yet to be trained
+    own = pd.read_csv({path.stem: path for path in tables.write_tables(folder)}["T8"])
+    pd.testing.assert_frame_equal(own, table)
     (folder / "ablations.json").unlink()
+    shutil.rmtree(folder / "tables")
 
 
 def test_figure(folder, config):

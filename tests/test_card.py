@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -73,7 +74,7 @@ def test_speed_of_runs_side_by_side(tmp_path):
     assert "tokens_per_second" not in found and "same time" in found["speed"]
 
 
-def test_a_run_as_it_is_asked_for(tmp_path):
+def test_a_run_as_it_is_asked_for(tmp_path, capsys):
     """The commands are those that wmlkit takes: one short training in the sizes of `smoke`."""
     settings = ["train.steps=12", "train.log_every=4", "train.eval_every=12", "train.checkpoint_every=12"]
     asked = parts(tmp_path, "smoke", [*settings, "data.words=4000", "data.dev_words=1500"])
@@ -86,3 +87,4 @@ def test_a_run_as_it_is_asked_for(tmp_path):
     assert all(f"train.steps={STEPS}" in part.commands[0] for part in asked if part.name in (*runs, "compiled"))
     (found,) = ask([part for part in asked if part.name == "runs 1"], tmp_path, 3)["parts"]
     assert found["status"] == "done" and found["tokens_per_second"] > 0, found
+    assert re.search(r": done, [\d,]+ tokens/s, [\d.e-]+ TFLOP/s, [\d,]+ MiB a run", capsys.readouterr().out)

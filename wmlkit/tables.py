@@ -211,7 +211,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     runs = finished_runs(folder)
     main = next((run for run in runs if not run.setting), runs[0])
     largest = max(runs, key=lambda run: run.peers)
-    ablated = paths.ablations(folder.parent, folder.name)
+    # T8 stands beside the runs of the study, and where the ablations are read alone, beside themselves
+    ablated = folder if noted_plan(folder) else paths.ablations(folder.parent, folder.name)
     asked = noted_plan(ablated)
     config = asked or _configured(runs)  # what cannot be read is told before anything is written
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
