@@ -223,6 +223,7 @@ def test_options_and_settings_of_a_run_are_judged_together(tmp_path, monkeypatch
     import_module("wmlkit.study")  # it keeps `train.run` under another name: the true one, whatever comes first
     seen = []
     monkeypatch.setattr("wmlkit.train.run", lambda config, *rest, **options: seen.append(config) or tmp_path)
+    (tmp_path / "done.json").write_text('{"words": 1}')
     assert run_cli(["train", "--peers", "2", "--set", "outer.min_weight=0.4"], monkeypatch) == 0
     assert (seen[0].mutual.num_peers, seen[0].outer.min_weight) == (2, 0.4)
 

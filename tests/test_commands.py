@@ -93,9 +93,8 @@ def test_a_study_tells_what_says_nothing_of_its_runs(monkeypatch):
     told = wmlkit("study", "plan", "--preset", "smoke", "--set", "mutual.num_peers=3", "--set", "train.lr=0.1")
     assert told == (plain[0], "wmlkit: mutual.num_peers says nothing of these runs; study.runs does\n")
     assert plain[1] == ""
-    base = wmlkit(
-        "study", "plan", "--preset", "smoke", "--ablations", "--set", "train.seed=3", "--set", "mutual.arm=dml"
-    )
+    asked = ["train.seed=3", "mutual.arm=dml", 'ablations.settings=[{"mutual.arm"="independent"}]']
+    base = wmlkit("study", "plan", "--preset", "smoke", "--ablations", *(x for one in asked for x in ("--set", one)))
     assert base[1] == "wmlkit: train.seed says nothing of these runs; ablations.seeds does\n" and "dml" in base[0]
     monkeypatch.setattr("wmlkit.submit.submit", lambda *arguments, **more: [])
     submitted = wmlkit("study", "submit", "--shards", 1, "--preset", "smoke", "--set", "mutual.num_peers=3")
