@@ -29,21 +29,35 @@ def test_runs_go_side_by_side_each_in_a_process_of_its_own(tmp_path):
     folders = [paths.Path(line) for line in done.stdout.splitlines()]
     assert [folder.name.rpartition("-")[0] for folder in folders] == ["independent-p1-s0", "wml-p2-s0"]
     assert all(list((folder / "evaluation").glob("*.items.jsonl")) for folder in folders)
-    commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
-    assert [command.partition(" --stage")[0][-8:] for command in commands] == ["--rows 1", "--rows 2"]
+    made_by = [paths.read_json(folder / "environment.json") for folder in folders]
+    assert {one["command"].partition(" --stage")[0].rpartition("--rows ")[2] for one in made_by} == {"2,1"}
+    assert done.stderr.count(": trained") == 2, done.stderr  # each run in one of the processes alone
 
 
 def test_processes_share_what_is_left(tmp_path):
-    """Of the whole plan rows 1 and 2 would be one slice, row 3 the other; row 3 is done."""
+    """The dearest first, and each is told of everything: which of them does a run is seen when it comes to it."""
     settings = [*SMALL, "train.steps=2", "evaluate.curve=[]"]
-    settings += ['study.runs=[["wml", 2], ["independent", 1], ["independent", 2]]']
+    settings += ['study.runs=[["independent", 1], ["wml", 2], ["independent", 2]]']
     config = study.load_preset("smoke", settings)
-    assert [study_plan.shard(study_plan.plan(config), index, 2) for index in (1, 2)] == [[1, 2], [3]]
     (third,) = study.run_rows(config, tmp_path, [3], "train")
-    folders = study.run("smoke", settings, tmp_path, "train", progress=lambda line: None)
+    told = []
+    folders = study.run("smoke", settings, tmp_path, "train", progress=told.append)
     commands = [paths.read_json(folder / "environment.json")["command"] for folder in folders]
     assert folders[2] == third and "--rows" not in commands[2]
-    assert ["--rows 1 " in commands[0], "--rows 2 " in commands[1]] == [True, True], commands
+    assert ["--rows 2,1 " in command for command in commands[:2]] == [True, True], commands
+    assert sorted(line for line in told if line.endswith("trained")) == [
+        "independent P=1 seed 0: trained",
+        "wml P=2 seed 0: trained",
+    ]
+
+
+def test_a_row_that_another_process_has_taken_is_left_to_it(tmp_path, monkeypatch):
+    config, taken = study.load_preset("smoke", [*TWO, "train.steps=2"]), tmp_path / "taken"
+    paths.write_text(taken / "1", "")
+    monkeypatch.setenv(study.TAKEN, str(taken))
+    (folder,) = study.run_rows(config, tmp_path, [2, 1], "train")
+    assert folder.name.startswith("wml-p2-s0") and {file.name for file in taken.iterdir()} == {"1", "2"}
+    assert study.run_rows(config, tmp_path, [2, 1], "train") == []
 
 
 def test_a_suite_that_could_not_be_scored_is_found_before_training(tmp_path):
@@ -140,7 +154,7 @@ def test_a_listener_that_fails_stops_the_processes_instead_of_hanging():
     signal.alarm(60)
     try:
         with pytest.raises(BrokenPipeError):
-            study._run_processes([[sys.executable, "-c", talk]] * 2, 1, listen)
+            study._run_processes([[sys.executable, "-c", talk]] * 2, {}, listen)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)

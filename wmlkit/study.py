@@ -1,7 +1,7 @@
 """A study: the runs of a plan (`study_plan.py`), in slices that anything can drive.
 
-`run_shard` does slice I of N in this process, so a SLURM array, a CI matrix or a shell loop can drive it; `run` shares
-what is left to do among processes of this machine. Finished runs are not repeated.
+`run_shard` does slice I of N in this process, so a SLURM array, a CI matrix or a shell loop can drive it; `run` lets
+processes of this machine take one run after the other of what is left to do. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
 from .run_files import read_object, run_document
 from .settings import Arm
-from .study_plan import Part, plan, shard
+from .study_plan import Part, dearest_first, plan, shard
 from .train import run as train_run
 from .train import run_folder
 
 STAGES = ("train", "evaluate", "all")
+TAKEN = "WMLKIT_ROWS_TAKEN"  # variable of processes that share rows: a folder with an empty file for each row taken
 
 
 def dev_lines(show: Callable[[str], None]) -> Callable[[str], None]:
@@ -70,7 +72,8 @@ def run_rows(
 ) -> list[Path]:
     """Do `rows` (from 1) of the plan in this process; `stage` is train, evaluate or all. Returns the run folders.
 
-    Raises UserError for a row that the plan has not, before anything is done.
+    Of rows that several processes share (`run`) each does those that it is the first to take. Raises UserError for a
+    row that the plan has not, before anything is done.
     """
     check_stage(stage)
     runs = plan(config, part)
@@ -87,7 +90,7 @@ def run_rows(
                 pairs_folder(one, suite, out)
         _check_suites(own, out)
     folders = []
-    for one in own:
+    for one in (runs[row - 1] for row in _taken(rows)):
         name = run_name(one)
         if part == "ablations":
             name = f"{ablation_name(changes(one.resolved(), ablation_base(config)))}, seed {one.train.seed}"
@@ -100,6 +103,18 @@ def run_rows(
             say(f"{name}: evaluated")
         folders.append(folder)
     return folders
+
+
+def _taken(rows: Sequence[int]) -> Iterator[int]:
+    """Those of `rows` that this process is to do: where others share them, what none of them has taken before."""
+    folder = os.environ.get(TAKEN)
+    for row in rows:
+        try:
+            if folder:
+                (Path(folder) / str(row)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield row
 
 
 def _check_suites(runs: Sequence[Config], out: Path) -> None:
@@ -196,9 +211,9 @@ def run(
 ) -> list[Path]:
     """One stage of all runs of a part of the study, `study.workers` processes side by side; returns the run folders.
 
-    Each process is ``wmlkit study run --rows ...`` with its share of what is left to do: slices of the whole plan, a
-    part of it done before, would leave a process idle. Nothing is started when nothing is left. The corpus is prepared
-    first: the processes would otherwise all do it.
+    Each process is ``wmlkit study run --rows ...`` with all that is left to do, seed after seed and the dearest first,
+    and takes the next run that no other has: none is idle while there is one. Nothing is started when nothing is left.
+    The corpus is prepared first: the processes would otherwise all do it.
     SIGTERM and Ctrl-C are passed on, so each run that trains leaves a checkpoint; then Stopped is raised. Raises
     UserError when a process fails.
     """
@@ -213,10 +228,10 @@ def run(
     folders = [run_folder(one, out, prepared if one.data == config.data else None) for one in runs]
     numbered = enumerate(zip(folders, runs, strict=True), start=1)
     left = [row for row, (folder, one) in numbered if not _is_done(folder, one, out, stage)]
-    count = min(config.study.workers, len(left))
-    shares = [shard([runs[row - 1] for row in left], index, count) for index in range(1, count + 1)]
-    commands = [_command(preset, overrides, out, [left[row - 1] for row in share], stage, part) for share in shares]
-    _run_processes(commands, config.train.threads, progress)
+    rows = [left[place] for place in dearest_first([runs[row - 1] for row in left])]
+    commands = [_command(preset, overrides, out, rows, stage, part)] * min(config.study.workers, len(left))
+    with tempfile.TemporaryDirectory() as taken:
+        _run_processes(commands, {"OMP_NUM_THREADS": str(config.train.threads), TAKEN: taken}, progress)
     return folders
 
 
@@ -230,10 +245,10 @@ def _command(
     return command + [argument for override in overrides for argument in ("--set", override)]
 
 
-def _run_processes(commands: Sequence[list[str]], threads: int, progress: Callable[[str], None]) -> None:
-    """Run the commands side by side, each with so many threads, and hand on their lines. Raises Stopped after a signal
-    that asks to stop, and UserError when a process fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", WATCHED: "1"}
+def _run_processes(commands: Sequence[list[str]], variables: dict[str, str], progress: Callable[[str], None]) -> None:
+    """Run the commands side by side, with these variables, and hand on their lines. Raises Stopped after a signal that
+    asks to stop, and UserError when a process fails."""
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1", WATCHED: "1"}
     processes: list[subprocess.Popen[str]] = []
     tails = [""] * len(commands)
     broken: list[Exception] = []  # what `progress` raised

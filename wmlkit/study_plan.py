@@ -77,6 +77,13 @@ def work(run: Config) -> float:
     return steps * students + teacher
 
 
+def dearest_first(runs: Sequence[Config], whole_seeds: bool = True) -> list[int]:
+    """In which order to share out `runs`, as positions from 0: the dearest first, so that those who take them end at
+    about the same time; `whole_seeds`: seed after seed, so that a study that is stopped has whole seeds."""
+    place = {seed: number for number, seed in enumerate(dict.fromkeys(run.train.seed for run in runs))}
+    return sorted(range(len(runs)), key=lambda i: (whole_seeds and place[runs[i].train.seed], -work(runs[i]), i))
+
+
 def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
     """Rows (from 1) of slice `index` (from 1) of `count`: each run goes to the slice with the least work so far, the
     dearest first, so that the slices end at about the same time.
@@ -91,8 +98,7 @@ def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
     slices: list[list[int]] = [[] for _ in range(count)]
     seeds = [run.train.seed for run in runs]
     whole_seeds = count < min((seeds.count(seed) for seed in seeds), default=0)
-    order = {seed: place for place, seed in enumerate(dict.fromkeys(seeds))}
-    for position in sorted(range(len(runs)), key=lambda i: (whole_seeds and order[seeds[i]], -work(runs[i]), i)):
+    for position in dearest_first(runs, whole_seeds):
         lightest = min(range(count), key=lambda s: load[s])
         slices[lightest].append(position)
         load[lightest] += work(runs[position])
