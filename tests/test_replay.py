@@ -555,6 +555,16 @@ def test_a_replay_is_known_by_the_pairs_it_scores(out, tmp_path):
     assert replay.replay_folder(moved, out, "none", Case(), 0, prepared, prepared) == folders[0]
 
 
+def test_pairs_that_do_not_fit_are_told_before_the_training(out, tmp_path, monkeypatch):
+    pair = {"sentence_good": "the cats sleep" * 40, "sentence_bad": "the cats sleeps" * 40}
+    (tmp_path / "agreement.jsonl").write_text(json.dumps(pair))
+    given = config(evaluate__suites=["blimp"], evaluate__pairs=str(tmp_path))
+    monkeypatch.setattr(replay, "epochs", lambda *_: pytest.fail("trained before"))
+    for name in ("none", "lost_case", "digit_pairs"):
+        with pytest.raises(UserError, match=r"agreement.jsonl line 1.*window"):
+            replay.run(given, out, name, cases()[name])
+
+
 @pytest.mark.parametrize(("objective", "family"), [("mlm", "roberta"), ("clm", "llama")])
 def test_the_notebook_s_last_words_leave_out_what_causal_peers_do_not_have(objective: str, family: str) -> None:
     """Its own cell, on numbers that were made up."""

@@ -26,6 +26,7 @@ from ..data.tokenizer import load_tokenizer
 from ..device import Device, setup, side_by_side
 from ..errors import UserError
 from ..evaluate import evaluate_pairs
+from ..evaluate.pairs import check_suites
 from ..evaluate.suites import pairs_folder, suite_hash
 from ..guard import exclusive
 from ..identity import digest, shaping
@@ -128,6 +129,9 @@ def _replay(
     seed, began = used.train.seed, time.perf_counter()
     device = setup(used.train.precision, used.train.threads)
     tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.needs_mask)
+    reader = without_capitals(tokenizer) if case.defects.lost_case else tokenizer  # of the pairs
+    scored = {"evaluate.suites": used.evaluate.suites[:1], "evaluate.per_paradigm": used.replay.per_paradigm}
+    check_suites(used.updated(scored), out, reader)  # what would stop the scoring must not wait for it
     setting, ids, wide = _open_setting(used, case, device, prepared, tokenizer)
     students = find_students(used, len(wide))
     teacher, of_teacher = None, dict[str, Any]()
@@ -164,7 +168,7 @@ def _replay(
         "dev_ce": dev_ce,
         "dev_ce_ensemble": ensemble_ce,
         "peer_weights": state.peer_weights.tolist() if any(row["outer"] for row in rows) else None,
-        "accuracy": _accuracies(state, used, out, without_capitals(tokenizer) if case.defects.lost_case else tokenizer),
+        "accuracy": _accuracies(state, used, out, reader),
         **of_teacher,
         "seconds": time.perf_counter() - began,
     }
