@@ -243,6 +243,21 @@ def test_a_notebook_saves_what_it_shows_and_refuses_to_end_without_a_number(tmp_
     assert list(csv.reader(io.StringIO((own.folder / "tables" / "T1.csv").read_text())))[1:] == [["1"], ["2"]]
 
 
+def test_a_notebook_tells_what_says_nothing_of_its_runs_and_refuses_a_text_for_a_list(tmp_path, capsys):
+    """A student who asks notebook 00 for another arm would else take its two peers of wml for that arm."""
+    session.start("00_start_here", "smoke", str(tmp_path), ["mutual.arm=independent", "train.seed=9", "train.steps=4"])
+    said = capsys.readouterr().out.splitlines()[2:]
+    assert said == [
+        "mutual.arm says nothing of these runs; study.runs does",
+        "train.seed says nothing of these runs; study.seeds does",
+    ]
+    session.start("06_ablations", "smoke", str(tmp_path), ["mutual.arm=dml", "train.seed=9"])
+    assert capsys.readouterr().out.splitlines()[2:] == ["train.seed says nothing of these runs; ablations.seeds does"]
+    for wrong in ("mutual.alpha=0.9", {"mutual.alpha": 0.9}):
+        with pytest.raises(UserError, match="expected a list of texts, for example"):
+            session.start("00_start_here", "smoke", str(tmp_path), wrong)
+
+
 def test_word_counts_by_hand():
     """The stream 0 1 2 0 1 1, four words, 0.1 added to each count."""
     counts = ngrams.Counts(np.array([0, 1, 2, 0, 1, 1], dtype=np.uint16), 4)

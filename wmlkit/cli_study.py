@@ -19,11 +19,10 @@ Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablat
 
 def _tell_unread(set_: list[str] | None, ablations: bool) -> None:
     """Tells what is asked for and says nothing of a study's runs."""
-    instead = {"mutual.arm": "study.runs", "mutual.num_peers": "study.runs", "train.seed": "study.seeds"}
-    instead = {"train.seed": "ablations.seeds"} if ablations else instead
-    for key in dict(map(parse_assignment, set_ or [])):
-        if key in instead:
-            say(f"wmlkit: {key} says nothing of these runs; {instead[key]} does")
+    from .study_plan import unread
+
+    for sentence in unread(dict(map(parse_assignment, set_ or [])), "ablations" if ablations else "runs"):
+        say(f"wmlkit: {sentence}")
 
 
 @study_app.command("plan")

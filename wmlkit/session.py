@@ -19,13 +19,16 @@ import pandas as pd
 
 from . import environment, paths
 from .captions import caption
-from .config import Config, load_preset
+from .config import Config, load_preset, parse_assignment
 from .data.prepare import hash_of_text
 from .device import setup
 from .errors import UserError
 from .figures.files import save_noted
 from .runs import check_alike
+from .study_plan import unread
 from .tables import save_table
+
+ABLATIONS = "06_ablations"  # the notebook whose runs are those of [ablations]
 
 
 @dataclass
@@ -86,14 +89,18 @@ class Session:
 def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Session:
     """Open a notebook's session and print what it runs on. `out` empty: the default output folder.
 
-    Raises UserError where the folder has runs of other settings.
+    Raises UserError where the folder has runs of other settings, or `overrides` is no list.
     """
+    if not isinstance(overrides, (list, tuple)):
+        raise UserError(f'overrides is {overrides!r}; expected a list of texts, for example ["mutual.alpha=0.9"]')
     config = load_preset(preset, list(overrides))
     root = paths.output(out or None)
     check_alike(paths.preset(root, preset), config, partial(hash_of_text, config.data, root, config.needs_mask))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup(config.train.precision).reason}")
+    for sentence in unread(dict(map(parse_assignment, overrides)), "ablations" if notebook == ABLATIONS else "runs"):
+        print(sentence)
     _show_figures()
     return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))
 

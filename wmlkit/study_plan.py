@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,6 +15,11 @@ from .settings import Arm
 
 CLOSELY: tuple[Arm, ...] = ("wml", "dml", "independent", "distill")  # in what order an arm is chosen to be shown
 Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
+# What says nothing of a study's runs, and what does in its place
+_INSTEAD: dict[Part, dict[str, str]] = {
+    "runs": {"mutual.arm": "study.runs", "mutual.num_peers": "study.runs", "train.seed": "study.seeds"},
+    "ablations": {"train.seed": "ablations.seeds"},
+}
 
 
 def plan(config: Config, part: Part = "runs") -> list[Config]:
@@ -33,6 +38,16 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
         for seed in dict.fromkeys(config.study.seeds)
         for arm, peers in dict.fromkeys(config.study.runs)
     ]
+
+
+def unread(keys: Iterable[str], part: Part = "runs") -> list[str]:
+    """A sentence for each setting that is asked for and says nothing of a study's runs.
+
+    >>> unread(["mutual.arm", "train.steps"])
+    ['mutual.arm says nothing of these runs; study.runs does']
+    """
+    instead = _INSTEAD[part]
+    return [f"{key} says nothing of these runs; {instead[key]} does" for key in keys if key in instead]
 
 
 def foremost(config: Config) -> tuple[Arm, int]:
