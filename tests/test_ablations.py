@@ -17,7 +17,7 @@ from wmlkit.ablations import ablation_base, ablation_name, changes, note_plan, n
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
 from wmlkit.figures.ablations import plot_ablations
-from wmlkit.readable import readable
+from wmlkit.readable import p_value, readable
 from wmlkit.runs import read_runs
 from wmlkit.study_plan import plan, plan_table
 
@@ -309,3 +309,17 @@ def test_what_a_run_does_not_read_and_where_files_lie_is_no_change():
     assert changes(other, base) == {"search.saved": "/home/others.json"}
     taught = base.updated({"mutual.arm": "distill", "mutual.teacher_steps": 3}).resolved()
     assert changes(taught, base) == {"mutual.arm": "distill", "mutual.teacher_steps": 3}
+
+
+def test_the_notebook_s_last_words_tell_a_difference_that_the_number_of_changes_takes_back() -> None:
+    """Its own cell, on the committed T8: the interval of one change leaves out 0, and its adjusted p is 0.13."""
+    document = json.loads((paths.REPOSITORY / "notebooks" / "06_ablations.ipynb").read_text(encoding="utf-8"))
+    last = next(
+        one for one in map("".join, (cell["source"] for cell in document["cells"])) if one.startswith("lines, ")
+    )
+    table = pd.read_csv(paths.reference("nursery") / "tables" / "T8.csv")
+    rows = table[(table["member"] == "mean_peer") & table["difference"].notna()]
+    given = {"mean_peer": rows, "changes": 13, "suite": "nursery", "clear": clear, "p_value": p_value, "Markdown": str}
+    exec(last.replace("Markdown(", "told = Markdown("), given)
+    assert "beyond the seeds: `alpha = 0.9` (-7.9 points, but adjusted p is 0.13). " in given["told"]
+    assert "`alpha = 0.9` (+0.296 nats), " in given["told"]
