@@ -137,6 +137,19 @@ def test_light_and_dark_and_print_differ_where_they_should(opened: Watched) -> N
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 700
 
 
+@pytest.mark.parametrize("opened", ["desk"], indirect=True)
+def test_in_print_the_names_of_a_wide_table_s_rows_can_be_read(opened: Watched) -> None:
+    """Not one letter below the other: `case` of T9 had 25 pixels."""
+    opened.page.emulate_media(media="print")
+    opened.page.set_viewport_size({"width": 700, "height": 1000})
+    first = (
+        "[...document.querySelectorAll('.wide tbody td:first-child')].map((one) => one.getBoundingClientRect().width)"
+    )
+    widths = opened.page.evaluate(first)
+    assert widths and min(widths) > 40
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 700
+
+
 # accessibility
 
 
