@@ -14,9 +14,10 @@ TABLES = {
     "T2": "Hyper-parameters, each with its source; log N: entry N of docs/log.md.",
     "T3": "Searched students: target and found number of parameters, error in percent of the target. search_ms is that "
     "of the whole search.",
-    "T3_choices": "Which of the shapes nearest to a target that no peer before has is taken: the nearest (size), the one "
-    "that makes the set least alike (distance: the mean over its pairs of peers, in log depth and width), or the one "
-    "with the lowest loss after a few steps of training (proxy). step_ms and memory_mib by the cost model of wmlkit.search_cost.",
+    "T3_choices": "Which of the shapes nearest to a target that no peer before has is taken: the nearest (size), the "
+    "one that makes the set least alike (distance: the mean over its pairs of peers, in log depth and width), or the "
+    "one with the lowest loss after a few steps of training (proxy). step_ms and memory_mib by the cost model of "
+    "wmlkit.search_cost.",
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
     "token). Mean over seeds with a 95 % t-interval over seeds, which over few seeds may reach beyond 0 or 100 %. One "
     "seed has none: item_low and item_high resample its items and say nothing about other seeds (column interval). "
