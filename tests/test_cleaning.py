@@ -114,6 +114,15 @@ def test_boundaries() -> None:
     ]
     expected = ["One", "One is a number.", "", "Two", "Two is a number, too.", "", "Three", "Three is odd."]
     assert list(cleaning.simple_wiki(wiki)) == expected
+    # What stands alone between two marks is a title however it ends, one with text behind it keeps the text, and so
+    # long a piece behind a mark is none.
+    long = "of twelve words it is a title and of more it is not"
+    wiki = ["= = = Who? = = =", "Me.", "= = = Who, me? = = =", "= = = Four = = = Four is even.", f"= = = {long}"]
+    wiki.append(f"= = = {long[:-4]}")
+    expected = ["Who?", "Me.", "", "Who, me?", "", "Four", "Four is even.", long, "", long[:-4]]
+    assert list(cleaning.simple_wiki(wiki)) == expected
+    # A name is a file's where nothing follows it.
+    assert list(cleaning.gutenberg(["One. = = = PG1 is a name. = = = Two."])) == ["One.", "PG1 is a name.", "Two."]
     # A change of speaker is no boundary; a new recording and a new book are.
     tape = ["*MOT: one.", "*CHI: two.", "*MOT: end. = = = childes/a/b.cha = = =", "*MOT: three."]
     assert list(cleaning.childes(tape)) == ["one.", "two.", "end.", "", "three."]
