@@ -241,6 +241,10 @@ def test_perfect_score_by_hand() -> None:
         swapped = perfect_score("pqr", sentences, contexts, rules, "mlm", swapped_copies=True)
         assert swapped == (50 if name == "babylm2024-released" else 100)
         assert perfect_score("pqr", sentences, contexts, rules, "mlm") == 100
+        # the fault is one of the masked models' scorer, and so is the mean over tokens
+        assert perfect_score("pqr", sentences, contexts, rules, "clm", swapped_copies=True) == 100
+        assert rules.reduction("clm") == "sum"
+        assert rules.reduction("mlm") == ("mean" if name.startswith("babylm2024") else "sum")
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30))
