@@ -339,6 +339,7 @@ def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
         ("Mr. Smith saw Dr. J. Day. He left.", "mr. smith saw dr. j. day . he left ."),
         ("Is he Mr.", "is he mr ."),
         ("The U.S. team is from the U.S.", "the u.s. team is from the u.s ."),
+        ("The team (it is from the U.S.)", "the team ( it is from the u.s . )"),
         ('"Hello," he said. She said "hi."', "`` hello , '' he said . she said `` hi . ''"),
         ('("So".)', "( `` so '' . )"),
         ("Wait... what?! -- a--b", "wait ... what ? ! -- a -- b"),
