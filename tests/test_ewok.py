@@ -44,8 +44,17 @@ def test_ewok_written_again_leaves_no_domain_of_the_call_before(tmp_path: Path) 
     with pytest.raises(UserError, match=r"no row of test.jsonl is left; .* the words of ewok/vocab.txt"):
         write_ewok(tmp_path / "test.jsonl", tmp_path / "none", ["anna"])
     assert not (tmp_path / "none").exists()
-    for name in ("notes.txt", "mine.jsonl"):
+    for name in ("notes.txt", "mine.jsonl", "social-relations.txt"):  # the last has its domain as name, and is no JSONL
         write_rows(tmp_path / name[:4] / name, EWOK)
         with pytest.raises(UserError, match=f"holds {name}, which is no domain of EWoK and would be deleted"):
             write_ewok(tmp_path / "test.jsonl", tmp_path / name[:4])
         assert (tmp_path / name[:4] / name).is_file()
+
+
+def test_a_row_s_domain_names_its_paradigm_and_the_file_where_it_has_none(tmp_path: Path) -> None:
+    """So that a file of several domains counts as many paradigms in the mean over them."""
+    nameless = {key: value for key, value in EWOK.items() if key != "Domain"}
+    write_rows(tmp_path / "set" / "all.jsonl", EWOK, EWOK | {"Domain": "physical-dynamics"}, nameless)
+    found = read_suite(tmp_path / "set", PROTOCOLS["babylm2025"])
+    assert [pair.paradigm for pair in found] == ["social-relations", "physical-dynamics", "all"]
+    assert {pair.field for pair in found} == {"ewok"}
