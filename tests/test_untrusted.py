@@ -295,7 +295,8 @@ def test_archives_that_lead_out_or_grow_are_refused(
 
 def test_a_domain_of_ewok_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     row = {key: "A cat." for key in ("Context1", "Context2", "Target1", "Target2")}
-    (tmp_path / "ewok.jsonl").write_text(json.dumps(row | {"Domain": "../evil"}))
-    with pytest.raises(UserError, match="has '../evil' as Domain; expected a plain name"):
-        write_ewok(tmp_path / "ewok.jsonl", tmp_path / "set")
+    for domain in ("../evil", "a/../../evil"):  # neither from its beginning on nor further back
+        (tmp_path / "ewok.jsonl").write_text(json.dumps(row | {"Domain": domain}))
+        with pytest.raises(UserError, match=f"has '{domain}' as Domain; expected a plain name"):
+            write_ewok(tmp_path / "ewok.jsonl", tmp_path / "set")
     assert contents(tmp_path).keys() == {"ewok.jsonl"}
