@@ -195,6 +195,9 @@ def test_labels_of_blimp_are_merged_as_in_its_paper(tmp_path: Path) -> None:
         "argument_structure",
         "syntax_semantics",
     )
+    write_rows(tmp_path / "own" / "bare.jsonl", [{"sentence_good": "A", "sentence_bad": "B"}])
+    (pair,) = read_suite(tmp_path / "own", PROTOCOLS["babylm2025"])
+    assert (pair.paradigm, pair.phenomenon, pair.field, pair.pair_id) == ("bare", "bare", "own", "1")
 
 
 def test_a_score_that_is_no_number_is_named_by_file_and_line(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -280,6 +283,8 @@ def test_absent_ewok_says_how_to_get_it(tmp_path: Path) -> None:
     write_rows(tmp_path / "ewok_filtered" / "social-relations.jsonl", [EWOK])
     there = load_preset("nursery", {"evaluate.pairs": str(tmp_path)})
     assert pairs_folder(there, "ewok", tmp_path) == tmp_path / "ewok_filtered"
+    files = load_preset("nursery", {"evaluate.pairs": str(tmp_path / "ewok_filtered")})
+    assert pairs_folder(files, "ewok", tmp_path) == tmp_path / "ewok_filtered"
 
 
 def test_a_tilde_before_a_folder_of_pairs_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
