@@ -143,13 +143,16 @@ def test_the_setting_names_the_inner_step_of_the_outer_problem(kind):
 def test_who_optimizes_and_decays_what(family, kind):
     """Every parameter once; vectors do not decay; Muon has the trunk's matrices, so no embedding and no head."""
     model = make_peers(family)[0].model
-    train = TrainConfig(optimizer=kind, lr=0.1, muon_lr=0.2, weight_decay=0.03, warmup_steps=2, steps=9)
+    train = TrainConfig(
+        optimizer=kind, lr=0.1, muon_lr=0.2, weight_decay=0.03, beta1=0.8, beta2=0.7, warmup_steps=2, steps=9
+    )
     optimizers = build_optimizers(model, train, torch.device("cpu"))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [(type(o), group) for o in optimizers for group in o.param_groups]
     owners = [(names[id(p)], owner, group["weight_decay"], p.ndim) for owner, group in groups for p in group["params"]]
     assert sorted(name for name, *_ in owners) == sorted(names.values())
-    assert all((decay == 0) == (ndim == 1) for _, _, decay, ndim in owners)
+    assert all(decay == (0.03 if ndim > 1 else 0) for _, _, decay, ndim in owners)
+    assert {group["betas"] for owner, group in groups if owner is not Muon} == {(0.8, 0.7)}
     muons = {name for name, owner, *_ in owners if owner is Muon}
     assert bool(muons) == (kind == "muon") and not any("embed" in name or "wte" in name for name in muons)
     assert all(name.startswith(("roberta.", "model.", "transformer.")) for name in muons)
