@@ -226,6 +226,9 @@ def test_windows_come_from_anywhere_in_the_stream():
     windows = np.lib.stride_tricks.sliding_window_view(tokens, BLOCK)
     assert all((windows == row).all(axis=1).any() for row in ids)
     assert (document == 0).all() and rows.masked_batch(0, 4, 4, 0.3).attention_mask is None
+    assert not np.array_equal(rows.take(1, 200)[0], ids)
+    two = Rows(tokens[: BLOCK + 1], np.zeros(1, np.uint64), make_tokenizer(), BLOCK, "windows", 0, "train")
+    assert np.array_equal(np.unique(two.take(0, 50)[0], axis=0), np.unique(windows[:2], axis=0))  # the last one too
 
 
 def test_sequence_length_schedule():
