@@ -52,6 +52,16 @@ def test_the_seed_fixes_the_weights_and_leaves_the_global_generator_alone(family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_dropout_of_the_settings_is_every_dropout_of_the_trunk(family):
+    student, others = Student(2, 2, 16, 32), ("classifier_dropout", "summary_first_dropout")  # of heads for other tasks
+    settings = ModelConfig(family=family, objective=FAMILIES[family], dropout=0.3)
+    model = build_model(student, settings, make_tokenizer(), BLOCK, 0)
+    found = {key: value for key, value in model.config.to_dict().items() if "drop" in key and key not in others}
+    assert found and set(found.values()) == {0.3}, found
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} <= {0.3}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_are_tied_and_the_longest_input_fits(family):
     model = build(family)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
