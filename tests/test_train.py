@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from compare import interrupted, rows, weights
-from small import make_batch, make_peers
+from small import BLOCK, make_batch, make_peers, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import checkpoint, environment, paths, steps, study, train
@@ -28,10 +28,12 @@ from wmlkit.environment import model_card
 from wmlkit.errors import UserError, disk_is_full
 from wmlkit.forward import AtPositions
 from wmlkit.identity import idle_keys
-from wmlkit.models import layers, max_length
+from wmlkit.models import build_model, layers, max_length
 from wmlkit.optim import build_optimizers
 from wmlkit.results import run_metrics
 from wmlkit.search import Found
+from wmlkit.settings import ModelConfig
+from wmlkit.shapes import Student
 from wmlkit.state import State
 from wmlkit.students import find_students
 
@@ -352,6 +354,23 @@ def test_dropout_is_the_same_in_every_arm(out):
     for arm in arms:
         assert ce[arm] == pytest.approx(ce["dml"], rel=1e-6)
     assert min(abs(a - b) for a, b in zip(ce["dml"], plain, strict=True)) > 1e-4
+
+
+def test_seed_step_peer_and_part_each_draw_dropout_of_their_own():
+    """On one model, so that nothing else differs; the same four give the same numbers."""
+    settings = ModelConfig(dropout=0.3)
+    model = AtPositions(build_model(Student(2, 2, 16, 32), settings, make_tokenizer(), BLOCK, 0))
+    batch = make_batch("roberta", seed=1)
+
+    def drawn(seed: int, step: int, peer: int, part: int) -> torch.Tensor:
+        state, own = SimpleNamespace(step=step, peers=[model, model]), config(model__dropout=0.3, train__seed=seed)
+        return steps._own_head(state, peer, own, part, batch, batch.scored).hidden
+
+    first = drawn(0, 0, 0, 0)
+    torch.rand(5)
+    assert torch.equal(drawn(0, 0, 0, 0), first)
+    for other in ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)):
+        assert not torch.equal(drawn(*other), first), other
 
 
 @pytest.mark.parametrize("more", [{}, {"model__dropout": 0.2}, {"mutual__ce_weight": "peer"}], ids=str)
