@@ -98,6 +98,20 @@ def test_the_end_is_measured_on_all_rows_and_the_way_on_some(out):
     assert rows(shorter)[-1]["dev_ce"] == rows(folder)[-1]["dev_ce"] != done["dev_ce"]  # on the way, one batch each
 
 
+def test_the_ensemble_is_measured_with_the_peers_weights(out):
+    settings, texts, (students, tokenizer), device = opened(out)
+    state = train.build_state(settings, students, tokenizer, device)
+    state.log_weights = torch.tensor([0.9, 0.1], dtype=torch.float64).log()
+    batch = texts.dev.source(0, settings.train.mask_ratio)
+    with torch.no_grad():
+        first, second = (peer(batch, batch.scored) for peer in state.peers)  # there is no dropout
+    targets = batch.targets[batch.scored]
+    wanted = torch.nn.functional.cross_entropy(0.9 * first + 0.1 * second, targets).item()
+    found = measure(state, texts.dev, settings, device, 1)[1]
+    assert found == pytest.approx(wanted, rel=1e-6)
+    assert abs(found - torch.nn.functional.cross_entropy((first + second) / 2, targets).item()) > 1e-4
+
+
 def test_what_a_card_is_given_at_once_is_measured_the_same(out, monkeypatch):
     """Several batches in one forward pass, the last group shorter; the batches' own masks."""
     settings, texts, (students, tokenizer), device = opened(out)
