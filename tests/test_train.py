@@ -22,11 +22,12 @@ from small import BLOCK, make_batch, make_peers, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import checkpoint, environment, paths, steps, study, train
+from wmlkit.bilevel import hypergradient
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.environment import model_card
 from wmlkit.errors import UserError, disk_is_full
-from wmlkit.forward import AtPositions
+from wmlkit.forward import AtPositions, inner_batch, outer_batch, parameters_of
 from wmlkit.identity import idle_keys
 from wmlkit.models import build_model, layers, max_length
 from wmlkit.optim import build_optimizers
@@ -36,6 +37,7 @@ from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
 from wmlkit.state import State
 from wmlkit.students import find_students
+from wmlkit.updates import sgd_update
 
 TINY = {
     "data.words": 4000,
@@ -118,6 +120,10 @@ def test_run_folder(finished):
     assert done["peer_weights"][0] != 0.5  # the outer steps were taken
     found = paths.read_json(finished / "config.json")
     assert [s["parameters"] for s in found["students"]] == done["parameters"]
+    for peer, (parameters, dev_ce) in enumerate(zip(done["parameters"], done["dev_ce"], strict=True), 1):
+        card = (paths.peer(finished, peer) / "README.md").read_text(encoding="utf-8")
+        assert f"# Peer {peer} of 2," in card and f"| parameters | {parameters:,} |" in card
+        assert f"| dev loss | {dev_ce:.4f} nats" in card
     row = rows(finished)[-1]
     logged = {name for name, value in row.items() if value is not None} - {"step", "tokens", "words"}
     assert set(run_metrics(finished)["quantity"]) >= logged  # tables have all of it
@@ -160,9 +166,13 @@ def test_the_logged_total_is_the_loss_also_where_an_outer_step_moves_the_weights
         return loss, lr
 
     monkeypatch.setattr(train, "train_step", noted)
-    folder = train.run(config(mutual__ce_weight="peer", outer__every=1, outer__lr=5.0, train__log_every=1), out)
-    logged = rows(folder)
+    settings = config(
+        mutual__ce_weight="peer", mutual__kl_warmup_steps=5, outer__every=1, outer__lr=5.0, outer__schedule="cosine",
+        train__log_every=1,
+    )  # fmt: skip
+    logged = rows(train.run(settings, out))
     assert [sum(row["total"]) for row in logged] == pytest.approx(totals, rel=1e-5)
+    assert [row["outer_lr"] for row in logged] == [steps.outer_lr(settings, step) for step in range(8)]
     assert abs(logged[-1]["peer_weights"][0] - 0.5) > 0.01  # so the weights before and after a step differ
 
 
@@ -371,6 +381,26 @@ def test_seed_step_peer_and_part_each_draw_dropout_of_their_own():
     assert torch.equal(drawn(0, 0, 0, 0), first)
     for other in ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)):
         assert not torch.equal(drawn(*other), first), other
+
+
+def test_the_hypergradient_of_a_step_is_of_the_objective_and_the_positions_of_the_settings():
+    """Against the outer problem put together from its parts; with another of the two it is another one."""
+    settings = config(outer__objective="weighted_ce", outer__hypergradient="sgd", mutual__kl_positions="all")
+    peers, device, options = make_peers("roberta"), train.setup("fp32", 1), steps.mutual_options(settings, 0)
+    state = State(peers, [], torch.tensor([0.3, 0.7], dtype=torch.float64).log())
+    batch, outer = make_batch("roberta", seed=1), make_batch("roberta", seed=2)
+    steps.inner_loss(state, batch, settings, options, device).total.backward()
+    found = steps.outer_gradient(state, [batch], batch, outer, settings, options, 0.5, device)
+
+    def wanted(objective: str, positions: str) -> torch.Tensor:
+        parameters, inner = [parameters_of(peer) for peer in peers], inner_batch(peers, batch, positions)
+        updates = [sgd_update(own, 0.5) for own in parameters]
+        weights, of_outer = state.peer_weights.float(), outer_batch(peers, outer)
+        return hypergradient(parameters, weights, inner, of_outer, options, updates=updates, objective=objective)[0]
+
+    torch.testing.assert_close(found, wanted("weighted_ce", "all"), rtol=1e-4, atol=1e-5)
+    for other in (("logit_ensemble", "all"), ("weighted_ce", "scored")):
+        assert (found - wanted(*other)).abs().max() > 1e-3, other
 
 
 @pytest.mark.parametrize("more", [{}, {"model__dropout": 0.2}, {"mutual__ce_weight": "peer"}], ids=str)
