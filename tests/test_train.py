@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import hashlib
+import math
 import random
 import shutil
 import subprocess
@@ -29,8 +30,9 @@ from wmlkit.environment import model_card
 from wmlkit.errors import UserError, disk_is_full
 from wmlkit.forward import AtPositions, inner_batch, outer_batch, parameters_of
 from wmlkit.identity import idle_keys
+from wmlkit.losses import MutualOptions
 from wmlkit.models import build_model, layers, max_length
-from wmlkit.optim import build_optimizers
+from wmlkit.optim import build_optimizers, schedule
 from wmlkit.results import run_metrics
 from wmlkit.search import Found
 from wmlkit.settings import ModelConfig
@@ -173,6 +175,7 @@ def test_the_logged_total_is_the_loss_also_where_an_outer_step_moves_the_weights
     logged = rows(train.run(settings, out))
     assert [sum(row["total"]) for row in logged] == pytest.approx(totals, rel=1e-5)
     assert [row["outer_lr"] for row in logged] == [steps.outer_lr(settings, step) for step in range(8)]
+    assert [row["lr"] for row in logged] == [settings.train.lr * schedule(settings.train, step) for step in range(8)]
     assert abs(logged[-1]["peer_weights"][0] - 0.5) > 0.01  # so the weights before and after a step differ
 
 
@@ -318,6 +321,31 @@ def test_the_kl_warms_up():
     assert steps.mutual_options(config(mutual__alpha=0.8), 0).alpha == 0.8
 
 
+def test_the_loss_of_each_arm_is_that_of_its_settings():
+    settings = {
+        "mutual__alpha": 0.3, "mutual__kl_weight": "student", "mutual__ce_weight": "peer",
+        "mutual__detach_targets": False, "mutual__kl_reduction": "batchmean", "mutual__temperature": 2.5,
+    }  # fmt: skip
+    loss = MutualOptions(0.3, "student", "peer", False, "batchmean", 2.5)
+    unweighted = replace(loss, ce_weight="one")
+    expected = {"dml": loss, "wml": loss, "distill": unweighted, "independent": replace(unweighted, alpha=0.0)}
+    for arm, options in expected.items():
+        assert steps.mutual_options(config(mutual__arm=arm, **settings), 0) == options
+    beside_a_teacher = config(mutual__arm="dml", mutual__frozen_teacher=True, **settings)
+    assert steps.mutual_options(beside_a_teacher, 0) == replace(loss, frozen=1)
+
+
+def test_an_outer_step_has_the_rate_of_its_step_and_the_floor_of_the_settings():
+    settings = config(outer__lr=1.0, outer__schedule="cosine", outer__min_weight=0.2)
+    state = State([None, None], [], torch.full((2,), 0.5, dtype=torch.float64).log(), step=6)
+    rate = steps.outer_lr(settings, 6)
+    assert 0.05 < rate < 0.5
+    steps.outer_step(state, torch.tensor([0.4, 0.0]), settings)
+    assert state.peer_weights[0].item() == pytest.approx(1 / (1 + math.exp(0.4 * rate)))
+    steps.outer_step(state, torch.tensor([900.0, 0.0]), settings)
+    assert state.peer_weights.tolist() == pytest.approx([0.2, 0.8])
+
+
 def test_peers_of_one_shape_start_apart_and_a_step_leaves_no_gradients(out):
     settings = config()
     prepared = train.prepare(settings.data, out)
@@ -385,7 +413,10 @@ def test_seed_step_peer_and_part_each_draw_dropout_of_their_own():
 
 def test_the_hypergradient_of_a_step_is_of_the_objective_and_the_positions_of_the_settings():
     """Against the outer problem put together from its parts; with another of the two it is another one."""
-    settings = config(outer__objective="weighted_ce", outer__hypergradient="sgd", mutual__kl_positions="all")
+    settings = config(
+        outer__objective="weighted_ce", outer__hypergradient="sgd", mutual__kl_positions="all",
+        mutual__kl_reduction="batchmean", mutual__temperature=2.0,
+    )  # fmt: skip
     peers, device, options = make_peers("roberta"), train.setup("fp32", 1), steps.mutual_options(settings, 0)
     state = State(peers, [], torch.tensor([0.3, 0.7], dtype=torch.float64).log())
     batch, outer = make_batch("roberta", seed=1), make_batch("roberta", seed=2)
