@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import hashlib
+import json
 import math
 import random
 import shutil
@@ -234,6 +235,16 @@ def test_resumed_equals_uninterrupted(out, optimizer):
     assert rows(whole)[-1]["step"] > 3
     train.run(settings, out)
     assert (weights(whole), rows(whole)) == expected
+
+
+def test_what_is_counted_goes_on_behind_a_checkpoint():
+    counted = {"tokens": 7, "words": 5, "outer_tokens": 3.5, "seconds": 9.5, "parts": 4, "skipped": 2}
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
+    state = State([None, None], [], weights, hypergradient=[0.5, -0.5], clipped=torch.tensor([6, 0]), **counted)
+    resumed = State([None, None], [], torch.zeros(2, dtype=torch.float64))
+    resumed.recall(json.loads(json.dumps(state.record(11))))
+    assert resumed.record(11) == state.record(11)
+    assert {name: getattr(resumed, name) for name in counted} == counted
 
 
 def test_a_log_shorter_than_its_checkpoint_is_named(out):
