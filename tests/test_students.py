@@ -179,6 +179,8 @@ def test_settings_that_a_lone_student_does_not_meet_train_nothing_again(prepared
     plain = config(search__proxy_steps=2)
     for changes in [{}, *idle]:
         assert students.proxy_losses(plain.updated(changes), out, corpus, tokenizer)(Student(1, 1, 8, 8)) == 1.0
+    # nor does another seed of the run: all seeds of a study have the same shapes
+    assert students.proxy_losses(plain.updated({"train.seed": 5}), out, corpus, tokenizer)(Student(1, 1, 8, 8)) == 1.0
     assert students.proxy_losses(plain.updated({"train.lr": 0.5}), out, corpus, tokenizer)(Student(1, 1, 8, 8)) == 2.0
     assert len(trained) == 2
     # and none of them could: as a whole run would have them, they give the same number
