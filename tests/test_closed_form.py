@@ -23,6 +23,7 @@ OPTIONS = [
         ["target", "student"], ["one", "peer"], [True, False], ["token_mean", "batchmean"], [1.0, 2.5]
     )
 ]
+ALONE = [MutualOptions(0.0), MutualOptions(0.0, ce_weight="peer")]  # nobody learns from anybody
 WIDTHS, POSITIONS, VOCABULARY = (3, 5, 4), 7, 11
 SCORED = torch.tensor([True, False, True, True, False, False, True])
 
@@ -58,7 +59,7 @@ PEER_WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("scored", [None, SCORED], ids=["all scored", "some scored"])
-@pytest.mark.parametrize("options", [options for options in OPTIONS if options.alpha < 1], ids=str)
+@pytest.mark.parametrize("options", [options for options in OPTIONS if options.alpha < 1] + ALONE, ids=str)
 @pytest.mark.parametrize("limits", [(1 << 17, 1 << 22), (33, 55), (11, 22)], ids=str)
 def test_fused_form_equals_the_reference(options, scored, limits, monkeypatch):
     """In one chunk; in chunks of five positions that are handled three at a time; of two, one at a time."""
