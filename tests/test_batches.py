@@ -29,6 +29,13 @@ def test_segments_break_at_line_ends():
     assert pieces.tolist() == [[1, 3], [4, 4]]
 
 
+def test_a_piece_has_as_many_lines_as_fit_or_one():
+    """<s> a b </s> c </s> d e </s>, blocks of six: two lines, and the third behind them."""
+    tokens = np.array([0, 5, 6, 2, 7, 2, 8, 9, 2])
+    assert segments(tokens, np.array([0]), 6, eos_id=2).tolist() == [[1, 5], [6, 3]]
+    assert segments(tokens, np.array([0]), 6, eos_id=2, by_line=True).tolist() == [[1, 3], [4, 2], [6, 3]]
+
+
 def test_a_line_longer_than_a_block_is_cut():
     tokens = np.array([0, *range(5, 15), 2])
     pieces = segments(tokens, np.array([0]), 6, eos_id=2)
