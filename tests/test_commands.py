@@ -251,8 +251,12 @@ def test_a_notebook_tells_what_says_nothing_of_its_runs_and_refuses_a_text_for_a
         "mutual.arm says nothing of these runs; study.runs does",
         "train.seed says nothing of these runs; study.seeds does",
     ]
-    session.start("06_ablations", "smoke", str(tmp_path), ["mutual.arm=dml", "train.seed=9"])
-    assert capsys.readouterr().out.splitlines()[2:] == ["train.seed says nothing of these runs; ablations.seeds does"]
+    asked = ["mutual.arm=dml", "train.seed=9", "mutual.num_peers=3"]
+    session.start("06_ablations", "smoke", str(tmp_path), asked)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "train.seed says nothing of these runs; ablations.seeds does",
+        "mutual.num_peers says nothing of these runs; ablations.base does",
+    ]
     for wrong in ("mutual.alpha=0.9", {"mutual.alpha": 0.9}):
         with pytest.raises(UserError, match="expected a list of texts, for example"):
             session.start("00_start_here", "smoke", str(tmp_path), wrong)

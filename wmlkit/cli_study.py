@@ -8,7 +8,7 @@ import typer
 
 from . import paths
 from .cli_options import Json, Out, Preset, Set, emit, say
-from .config import load_preset, parse_assignment
+from .config import Config, load_preset, parse_assignment
 from .errors import UserError
 from .guard import started_together
 
@@ -17,12 +17,14 @@ study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_h
 Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
 
 
-def _tell_unread(set_: list[str] | None, ablations: bool) -> None:
-    """Tells what is asked for and says nothing of a study's runs."""
+def _load(preset: str, set_: list[str] | None, ablations: bool) -> Config:
+    """The configuration; what is asked for and says nothing of a study's runs is told."""
     from .study_plan import unread
 
-    for sentence in unread(dict(map(parse_assignment, set_ or [])), "ablations" if ablations else "runs"):
+    config = load_preset(preset, set_ or [])
+    for sentence in unread(dict(map(parse_assignment, set_ or [])), config, "ablations" if ablations else "runs"):
         say(f"wmlkit: {sentence}")
+    return config
 
 
 @study_app.command("plan")
@@ -32,8 +34,7 @@ def study_plan(
     """The runs of a study, one a line."""
     from .study_plan import plan_table
 
-    _tell_unread(set_, ablations)
-    table = plan_table(load_preset(preset, set_ or []), "ablations" if ablations else "runs")
+    table = plan_table(_load(preset, set_, ablations), "ablations" if ablations else "runs")
     if as_json:
         emit(table.to_dict("records"))
     else:
@@ -57,8 +58,7 @@ def study_run(
     if shard is not None and rows is not None:
         raise UserError("got both --shard and --rows; expected at most one: leave out the other")
 
-    _tell_unread(set_, ablations)
-    config, place = load_preset(preset, set_ or []), paths.output(out)
+    config, place = _load(preset, set_, ablations), paths.output(out)
     part: study_plan.Part = "ablations" if ablations else "runs"
     if rows is not None:
         folders = study.run_rows(config, place, study_plan.parse_rows(rows), stage, say, part)
@@ -92,7 +92,7 @@ def study_submit(
 
     if cluster not in ("slurm", "local"):
         raise UserError(f"--cluster got {cluster!r}; expected slurm or local; change it")
-    _tell_unread(set_, ablations)
+    _load(preset, set_, ablations)  # what is wrong with it is told here, not by each job
     more: dict[str, Any] = {"slurm_partition": partition} if partition else {}
     more |= {"gpus_per_node": gpus} if cluster == "slurm" else {}
     part: Part = "ablations" if ablations else "runs"

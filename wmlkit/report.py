@@ -176,7 +176,7 @@ def _answer(folder: Path, runs: Sequence[Run]) -> Answer:
 def _summary(given: Answer) -> str:
     basis = "".join(f"<li>{_text(sentence)}</li>" for sentence in given.basis)
     compared = (
-        f"<h4>Differences in accuracy, paired by seed</h4>\n{_html_table(given.comparisons)}"
+        f"<h3>Differences in accuracy, paired by seed</h3>\n{_html_table(given.comparisons)}"
         if len(given.comparisons)
         else ""
     )

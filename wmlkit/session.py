@@ -25,7 +25,7 @@ from .device import setup
 from .errors import UserError
 from .figures.files import save_noted
 from .runs import check_alike
-from .study_plan import unread
+from .study_plan import Part, unread
 from .tables import save_table
 
 ABLATIONS = "06_ablations"  # the notebook whose runs are those of [ablations]
@@ -99,7 +99,8 @@ def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Ses
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"Python {sys.version.split()[0]}, wmlkit {environment.own_version()}, {versions}")
     print(f"preset {preset}, corpus {Path(config.data.corpus).name}; {setup(config.train.precision).reason}")
-    for sentence in unread(dict(map(parse_assignment, overrides)), "ablations" if notebook == ABLATIONS else "runs"):
+    part: Part = "ablations" if notebook == ABLATIONS else "runs"
+    for sentence in unread(dict(map(parse_assignment, overrides)), config, part):
         print(sentence)
     _show_figures()
     return Session(notebook, preset, list(overrides), config, root, paths.preset(root, preset))

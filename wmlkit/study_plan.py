@@ -15,11 +15,7 @@ from .settings import Arm
 
 CLOSELY: tuple[Arm, ...] = ("wml", "dml", "independent", "distill")  # in what order an arm is chosen to be shown
 Part = Literal["runs", "ablations"]  # of a study: the arms of ``[study]``, or what ``[ablations]`` lists
-# What says nothing of a study's runs, and what does in its place
-_INSTEAD: dict[Part, dict[str, str]] = {
-    "runs": {"mutual.arm": "study.runs", "mutual.num_peers": "study.runs", "train.seed": "study.seeds"},
-    "ablations": {"train.seed": "ablations.seeds"},
-}
+_INSTEAD = {"mutual.arm": "study.runs", "mutual.num_peers": "study.runs", "train.seed": "study.seeds"}
 
 
 def plan(config: Config, part: Part = "runs") -> list[Config]:
@@ -40,13 +36,16 @@ def plan(config: Config, part: Part = "runs") -> list[Config]:
     ]
 
 
-def unread(keys: Iterable[str], part: Part = "runs") -> list[str]:
+def unread(keys: Iterable[str], config: Config, part: Part = "runs") -> list[str]:
     """A sentence for each setting that is asked for and says nothing of a study's runs.
 
-    >>> unread(["mutual.arm", "train.steps"])
+    >>> from wmlkit.config import load_preset
+    >>> unread(["mutual.arm", "train.steps"], load_preset("smoke"))
     ['mutual.arm says nothing of these runs; study.runs does']
     """
-    instead = _INSTEAD[part]
+    instead = _INSTEAD
+    if part == "ablations":
+        instead = dict.fromkeys(config.ablations.base, "ablations.base") | {"train.seed": "ablations.seeds"}
     return [f"{key} says nothing of these runs; {instead[key]} does" for key in keys if key in instead]
 
 
