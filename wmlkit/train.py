@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,29 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from accelerate.utils import set_seed
 from filelock import FileLock
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from . import bilevel, checkpoint, environment, faults, losses, paths
+from . import checkpoint, environment, faults, paths
 from .config import Config, check_steps
 from .data.prepare import Prepared, prepare
 from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
-from .device import Device, forget_peak_memory, peak_memory, setup
+from .device import Device, forget_peak_memory, setup
 from .errors import Stopped, UserError, disk_is_full, signal_name
 from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
 from .identity import run_hash
 from .measure import evaluation_row
-from .models import body_parameters
+from .record import done_document, metrics_row
 from .run_files import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
-from .steps import mutual_options, outer_lr, read_by_teacher, train_step
+from .steps import train_step
 from .students import saved_hash, students_of
 from .teacher import Teacher, given_hash, given_teacher, teacher_config, trained_teacher
 from .track import Mirror, check_tracker, open_tracker
@@ -273,47 +270,6 @@ def _check_numbers(state: State) -> None:
         faults.raise_first(state.faults)
 
 
-def metrics_row(
-    state: State, loss: losses.MutualLoss, weights: Tensor, lr: float, config: Config, device: Device
-) -> dict[str, Any]:
-    """One line of metrics.jsonl. A loss that is not finite, of a step that was skipped, is null.
-
-    weights: those of `loss`, a frozen teacher's too; an outer step of the same step has changed the state's.
-    """
-    options = mutual_options(config, state.step - 1)
-    weights = weights[: len(state.peers)] if options.ce_weight == "peer" else torch.ones(len(state.peers))
-    ce, kl = loss.ce.cpu().double(), loss.kl.cpu().double()  # on the CPU: MPS has no float64
-    rates = {}
-    if config.train.optimizer == "muon":
-        rates["muon_lr"] = config.train.muon_lr * lr / config.train.lr  # one schedule for both
-    if config.mutual.arm == "wml":
-        rates["outer_lr"] = outer_lr(config, state.step - 1)
-    rare: dict[str, Any] = {"parts": state.parts} if state.parts > config.train.accumulate else {}
-    rare |= {"skipped": state.skipped} if state.skipped else {}
-    return {
-        "step": state.step,
-        "tokens": state.tokens,
-        "words": state.words,
-        "lr": lr,
-        **rates,
-        "alpha": options.alpha,
-        "ce": _or_null(ce),
-        "kl": _or_null(kl),
-        "total": _or_null((1 - options.alpha) * weights * ce + options.alpha * kl),
-        "peer_weights": state.peer_weights.tolist(),
-        "peer_weights_entropy": bilevel.entropy(state.peer_weights),
-        "hypergradient": state.hypergradient,
-        "seconds": state.seconds,
-        "peak_memory": peak_memory(device.device),
-        **state.clipped_shares,
-        **rare,
-    }
-
-
-def _or_null(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
 def _finish(
     state: State,
     texts: Texts,
@@ -329,34 +285,7 @@ def _finish(
     final = faults.once_more(measured, device)
     if not device.is_main:
         return
-    best = min(range(len(state.peers)), key=lambda i: final["held_out_ce"][i])
     for i, model in enumerate(state.reported_models):
         card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card, config.data.packing)
-    flops = sum(6.0 * body_parameters(model) * (state.tokens + state.outer_tokens) for model in state.models)
-    of_teacher: dict[str, Any] = {}
-    if teacher is not None:
-        flops += teacher.flop_per_token * read_by_teacher(state, config.outer.hypergradient)
-        outside = config.mutual.teacher is not None and not config.mutual.teacher_within_budget
-        of_teacher = {"teacher": teacher.record, "teacher_outside_budget": outside}
-        if len(state.peer_weights) > len(state.peers):
-            of_teacher["teacher_weight"] = float(state.peer_weights[-1])
-    paths.write_json(
-        folder / "done.json",
-        {
-            "steps": state.step,
-            "tokens": state.tokens,
-            "words": state.words,
-            "outer_tokens": state.outer_tokens,
-            "passes": texts.passes,
-            "seconds": state.seconds,
-            "peer_weights": state.ensemble_weights.tolist(),
-            "best_peer": best + 1,
-            "parameters": [model.num_parameters() for model in state.models],
-            "flops": flops,
-            "peak_memory": peak_memory(device.device),
-            **state.clipped_shares,
-            **final,
-            **of_teacher,
-        },
-    )
+    paths.write_json(folder / "done.json", done_document(state, final, config, texts.passes, device, teacher))
