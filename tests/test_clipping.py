@@ -35,10 +35,10 @@ def norms(monkeypatch):
 def test_shares_by_hand(norms, tmp_path):
     """Of peer 1 and peer 2 of `independent`: the share of the steps so far whose norm is above the threshold."""
     train.run(config(mutual__arm="independent"), tmp_path / "free")
-    threshold = float(torch.stack(norms).median())
+    threshold = float(torch.stack(norms).cpu().median())
     norms.clear()
     folder = train.run(config(mutual__arm="independent", train__grad_clip=threshold), tmp_path)
-    above = (torch.stack(norms) > threshold).double()
+    above = (torch.stack(norms).cpu() > threshold).double()
     assert 0 < above.mean() < 1
     logged = rows(folder)
     for step, row in enumerate(logged, start=1):

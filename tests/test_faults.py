@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_may_be_skipped_and_is_null(monkeypatch, tmp_p
     def broken(state, *arguments):
         loss = sound(state, *arguments)
         if state.step == 2:
-            loss = replace(loss, ce=loss.ce * torch.tensor([1.0, NAN]), total=loss.total * NAN)
+            loss = replace(loss, ce=loss.ce * torch.tensor([1.0, NAN]).to(loss.ce.device), total=loss.total * NAN)
         return loss
 
     monkeypatch.setattr(steps, "inner_loss", broken)
@@ -164,7 +164,7 @@ def test_a_hypergradient_that_is_not_finite(monkeypatch, tmp_path):
 
     def broken(*arguments, **options):
         gradient, loss = sound(*arguments, **options)
-        return gradient + torch.tensor([0.0, INF]), loss
+        return gradient + torch.tensor([0.0, INF]).to(gradient.device), loss
 
     monkeypatch.setattr(bilevel, "hypergradient", broken)
     with pytest.raises(UserError, match="step 1: the hypergradient of peer 2 is not finite"):

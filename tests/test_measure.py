@@ -82,7 +82,7 @@ def test_the_end_is_measured_on_all_rows_and_the_way_on_some(out):
     with torch.no_grad():
         parts = []
         for number in range(texts.dev.batches()):
-            batch = texts.dev.source(number, settings.train.mask_ratio)
+            batch = texts.dev.source(number, settings.train.mask_ratio).to(device.device)
             logits = state.peers[0](batch, batch.scored)
             targets = batch.targets[batch.scored]
             parts.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
@@ -102,7 +102,7 @@ def test_the_ensemble_is_measured_with_the_peers_weights(out):
     settings, texts, (students, tokenizer), device = opened(out)
     state = train.build_state(settings, students, tokenizer, device)
     state.log_weights = torch.tensor([0.9, 0.1], dtype=torch.float64).log()
-    batch = texts.dev.source(0, settings.train.mask_ratio)
+    batch = texts.dev.source(0, settings.train.mask_ratio).to(device.device)
     with torch.no_grad():
         first, second = (peer(batch, batch.scored) for peer in state.peers)  # there is no dropout
     targets = batch.targets[batch.scored]
@@ -128,9 +128,9 @@ def test_the_highest_memory_is_that_of_the_run(out, monkeypatch):
     """Not of what the process did before, such as a larger run or the training of a teacher."""
     forgotten = []
     monkeypatch.setattr(train, "forget_peak_memory", lambda device: forgotten.append(device))
-    settings = opened(out, mutual__arm="distill", train__seed=9)[0]
+    settings, _, _, device = opened(out, mutual__arm="distill", train__seed=9)
     train.run(settings, out)
-    assert forgotten == 2 * [torch.device("cpu")]  # its teacher's run and its own
+    assert forgotten == 2 * [device.device]  # its teacher's run and its own
 
 
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="only Linux clears its record of the highest memory")

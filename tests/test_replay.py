@@ -264,7 +264,7 @@ def test_a_frozen_teacher_has_no_dropout_while_students_learn(out, monkeypatch):
     equal = []
 
     def epochs(now, given):
-        batch = given.train(0, 0.3)
+        batch = given.train(0, 0.3).to(now.models[0].device)
         equal.append(torch.equal(*(now.teacher(batch, batch.scored) for _ in range(2))))
         return replay_steps.epochs(now, given)
 

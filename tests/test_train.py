@@ -428,7 +428,8 @@ def test_the_hypergradient_of_a_step_is_of_the_objective_and_the_positions_of_th
         outer__objective="weighted_ce", outer__hypergradient="sgd", mutual__kl_positions="all",
         mutual__kl_reduction="batchmean", mutual__temperature=2.0,
     )  # fmt: skip
-    peers, device, options = make_peers("roberta"), train.setup("fp32", 1), steps.mutual_options(settings, 0)
+    peers, options = make_peers("roberta"), steps.mutual_options(settings, 0)
+    device = replace(train.setup("fp32", 1), device=torch.device("cpu"))  # where the peers are
     state = State(peers, [], torch.tensor([0.3, 0.7], dtype=torch.float64).log())
     batch, outer = make_batch("roberta", seed=1), make_batch("roberta", seed=2)
     steps.inner_loss(state, batch, settings, options, device).total.backward()
@@ -702,7 +703,8 @@ def test_all_arms_of_a_seed_see_the_same_batches(out, monkeypatch):
     inner_loss = steps.inner_loss
 
     def watched(state, batch, *rest):
-        seen.append(hashlib.sha256(b"".join(t.numpy().tobytes() for t in (batch.input_ids, batch.targets))).hexdigest())
+        shown = (batch.input_ids, batch.targets)
+        seen.append(hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in shown)).hexdigest())
         return inner_loss(state, batch, *rest)
 
     monkeypatch.setattr(steps, "inner_loss", watched)
