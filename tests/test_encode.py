@@ -147,6 +147,16 @@ def test_missing_file_and_wrong_tokenizer(token_file: Path) -> None:
     assert header["tokenizer_hash"] in str(error.value) and tokenizer_hash(other) in str(error.value)
 
 
+def test_a_wrong_tokenizer_of_the_same_size_is_refused(tokenizer: PreTrainedTokenizerFast, token_file: Path) -> None:
+    """Its ids all exist, so nothing else would tell; and a header of another size is refused whatever its hash."""
+    other = train_tokenizer([line.upper() for line in ["the cat sat on the cat", "a dog sat"] * 3], 280)
+    assert len(other) == len(tokenizer) and tokenizer_hash(other) != tokenizer_hash(tokenizer)
+    header = encode.open_tokens(token_file)[1]
+    for refused, given_tokenizer in ((header, other), ({**header, "vocab_size": len(tokenizer) + 1}, tokenizer)):
+        with pytest.raises(UserError, match="the tokens were made by tokenizer"):
+            encode.check_tokenizer(refused, given_tokenizer)
+
+
 def test_documents_of_another_file_are_refused(token_file: Path) -> None:
     documents = token_file.with_suffix(".documents")
     _, header = encode.open_tokens(documents)
