@@ -260,8 +260,9 @@ def test_figure(folder, config):
 def test_other_text_as_an_ablation_is_compared_by_its_scores_alone(tmp_path, folder, config):
     """A loss of other tokens, or of more masks, is no loss on what the base was measured on."""
     copy = shutil.copytree(folder, tmp_path / folder.name)
+    both = {"data.vocab_size": 900, "mutual.alpha": 0.2}
     for seed in range(3):
-        for overrides in ({"data.vocab_size": 700}, {"train.mask_ratio": 0.6}):
+        for overrides in ({"data.vocab_size": 700}, {"train.mask_ratio": 0.6}, both):
             run = write_run(copy, "wml", 2, seed, overrides)
             write_evaluation(run, "wml", 2, seed + 20, "nursery", "babylm2025", PARADIGMS[:3])
             document = paths.read_json(run / "config.json")
@@ -269,7 +270,7 @@ def test_other_text_as_an_ablation_is_compared_by_its_scores_alone(tmp_path, fol
             paths.write_json(run / "config.json", document)
     table = ablation_table(copy, config)
     shown = table[table["member"] == "mean_peer"].set_index(["ablation", "suite"])["difference"]
-    for change in ("vocab_size = 700", "mask_ratio = 0.6"):
+    for change in ("vocab_size = 700", "mask_ratio = 0.6", "vocab_size = 900, alpha = 0.2"):
         assert pd.notna(shown[change, "nursery"]) and (change, "dev_ce") not in shown.index
         assert pd.isna(shown[f"{change} (loss of other tokens)", "dev_ce"])
     assert pd.notna(shown["alpha = 0.9", "dev_ce"])

@@ -72,6 +72,8 @@ def test_without_any_pairs_the_question_is_told_in_dev_loss(tmp_path: Path) -> N
     alone = given_by(write_study(tmp_path / "alone", (("wml", 2), ("independent", 2)), protocols=()))
     assert alone.headline == "Not answered: no finished run has been evaluated yet."
     assert any(", wml minus independent, 2 peers" in sentence for sentence in alone.basis)
+    untaught = given_by(write_study(tmp_path / "3", (("wml", 2), ("dml", 2), ("independent", 2)), protocols=()))
+    assert ["wml minus independent" in one for one in untaught.basis if " minus " in one] == [True]
 
 
 def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path: Path) -> None:
@@ -80,6 +82,27 @@ def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path:
     found = given_by(folder)
     assert "All means lie near chance or below it: differences between arms say little" in " ".join(found.basis)
     assert "Yes" not in found.headline
+
+
+@pytest.mark.parametrize(
+    ("mean", "says"),
+    [
+        (44.9, "All means lie near chance or below it: "),
+        (45.1, "All means lie near chance: "),
+        (54.9, "All means lie near chance: "),
+        (55.1, ""),
+        (94.9, ""),
+        (95.1, "All means lie near 100 %: "),
+    ],
+)
+def test_near_are_five_points(tmp_path: Path, mean: float, says: str) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), (0,), protocols=("babylm2025",))
+    score_wml(folder, mean, 0.0)
+    basis = given_by(folder).basis
+    assert [sentence for sentence in basis if sentence.startswith("All means lie")] == [
+        sentence for sentence in basis if says and sentence.startswith(says)
+    ]
+    assert any(sentence.startswith(says) for sentence in basis)
 
 
 def test_where_accuracy_shows_no_difference_the_headline_tells_the_dev_loss(tmp_path: Path) -> None:
@@ -95,7 +118,9 @@ def test_where_accuracy_shows_no_difference_the_headline_tells_the_dev_loss(tmp_
 def test_one_run_of_one_peer_is_told_as_one(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), protocols=("babylm2025",))
     told = given_by(folder).basis
-    assert told[0].startswith("1 run on nursery with one seed,") and "(independent, 1 peer, " in " ".join(told)
+    tokens = read_runs(folder)[0].done["tokens"]
+    assert told[0] == f"1 run on nursery with one seed, {tokens:,} tokens a run."
+    assert "(independent, 1 peer, " in " ".join(told)
 
 
 def test_fine_tuning_scores_alone_answer_nothing(tmp_path: Path) -> None:

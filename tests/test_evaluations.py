@@ -231,6 +231,15 @@ def test_glue_by_task(tmp_path: Path) -> None:
     readable("T6", pd.read_csv(folder / "tables" / "T6.csv"))
 
 
+def test_two_fine_tuning_seeds_have_an_interval_and_one_has_none(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=())
+    write_glue(read_runs(folder)[0].folder, {"rte": [50.0, 52.0], "mrpc": [70.0]})
+    table = score_tables.glue(evaluations.glue_table(folder)).set_index("task")
+    assert (table.loc["rte", "low"], table.loc["rte", "high"]) == pytest.approx((51 - 12.706205, 51 + 12.706205))
+    assert table.loc["rte", "interval"] == score_tables.OVER_FINE_TUNING
+    assert np.isnan(table.loc["mrpc", "low"]) and table.loc["mrpc", "interval"] == NONE
+
+
 def test_a_score_of_few_tasks_says_which(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=("babylm2025",))
     for run in read_runs(folder):
@@ -240,6 +249,18 @@ def test_a_score_of_few_tasks_says_which(tmp_path: Path) -> None:
     assert noted["nursery"].tolist() == noted["dev_ce"].tolist() == [""]
     ((_, shown),) = readable("T4", tables.main_result(tables.all_scores(folder)))
     assert set(shown["note"]) == {"glue: mean of rte, mrpc (max_train 10)", ""}  # of ensembles no GLUE
+
+
+def test_fine_tuning_differs_in_its_recipe_and_not_where_a_model_takes_shorter_texts(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1, 2), protocols=())
+    for run, recipe in zip(read_runs(folder), ({}, {"max_length": 64}, {"lr": 1e-4}), strict=True):
+        write_glue(run.folder, {"rte": [50.0 + run.seed] * 3})
+        path = paths.evaluation(run.folder, "glue", "babylm2025")
+        document = paths.read_json(path)
+        document["settings"]["recipe"] = {"lr": 3e-5, "max_length": 128, **recipe}
+        paths.write_json(path, document)
+    table = score_tables.glue(evaluations.glue_table(folder)).set_index("setting")
+    assert table["seeds"].to_dict() == {"": "0 1", "evaluation.recipe.lr=0.0001": "2"}
 
 
 def test_values_that_differ_in_the_fifth_digit_have_an_interval(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
 from wmlkit.data import nursery
+from wmlkit.data.encode import open_tokens, write_documents
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
@@ -22,6 +23,7 @@ from wmlkit.evaluate.language_modelling import (
     evaluate_text,
     nursery_floor,
     prepared_texts,
+    unknown_tokens,
 )
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
@@ -126,6 +128,27 @@ def test_units_are_whole_lines_of_one_document_in_order() -> None:
     sizes = [sum(len(line.split()) for line in unit) for unit in drawn]
     assert UNIT_WORDS <= sum(sizes) < UNIT_WORDS + max(sizes)  # it stops with the unit that makes it enough
     assert len({str(draw_units([lines], UNIT_WORDS, seed)) for seed in range(8)}) > 1
+
+
+def test_words_are_counted_until_there_are_enough() -> None:
+    """Three units of 64 words for 130, two for 128."""
+    documents = [["one two three four"] * 16] * 10
+    assert [sum(len(line.split()) for line in unit) for unit in draw_units(documents, None, 0)] == [64] * 10
+    assert [len(draw_units(documents, words, 0)) for words in (0, 1, 64, 65, 128, 130, 640, 641)] == [
+        0, 1, 1, 2, 2, 3, 10, 10,
+    ]  # fmt: skip
+
+
+def test_unknown_tokens_of_a_text_are_counted_unless_the_tokenizer_has_no_token_for_them(tmp_path: Path) -> None:
+    """GPT-2's has one token for the unknown, the start and the end of a text."""
+    own = train_tokenizer(["a b c"], 270)
+    write_documents(tmp_path / "dev.tokens", own, [["a b"], ["c"]])
+    ids = open_tokens(tmp_path / "dev.tokens")[0]
+    assert unknown_tokens(tmp_path, own) == (0, len(ids))
+    own.unk_token = own.convert_ids_to_tokens(int(ids[1]))
+    assert unknown_tokens(tmp_path, own) == (list(ids).count(ids[1]), len(ids))
+    own.unk_token = own.eos_token
+    assert unknown_tokens(tmp_path, own) == (0, len(ids))
 
 
 def test_bad_text_is_named(tokenizer: PreTrainedTokenizerFast) -> None:

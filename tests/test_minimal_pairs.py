@@ -219,6 +219,13 @@ def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> N
     np.testing.assert_allclose(scores["ensemble"], expected, atol=1e-5, rtol=0)
 
 
+def test_a_confident_model_has_scores() -> None:
+    """Its logits differ by more than float32's exponential takes; a difference of all of them changes nothing."""
+    logits = torch.tensor([[-200.0, 100.0, 0.0], [1000.0, 1000.0, -1000.0]])
+    picked = scoring._picked(logits, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]))
+    assert picked.tolist() == pytest.approx([-300.0, 0.0, -math.log(2)])
+
+
 def test_ensemble_of_one_is_the_peer(tokenizer: PreTrainedTokenizerFast) -> None:
     scores = score_sentences([tiny("gpt2", tokenizer)], tokenizer, SENTENCES[:5])
     np.testing.assert_array_equal(scores["ensemble"], scores["peer_1"])

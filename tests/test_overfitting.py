@@ -110,6 +110,9 @@ def test_the_answer_tells_it(folder: Path) -> None:
 
 
 def test_a_log_without_dev_losses_says_nothing(folder: Path) -> None:
+    for path in folder.glob("wml-*"):
+        set_dev_losses(path, [[], [], []])
+    assert set(stopped(read_runs(folder))["arm"]) == {"independent", "distill"}  # the others' stand
     for run in read_runs(folder):
         set_dev_losses(run.folder, [[], [], []])
     assert list(risen(read_runs(folder))["who"]) == ["the teacher of distill"]

@@ -136,8 +136,10 @@ def test_released_protocol_permutes_masked_scores_only(tmp_path: Path, tokenizer
     write_rows(tmp_path / "d" / "p.jsonl", [{"sentence_good": g, "sentence_bad": b} for g, b in rows])
     for family, order in (("roberta", [0, 3, 1, 2]), ("gpt2", [0, 1, 2, 3])):
         model = tiny(tokenizer, family=family)
-        fixed = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-fixed")[1]
-        released = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-released")[1]
+        document, fixed = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-fixed")
+        assert document["settings"]["ordering_fault"] is False
+        document, released = evaluate_pairs(model, tokenizer, tmp_path / "d", protocol="babylm2024-released")
+        assert document["settings"]["ordering_fault"] is (family == "roberta")
         right = [score for item in fixed for score in item["scores"]["model"]]
         assert [score for item in released for score in item["scores"]["model"]] == [right[i] for i in order]
         assert right[0] == right[3] != right[1]

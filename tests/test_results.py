@@ -244,6 +244,8 @@ def test_no_single_peer_of_runs_in_which_only_the_best_was_scored(tmp_path: Path
 def test_interval_by_hand() -> None:
     # mean 2, standard deviation 1, t(0.975, 2) = 4.302653: 2 -/+ 4.302653 / sqrt(3)
     assert results.interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    # two are enough: standard deviation sqrt(2), t(0.975, 1) = 12.706205
+    assert results.interval([1.0, 3.0]) == pytest.approx((2 - 12.706205, 2 + 12.706205), abs=1e-5)
 
 
 @pytest.mark.parametrize("values", [[1.0], [2.0, 2.0, 2.0]])
