@@ -162,8 +162,11 @@ def test_main_result_has_runs_controls_baselines_and_empty_cells_of_the_paper(fo
     assert set(measured["suite"]) == {"nursery", "dev_ce"}
     keys = ["arm", "peers", "member", "suite"]
     row = measured.set_index(keys).sort_index().loc[("wml", 2, "best_peer", "nursery")]
-    values = scores[(scores["arm"] == "wml") & (scores["member"] == "best_peer")]["score"]
+    of_best = scores[(scores["arm"] == "wml") & (scores["member"] == "best_peer")]
+    values = of_best["score"]
     assert row["mean"] == pytest.approx(values.mean())
+    assert row["ties"] == pytest.approx(of_best["ties"].mean()) and of_best["ties"].nunique() > 1
+    assert set(measured["provenance"]) == {"measured"} and set(measured["source"]) == {"these runs"}
     assert (row["low"], row["high"]) == pytest.approx(results.interval(list(values)))
     assert row["n_seeds"] == 3 and row["seeds"] == "0 1 2"
     assert [float(value) for value in row["values"].split()] == pytest.approx(list(values), abs=0.01)
@@ -245,6 +248,10 @@ def test_phenomena_weigh_their_paradigms_equally() -> None:
     assert dict(found["mean"]) == {"x": 60.0, "y": 90.0}
     assert dict(found["paradigms"]) == {"x": 2, "y": 1}
     assert found["low"].isna().all()  # one seed
+    own, peer, tuned = (
+        table.assign(member=m, suite=s) for m, s in (("ensemble", "s"), ("peer_1", "s"), ("teacher", "glue"))
+    )
+    assert set(tables.by_phenomenon(pd.concat([own, peer, tuned]))["member"]) == {"ensemble"}
 
 
 def test_cost_by_hand(folder: Path) -> None:
