@@ -5,6 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,14 @@ def test_phenomena_weigh_their_paradigms_equally() -> None:
         table.assign(member=m, suite=s) for m, s in (("ensemble", "s"), ("peer_1", "s"), ("teacher", "glue"))
     )
     assert set(tables.by_phenomenon(pd.concat([own, peer, tuned]))["member"]) == {"ensemble"}
+
+
+def test_hyper_parameters_are_those_of_the_method_in_the_main_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T2 shows `outer` and `mutual`, which other arms do not read; without a run of the method the first there is."""
+    monkeypatch.setattr(tables, "config_of_run", lambda config, path: config)
+    kinds = (("independent", "", "first"), ("wml", "alpha = 0.9", "an ablation"), ("wml", "", "the method's"))
+    runs = [SimpleNamespace(arm=arm, setting=setting, config=config, folder=Path()) for arm, setting, config in kinds]
+    assert tables._configured(runs) == "the method's" and tables._configured(runs[:2]) == "first"
 
 
 def test_cost_by_hand(folder: Path) -> None:
