@@ -87,7 +87,7 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = [one for one in flat if isinstance(one, There)]
     here = [one for one in flat if isinstance(one, Tensor) and not isinstance(one, There)]
     # a number without dimensions may lie on the processor, and so may an index, but not what is written
-    index = function in INDEXING and isinstance(args[0], There) and not any(one is args[-1] for one in here)
+    index = function in INDEXING and isinstance(args[0], There) and not any(one is args[2] for one in here if args[2:])
     if there and not index and function not in BETWEEN_DEVICES and any(one.ndim for one in here):
         raise RuntimeError(f"{function}: {[tuple(one.shape) for one in here]} on the processor, {there} elsewhere")
     target = kwargs.get("device")

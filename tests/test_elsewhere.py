@@ -73,6 +73,7 @@ def test_what_a_card_refuses_is_refused(monkeypatch):
             lambda: there + here,
             lambda: here[torch.tensor([0, 2]).to(ELSEWHERE)],
             lambda: there.index_put((torch.tensor([0]),), here[:1]),
+            lambda: there.index_put((torch.tensor([0]),), here[:1], accumulate=True),
             lambda: torch.cat([there, here]),
         ):
             with pytest.raises(RuntimeError, match="on the processor"):
