@@ -217,7 +217,7 @@ def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> 
     """Fine-tuning scores of both peers of a run, by task and seed of fine-tuning."""
     rows = [
         {
-            "paradigm": task, "phenomenon": task, "field": "glue", "accuracy": float(np.mean(scores)), "ties": 0.0,
+            "paradigm": task, "phenomenon": task, "field": "glue", "score": float(np.mean(scores)), "ties": 0.0,
             "n": 50, "metric": "f1" if task == "mrpc" else "accuracy", "majority_class": 60.0,
             "selected_by": "accuracy", "per_seed": scores,
             "all_metrics": {"accuracy": float(np.mean(scores)) / (2 if task == "mrpc" else 1)},
@@ -227,7 +227,7 @@ def write_glue(run: Path, values: dict[str, list[float]], skipped: str = "") -> 
     members = [
         {
             "member": f"peer_{i}",
-            "score": np.mean([r["accuracy"] for r in rows]),
+            "score": np.mean([r["score"] for r in rows]),
             "ties": 0.0,
             "n": 50,
             "paradigms": rows,

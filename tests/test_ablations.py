@@ -192,7 +192,7 @@ def test_table_by_hand(folder, config):
     assert row["n_seeds"] == 3 and row["seeds"] == "0 1 2" and len(row["differences"].split()) == 3
     assert np.isnan(rows.loc["base", "difference"]) and rows.loc["base", "peer_weights"].count(".") == 2
     flops = [run.done["flops"] for run in read_runs(folder) if run.arm == "independent"]
-    assert len(flops) == 3 and rows.loc["arm = independent", "flops"] == pytest.approx(sum(flops) / 3)
+    assert len(flops) == 3 and rows.loc["arm = independent", "flops_with_teacher"] == pytest.approx(sum(flops) / 3)
     sure = clear(table)
     assert ((sure["difference_low"] > 0) == (sure["difference"] > 0)).all()
     assert not clear(table[table["ablation"] == "base"]).size
@@ -227,7 +227,7 @@ def test_report_finds_the_ablations_beside_the_preset(folder, config):
     ((title, shown),) = readable("T8", table)
     measures = [[f"{name} ({unit})", f"{name} minus base [95 %]", f"{name} p adj."]
                 for name, unit in (("dev loss", "nats"), ("nursery", "%"))]  # fmt: skip
-    assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "flops", "weights"]
+    assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "FLOP with teacher", "weights"]
     assert len(shown) == 3 and title == "mean over the peers of a run; protocol babylm2025"
     row = table[(table["member"] == "mean_peer") & (table["suite"] == "dev_ce") & table["p"].notna()].iloc[0]
     change = shown.set_index("ablation").loc[row["ablation"], "dev loss minus base [95 %]"].split("\n")[0]

@@ -34,14 +34,15 @@ def test_the_loss_of_averaged_logits_is_that_of_the_peers_less_their_divergence_
     log_ens = F.log_softmax(sum(w * z for w, z in zip(weights, logits, strict=True)), -1)
     kl = [float((log_ens.exp() * (log_ens - own)).sum(-1).mean()) for own in log_p]
     assert found["diversity"] == pytest.approx(sum(w * one for w, one in zip(weights.tolist(), kl, strict=True)))
-    assert found["diversity"] > 0.1 and found["members"] - found["diversity"] == pytest.approx(found["ensemble"])
+    assert found["diversity"] > 0.1
+    assert found["weighted_mean_peer"] - found["diversity"] == pytest.approx(found["ensemble"])
     alike = diversity.decomposed([2.0, 2.0], 2.0, [0.9, 0.1])
     assert alike["diversity"] == pytest.approx(0)
 
 
 def test_a_frozen_teacher_is_no_member() -> None:
     found = diversity.decomposed([1.0, 2.0], 1.0, [0.1, 0.3, 0.6])
-    assert found == pytest.approx({"members": 1.75, "ensemble": 1.0, "diversity": 0.75})
+    assert found == pytest.approx({"weighted_mean_peer": 1.75, "ensemble": 1.0, "diversity": 0.75})
 
 
 def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_the_control(folder: Path) -> None:
@@ -53,7 +54,7 @@ def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_t
     assert set(table.index) == {
         (arm, peers, quantity)
         for arm, peers in (("independent", 4), ("dml", 4), ("wml", 2), ("wml", 4), ("distill", 4))
-        for quantity in ("members", "ensemble", "diversity")
+        for quantity in ("weighted_mean_peer", "ensemble", "diversity")
     }
     runs = {(run.arm, run.peers, run.seed): run.done for run in read_runs(folder)}
 
@@ -71,7 +72,7 @@ def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_t
     assert table.loc[("wml", 2), "difference"].isna().all()  # no independent run with two peers
     assert table.loc[("independent", 4), "p"].isna().all()
     whole = table.groupby(level=["arm", "peers"]).apply(lambda rows: rows.droplevel([0, 1])["mean"])
-    assert np.allclose(whole["members"] - whole["ensemble"], whole["diversity"])
+    assert np.allclose(whole["weighted_mean_peer"] - whole["ensemble"], whole["diversity"])
     assert "T4_diversity" in [path.stem for path in tables.write_tables(folder)]
 
 

@@ -227,6 +227,7 @@ def test_glue_by_task(tmp_path: Path) -> None:
     assert table.loc["mrpc", "metric"] == "f1" and table.loc["mrpc", "mean"] == 70
     assert table.loc["mrpc", "accuracy"] == 35 and table.loc["rte", "accuracy"] == 52
     assert table.loc["sst2", "skipped"] == "no sst2.train.jsonl" and np.isnan(table.loc["sst2", "mean"])
+    assert results.paradigm_table(folder).empty  # T5 is of pairs
     assert "T6" in [path.stem for path in tables.write_tables(folder)]
     readable("T6", pd.read_csv(folder / "tables" / "T6.csv"))
 

@@ -263,7 +263,7 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     table.loc[(table["ablation"] == "base") & (table["suite"] == "nursery"), "mean"] = 77.7
     table.loc[table["ablation"] == "alpha = 0.9", ["n_seeds", "difference_low", "difference_high"]] = [1, None, None]
     for change, flops in (("base", 2e12), ("arm = dml", 5e12), ("arm = independent", None)):
-        table.loc[table["ablation"] == change, "flops"] = flops
+        table.loc[table["ablation"] == change, "flops_with_teacher"] = flops
     table = table[~((table["ablation"] == "arm = independent") & (table["suite"] == "nursery"))]
     table.loc[
         table["ablation"] == "hypergradient = direct", ["difference", "difference_low", "difference_high", "p"]

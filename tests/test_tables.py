@@ -177,6 +177,14 @@ def test_main_result_has_runs_controls_baselines_and_empty_cells_of_the_paper(fo
     assert table["low"].notna().sum() == measured["low"].notna().sum()
 
 
+def test_a_mean_s_unit_stands_behind_its_protocol(folder: Path) -> None:
+    scores = tables.all_scores(folder)
+    for table in (tables.main_result(scores), tables.main_result(scores, tables.read_published()),
+                  tables.differences(scores)):  # fmt: skip
+        assert list(table)[list(table).index("protocol") + 1] == "unit"
+        assert set(zip(table["suite"] == "dev_ce", table["unit"], strict=True)) == {(True, "nats"), (False, "percent")}
+
+
 def test_one_peer_is_the_first_of_the_independent_ones(folder: Path) -> None:
     scores = results.scores_table(folder)
     table = tables.main_result(scores)
@@ -249,10 +257,8 @@ def test_phenomena_weigh_their_paradigms_equally() -> None:
     assert dict(found["mean"]) == {"x": 60.0, "y": 90.0}
     assert dict(found["paradigms"]) == {"x": 2, "y": 1}
     assert found["low"].isna().all()  # one seed
-    own, peer, tuned = (
-        table.assign(member=m, suite=s) for m, s in (("ensemble", "s"), ("peer_1", "s"), ("teacher", "glue"))
-    )
-    assert set(tables.by_phenomenon(pd.concat([own, peer, tuned]))["member"]) == {"ensemble"}
+    own, peer = (table.assign(member=member) for member in ("ensemble", "peer_1"))
+    assert set(tables.by_phenomenon(pd.concat([own, peer]))["member"]) == {"ensemble"}
 
 
 def test_hyper_parameters_are_those_of_the_method_in_the_main_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +275,8 @@ def test_cost_by_hand(folder: Path) -> None:
     table = tables.cost(runs).set_index("arm")
     assert table.loc["wml", "parameters"] == 180_000 + 150_000
     assert table.loc["wml", "tokens"] == pytest.approx(tokens)
-    assert table.loc["wml", "flops"] == pytest.approx(6 * tokens * 330_000)
+    for name in ("flops", "flops_with_teacher"):  # it has none
+        assert table.loc["wml", name] == pytest.approx(6 * tokens * 330_000)
     assert table.loc["wml", "tokens_per_second"] == pytest.approx(tokens / 100)
     assert table.loc["wml", "n_seeds"] == 3 and table.loc["wml", "seeds"] == "0 1 2"
     seconds = [f"{value:.4g}" for value in runs[runs["arm"] == "wml"]["seconds"]]

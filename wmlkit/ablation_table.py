@@ -25,12 +25,12 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     """T8 from the finished runs in `folder`, those of ``[ablations]`` of `config`.
 
     One row an ablation, suite, protocol and member: ablation (what it changes; ``base`` changes nothing; in brackets
-    what an evaluation has otherwise than most, which is compared with its like alone), corpus, arm, peers, steps, mean,
-    low, high, n_seeds, seeds, values as in T4 (percent; suite `dev_ce`: nats per scored token), and the same minus the
-    base's, seed by seed: difference, difference_low, difference_high (95 % t-interval over seeds), p (two-sided paired
-    t-test), p_adjusted (Benjamini-Hochberg over the ablations of a suite, protocol and member); note as in T4.
-    flops (a teacher's training included, NaN where that is unknown) and the final peer_weights are means over seeds.
-    Empty without finished runs.
+    what an evaluation has otherwise than most, which is compared with its like alone), corpus, arm, peers, steps, unit,
+    mean, low, high, n_seeds, seeds, values as in T4, and the same minus the base's, seed by seed: difference,
+    difference_low, difference_high (95 % t-interval over seeds), p (two-sided paired t-test), p_adjusted
+    (Benjamini-Hochberg over the ablations of a suite, protocol and member); note as in T4. flops_with_teacher (its
+    training included, NaN where that is unknown) and the final peer_weights are means over seeds. Empty without
+    finished runs.
     """
     base = ablation_base(config)
     runs = read_runs(folder) if folder.is_dir() else []
@@ -53,7 +53,8 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     rows = rows.assign(ablation=told).drop(columns="evaluated")
     order = [ablation_name(own) for own in ({}, *config.ablations.settings)]
     order += [name for name in rows["ablation"].unique() if name not in order]
-    return rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
+    rows = rows.sort_values("ablation", key=lambda column: column.map(order.index), kind="stable", ignore_index=True)
+    return results.with_unit(rows)
 
 
 def _otherwise(runs: Sequence[Run], scores: pd.DataFrame, changed: Mapping[str, Any]) -> list[str]:
@@ -97,7 +98,8 @@ def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:
     rows = []
     for name, own in found.items():
         weights = np.mean([run.done["peer_weights"] for run in own], axis=0)
-        row = {"ablation": name, "steps": own[0].done["steps"], "flops": np.mean([run.flops for run in own])}
+        flops = np.mean([run.flops_with_teacher for run in own])
+        row = {"ablation": name, "steps": own[0].done["steps"], "flops_with_teacher": flops}
         rows.append({**row, "peer_weights": " ".join(f"{weight:.3f}" for weight in weights)})
     return pd.DataFrame(rows)
 

@@ -338,7 +338,7 @@ def _of_clipping(runs: Sequence[Run]) -> list[str]:
 def _of_cost(runs: Sequence[Run], a: str, b: str, peers: int) -> list[str]:
     """What a teacher adds to the bill of b, both with that many peers; nothing where the cost of its training is
     unknown."""
-    flops = {arm: [run.flops for run in runs if run.arm == arm and run.peers == peers] for arm in (a, b)}
+    flops = {arm: [run.flops_with_teacher for run in runs if run.arm == arm and run.peers == peers] for arm in (a, b)}
     times = fmean(flops[b]) / fmean(flops[a])
     own = ", whose teacher is counted too" if any(run.taught_peers for run in runs if run.arm == a) else ""
     sentence = f"With its teacher's training {b} took {times:.1f} times the FLOP of {a}{own} (T7)."

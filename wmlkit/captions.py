@@ -30,11 +30,11 @@ TABLES = {
     "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
     "item_low and item_high average each item over the seeds and resample within each paradigm: they say how much the "
     "choice of items matters for these runs, nothing about other seeds.",
-    "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses (members), that of "
-    "the ensemble, and the difference, which is how much the peers differ (diversity, the mean of KL from the ensemble "
-    "to each). Nats per scored token; 95 % t-intervals over seeds; difference: against independent with as many peers, "
-    "paired by seed (empty without one), p_adjusted over the arms of a quantity (Benjamini-Hochberg). Losses of two "
-    "settings compare where no note says that they are of other tokens.",
+    "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses "
+    "(weighted_mean_peer), that of the ensemble, and the difference, which is how much the peers differ (diversity, "
+    "the mean of KL from the ensemble to each). Nats per scored token; 95 % t-intervals over seeds; difference: "
+    "against independent with as many peers, paired by seed (empty without one), p_adjusted over the arms of a "
+    "quantity (Benjamini-Hochberg). Losses of two settings compare where no note says that they are of other tokens.",
     "T4_stopped": "As T4_differences in dev loss, had each run been stopped where its loss on held-out text, the mean "
     "over its peers, was lowest; of train.eval_rows rows. Only where the dev loss of some arm, at its largest number "
     "of peers, rose by more than 1 % before the end. The learning rate was still on its way down, and a teacher's "
@@ -55,17 +55,18 @@ TABLES = {
     "metric is, as one of the official scripts counts it for MRPC and QQP too. majority_class: share of the most "
     "frequent class. Skipped tasks are named with the reason.",
     "T7": "Cost of a run: parameters and FLOP summed over the peers, wall-clock seconds, peak memory in MiB; means "
-    "over seeds (seconds_values: each seed's, without a teacher's). FLOP include the outer steps of wml, tokens and "
-    "words do not; they leave out the output layer. Tokens, words, FLOP and seconds of runs with a teacher include "
-    "its training, as the note says; tokens_per_second is that of the run alone. Seconds depend on what else the "
-    "machine did, and peak memory away from a card on what else its process did before: it is the process's. Compare "
-    "FLOP and parameters. clipped: share of updates whose gradient was clipped, mean over the peers, without a "
-    "teacher's; one threshold (train.grad_clip) for the losses of all arms; not there where nothing is clipped.",
+    "over seeds (seconds_values: each seed's). FLOP include the outer steps of wml, tokens and words do not; they "
+    "leave out the output layer. flops_with_teacher and seconds_with_teacher include a teacher's training, in full for "
+    "every row that has one; all else is the run's own. Seconds depend on what else the machine did, and peak memory "
+    "away from a card on what else its process did before: it is the process's. Compare FLOP and parameters. clipped: "
+    "share of updates whose gradient was clipped, mean over the peers; one threshold (train.grad_clip) for the losses "
+    "of all arms; not there where nothing is clipped.",
     "T8": "Ablations: the base, and the base with one change each, of one setting or several; mean over seeds with a "
-    "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided "
-    "paired t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure and member (percent; dev_ce: "
-    "nats per scored token). flops includes the training of a teacher, in full for every row that has one, and leaves "
-    "out the output layer, which kl_positions = all computes for every position. peer_weights are those at the end.",
+    "95 % t-interval over seeds, the difference from the base, paired by seed, with its interval and two-sided paired "
+    "t-test, and p_adjusted, Benjamini-Hochberg over the ablations of one measure and member (unit: percent, or nats "
+    "per scored token). flops_with_teacher includes a teacher's training, in full for every row that has one, and "
+    "leaves out the output layer, which kl_positions = all computes for every position. peer_weights are those at the "
+    "end.",
     "T9": "Replay of the released code: each defect alone, none, and all together, and its teacher-guided mode (mode "
     "teacher), compared with distill, which has neither of that mode's two defects. finding: the defect's id in "
     "docs/deviations.md. Losses in nats per scored "

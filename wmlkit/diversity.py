@@ -25,16 +25,17 @@ _OF_ONE = ["setting", "corpus", "peers", "quantity"]
 
 
 def decomposed(ce: Sequence[float], ensemble_ce: float, weights: Sequence[float]) -> dict[str, float]:
-    """{"members": sum_i w_i CE_i, "ensemble": CE of the ensemble, "diversity": their difference}, nats a scored token.
+    """Nats a scored token: {"weighted_mean_peer": sum_i w_i CE_i, "ensemble": CE of the ensemble, "diversity": their
+    difference}.
 
     weights: of the peers, and perhaps of a frozen teacher behind them, who is no member: scaled to sum to 1.
 
     >>> decomposed([3.0, 4.0], 3.25, [0.25, 0.25, 0.5])
-    {'members': 3.5, 'ensemble': 3.25, 'diversity': 0.25}
+    {'weighted_mean_peer': 3.5, 'ensemble': 3.25, 'diversity': 0.25}
     """
     own = weights[: len(ce)]
-    members = sum(w * value for w, value in zip(own, ce, strict=True)) / sum(own)
-    return {"members": members, "ensemble": ensemble_ce, "diversity": members - ensemble_ce}
+    mean = sum(w * value for w, value in zip(own, ce, strict=True)) / sum(own)
+    return {"weighted_mean_peer": mean, "ensemble": ensemble_ce, "diversity": mean - ensemble_ce}
 
 
 def diversity_table(runs: Sequence[Run]) -> pd.DataFrame:

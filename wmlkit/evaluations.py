@@ -34,7 +34,7 @@ def glue_table(folder: Path) -> pd.DataFrame:
             for row in member["paradigms"]:
                 rows.append(
                     {
-                        **shared, "member": member["member"], "task": row["paradigm"], "score": row["accuracy"],
+                        **shared, "member": member["member"], "task": row["paradigm"], "score": row["score"],
                         **{name: row[name] for name in ("metric", "n", "majority_class", "selected_by")},
                         "finetune_seeds": seeds, "per_seed": row["per_seed"],
                         "accuracy": row["all_metrics"]["accuracy"], "reason": "", "limits": trial_limits(settings),

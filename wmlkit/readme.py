@@ -119,8 +119,9 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         cells = [show(found[key], 3 if key[0] == "dev_ce" else 1) if key in found else "" for key in measures]
         if not any(cells):  # no difference: losses of other tokens, or no seed in common
             continue
-        flops = rows.iloc[0]["flops"]
-        times = f"{flops:.3g}" if change == "base" else "" if pd.isna(flops) else f"{flops / base['flops']:.1f} times"
+        flops = rows.iloc[0]["flops_with_teacher"]
+        times = "" if pd.isna(flops) else f"{flops / base['flops_with_teacher']:.1f} times"
+        times = f"{flops:.3g}" if change == "base" else times
         lines.append(f"| {change}{_few(rows, base['n_seeds'])}{_noted(rows)} | {times} | " + " | ".join(cells) + " |")
     return ["", *lines]
 

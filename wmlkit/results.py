@@ -132,11 +132,15 @@ def scores_table(folder: Path) -> pd.DataFrame:
 
 
 def paradigm_table(folder: Path) -> pd.DataFrame:
-    """One row a member and a paradigm: suite, protocol, member, paradigm, phenomenon, field, accuracy, ties, n."""
+    """One row a member and a paradigm of minimal pairs: suite, protocol, member, paradigm, phenomenon, field, accuracy,
+    ties, n.
+
+    Tasks of (Super)GLUE, whose metrics differ, are in `evaluations.glue_table`.
+    """
     columns = ("paradigm", "phenomenon", "field", "accuracy", "ties", "n")
     rows = []
     for shared, document in read_evaluations(folder):
-        for member in document["members"]:
+        for member in document["members"] if document["suite"] != "glue" else ():
             for row in member["paradigms"]:
                 rows.append({**shared, "member": member["member"], **{name: row[name] for name in columns}})
     return pd.DataFrame(rows)
@@ -233,6 +237,13 @@ def with_notes(table: pd.DataFrame, rows: pd.DataFrame, by: Sequence[str]) -> pd
     """`table`, one row a group of `by`, with a column `note`: what the `rows` of the group have in theirs."""
     notes = rows.groupby(list(by), dropna=False)["note"].agg(lambda found: distinct(text for text in found if text))
     return table.merge(notes.reset_index(), on=list(by), how="left")
+
+
+def with_unit(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` and, behind `protocol`, `unit`: what its means are in, nats (a scored token; `dev_ce`) or percent."""
+    found = table.copy()
+    found.insert(found.columns.get_loc("protocol") + 1, "unit", np.where(table["suite"] == "dev_ce", "nats", "percent"))
+    return found
 
 
 def noting_other_tokens(table: pd.DataFrame) -> pd.DataFrame:

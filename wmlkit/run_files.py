@@ -75,8 +75,8 @@ class Run:
         return paths.prepared_named(paths.out_of(self.folder), Path(self.data["folder"]).name)
 
     @property
-    def flops(self) -> float:
-        """What the run took, its teacher's training included; NaN where that is unknown."""
+    def flops_with_teacher(self) -> float:
+        """FLOP of the run, its teacher's training included; NaN where that is unknown."""
         of_teacher = self.teacher.get("flops", None if self.arm == "distill" else 0.0)
         return math.nan if of_teacher is None else float(self.done["flops"] + of_teacher)
 

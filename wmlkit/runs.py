@@ -62,8 +62,9 @@ def evaluations(run: Run) -> Iterator[dict[str, Any]]:
         if not isinstance(document["settings"], dict):
             raise other_format(path, f"object as 'settings' where it has {type(document['settings']).__name__}")
         _check_rows(path, document["members"], ("member", "paradigms"), ("score", "ties", "n"))
+        score = "score" if document["suite"] == "glue" else "accuracy"
         for member in document["members"]:
-            _check_rows(path, member["paradigms"], ("paradigm", "phenomenon", "field"), ("accuracy", "ties", "n"))
+            _check_rows(path, member["paradigms"], ("paradigm", "phenomenon", "field"), (score, "ties", "n"))
         more = [*_best_member(run, document), *_teacher_member(run, path.name, document)]
         yield {**document, "members": [*document["members"], *more]}
 

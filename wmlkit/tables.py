@@ -96,9 +96,9 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
     """T4: measured means over seeds, then the paper's numbers and the official baselines.
 
     `scores` is `results.scores_table` and `results.dev_table`, concatenated. Columns: kind (`measured`, `paper`,
-    `official_baseline`), system, setting, corpus, arm, peers, member, suite, protocol, mean, low, high, n_seeds,
-    seeds, values, interval, item_low, item_high, ties, provenance, source, note. Published rows are scores on other
-    text, as corpus and protocol say. With `runs`, a result of one seed has an interval over its items.
+    `official_baseline`), system, setting, corpus, arm, peers, member, suite, protocol, unit, mean, low, high,
+    n_seeds, seeds, values, interval, item_low, item_high, ties, provenance, source, note. Published rows are scores on
+    other text, as corpus and protocol say. With `runs`, a result of one seed has an interval over its items.
     """
     by = ["setting", "corpus", "arm", "peers", "member", "suite", "protocol"]
     shown = results.with_mean_peer(results.with_single_peer(scores))
@@ -115,17 +115,18 @@ def main_result(scores: pd.DataFrame, published: pd.DataFrame | None = None, run
         "ties", "provenance", "source", "note",
     ]  # fmt: skip
     if published is None:
-        return measured.reindex(columns=columns)
+        return results.with_unit(measured.reindex(columns=columns))
     others = published[published["kind"].isin(["paper", "official_baseline"]) & (published["task"] == "")]
     others = others.rename(columns={"value": "mean"}).assign(setting="", member="")
     frames = [frame.reindex(columns=columns).astype(object) for frame in (measured, others)]
     table = pd.concat(frames, ignore_index=True)
     numbers = {name: float for name in ("mean", "low", "high", "item_low", "item_high", "ties")}
-    return table.astype({**numbers, "peers": "Int64", "n_seeds": "Int64"})
+    return results.with_unit(table.astype({**numbers, "peers": "Int64", "n_seeds": "Int64"}))
 
 
 def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int = 2000) -> pd.DataFrame:
-    """T4_differences: `results.paired_differences` of the members of T4; with `runs`, item_low and item_high too."""
+    """T4_differences: `results.paired_differences` of the members of T4, `unit`, and with `runs` item_low and
+    item_high."""
     shown = results.with_mean_peer(scores)
     table = results.paired_differences(shown[shown["member"].isin(MEMBERS)])
     rng = np.random.default_rng(0)
@@ -138,7 +139,7 @@ def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int =
         a, b = (loaded.get((row.setting, row.peers, arm), {}) for arm in (row.a, row.b))
         intervals[row.Index] = item_bootstrap(paired_items(a, b, row.member), rng, resamples)
     bounds = pd.DataFrame([intervals[index] for index in table.index], columns=["item_low", "item_high"], dtype=float)
-    return pd.concat([table.reset_index(drop=True), bounds], axis=1)
+    return results.with_unit(pd.concat([table.reset_index(drop=True), bounds], axis=1))
 
 
 def by_phenomenon(paradigms: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataFrame:
@@ -149,7 +150,7 @@ def by_phenomenon(paradigms: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataF
     if paradigms.empty:
         return paradigms
     by = ["setting", "corpus", "suite", "protocol", "arm", "peers", "member", "phenomenon"]
-    shown = paradigms[paradigms["member"].isin(MEMBERS) & (paradigms["suite"] != "glue")]
+    shown = paradigms[paradigms["member"].isin(MEMBERS)]
     per_run = shown.groupby(["run", "seed", *by], sort=False, dropna=False)
     means = per_run.agg(accuracy=("accuracy", "mean"), paradigms=("paradigm", "nunique")).reset_index()
     table = results.with_notes(results.over_seeds(means, [*by, "paradigms"], value="accuracy"), shown, by)
@@ -159,8 +160,8 @@ def by_phenomenon(paradigms: pd.DataFrame, runs: Sequence[Run] = ()) -> pd.DataF
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
     """T7: means over seeds of `results.runs_table` by setting, arm, peers and device.
 
-    Tokens, words, FLOP and seconds include the training of a teacher, in full for every row that has one, although
-    runs of one seed share it; `note` says how much that is. `tokens_per_second` is that of the run alone.
+    flops_with_teacher and seconds_with_teacher include the training of a teacher, in full for every row that has one,
+    although runs of one seed share it; NaN where that is unknown. `note` says what it took. All else is the run's own.
     """
     by = ["setting", "corpus", "arm", "peers", "device", "precision"]
     numbers = ["parameters", "tokens", "words", "flops", "seconds", "peak_memory", "clipped"]
@@ -169,18 +170,20 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
     means["tokens_per_second"] = means["tokens"] / means["seconds"]
     means = results.with_notes(means, runs, by)
     means["note"] = [_cost_note(row) for row in means.to_dict("records")]
-    for name in results.TEACHER_COST:
-        means[name] += means.pop(f"teacher_{name}").fillna(0)
+    for name in ("flops", "seconds"):
+        place = means.columns.get_loc("seconds") + 1
+        means.insert(place, f"{name}_with_teacher", means[name] + means[f"teacher_{name}"])
+    means = means.drop(columns=of_teacher)
     seconds = results.over_seeds(runs, by, value="seconds")[[*by, "n_seeds", "seeds", "values"]]
     return means.merge(seconds.rename(columns={"values": "seconds_values"}), on=by)
 
 
 def _cost_note(row: Mapping[str, Any]) -> str:
     if pd.isna(row["teacher_tokens"]):
-        cost = "the teacher's training is unknown and not included"
+        cost = "the cost of the teacher's training is unknown"
     elif row["teacher_tokens"] > 0:
         cost = (
-            f"includes the teacher's training: {row['teacher_tokens']:,.0f} tokens, {row['teacher_flops']:.3g} FLOP, "
+            f"the teacher's training took {row['teacher_tokens']:,.0f} tokens, {row['teacher_flops']:.3g} FLOP, "
             f"{row['teacher_seconds']:,.1f} s"
         )
     else:

@@ -75,8 +75,8 @@ def evaluate_glue(
     folder: ``<task>.train.jsonl`` and ``<task>.valid.jsonl``; a task without its files is listed under "skipped"
     with the reason and left out of the score. protocol: a key of `GLUE_PROTOCOLS`.
 
-    Returns the evaluation document; a task's "accuracy" is its reported metric (accuracy, F1 or Matthews
-    correlation, named in "metric") in percent, the mean over the seeds of the best epoch on validation; "score" is the
+    Returns the evaluation document; a task's "score" is its reported metric (accuracy, F1 or Matthews correlation,
+    named in "metric") in percent, the mean over the seeds of the best epoch on validation, and a member's the
     unweighted mean over tasks. A single model is member "model", peers are "peer_1" ..., or what `names` calls them.
     Raises UserError for an unknown name, a bad row, or when no task has its files.
     """
@@ -102,7 +102,7 @@ def evaluate_glue(
         members.append(
             {
                 "member": name,
-                "score": float(np.mean([row["accuracy"] for row in ordered])),
+                "score": float(np.mean([row["score"] for row in ordered])),
                 "ties": 0.0,
                 "n": sum(row["n"] for row in ordered),
                 "paradigms": ordered,
@@ -274,7 +274,7 @@ def _task_rows(
             "paradigm": name,
             "phenomenon": name,
             "field": "glue",
-            "accuracy": float(np.mean(reported)),
+            "score": float(np.mean(reported)),
             "ties": 0.0,
             "n": len(labels),
             "metric": TASKS[name].metric,

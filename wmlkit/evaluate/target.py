@@ -217,7 +217,7 @@ def result_lines(document: dict[str, Any]) -> list[str]:
         for row in member["paradigms"]:
             values = " ".join(f"{value:.1f}" for value in row["per_seed"])
             lines.append(
-                f"  {row['paradigm']}: {row['metric']} {row['accuracy']:.1f} (seeds: {values}; most frequent class "
+                f"  {row['paradigm']}: {row['metric']} {row['score']:.1f} (seeds: {values}; most frequent class "
                 f"{row['majority_class']:.1f} % of {row['n']}), {row['seconds']:.0f} s"
             )
     return lines + [f"skipped {one['task']}: {one['reason']}" for one in document["skipped"]]
