@@ -18,9 +18,10 @@ from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import evaluate_pairs, score_sentences
 from wmlkit.evaluate.ewok import write_ewok
-from wmlkit.evaluate.pairs import evaluate_run, write_evaluation
+from wmlkit.evaluate.pairs import evaluate_run, read_pairs, requests_of, write_evaluation
 from wmlkit.evaluate.protocols import PROTOCOLS, get_protocol
 from wmlkit.evaluate.suites import pairs_folder, read_suite, sample_pairs, suite_hash
+from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.evaluate.treebank import treebank_words
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
@@ -395,6 +396,27 @@ def test_run_is_evaluated_once(run_folder: Path, suite: Path, tokenizer: PreTrai
         file.write(json.dumps({"sentence_good": "Ben sings.", "sentence_bad": "Sings Ben."}) + "\n")
     assert evaluate_run(run_folder, "toy", suite, EvaluateConfig())["members"][0]["n"] == 6
     assert path.stat().st_mtime_ns > stamp  # other pairs
+
+
+@pytest.mark.parametrize("how", [{"temperature": 2.0}, {"within_word": True}])
+def test_scores_made_otherwise_are_shown_and_not_kept(
+    how: dict[str, Any], run_folder: Path, suite: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    config = load_preset("smoke", {"evaluate.pairs": str(suite), "evaluate.per_paradigm": None})
+    models = [tiny(tokenizer, seed=index) for index in (1, 2)]
+    plain, found = (evaluate_target(run_folder, "toy", config, tmp_path, **options) for options in ({}, how))
+    kept = {path: path.read_bytes() for path in (run_folder / "evaluation").iterdir()}
+    assert evaluate_target(run_folder, "toy", config, tmp_path, **how) == found  # nor taken for what is kept
+    assert {path: path.read_bytes() for path in (run_folder / "evaluation").iterdir()} == kept
+    assert found["settings"] == plain["settings"] | how
+    direct, items = evaluate_pairs(models, tokenizer, suite, suite="toy", member_weights=[0.7, 0.3], **how)
+    assert found == direct and items != evaluate_pairs(models, tokenizer, suite, member_weights=[0.7, 0.3])[1]
+    (first, *_), texts = items, requests_of(read_pairs(suite, "babylm2025", None), tokenizer)[0]
+    assert first["scores"]["peer_2"] == pytest.approx(score_sentences(models[1], tokenizer, texts[:2], **how), abs=1e-6)
+    assert [line for line in result_lines(found) if "only shown" in line] == [result_lines(found)[-1]]
+    assert len(result_lines(plain)) == len(plain["members"])
+    alone = evaluate_target(run_folder / "peers" / "peer_1", "toy", config, tmp_path, **how)
+    assert alone["members"][0]["score"] == found["members"][0]["score"]
 
 
 def test_unfinished_and_unsafe_runs_are_refused(run_folder: Path, suite: Path) -> None:

@@ -146,6 +146,12 @@ def evaluate(
         str | None, typer.Option(help="half, first, random or protocol; default: as the run has, else half.")
     ] = None,
     per_paradigm: Annotated[int | None, typer.Option(help="Pairs a paradigm; default: all, or as the run has.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Of the models' distributions; a run's scores with another than 1 are only shown.")
+    ] = 1.0,
+    within_word: Annotated[
+        bool, typer.Option("--within-word", help="Masked models: hide the later pieces of a word too; only shown.")
+    ] = False,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[
         Path | None,
@@ -177,7 +183,8 @@ def evaluate(
         suite,
         {
             "--pairs": pairs, "--protocol": protocol, "--ties": ties, "--per-paradigm": per_paradigm,
-            "--words": words, "--tasks": tasks, "--seeds": seeds, "--max-train": max_train, "--max-valid": max_valid,
+            "--temperature": None if temperature == 1 else temperature, "--within-word": within_word, "--words": words,
+            "--tasks": tasks, "--seeds": seeds, "--max-train": max_train, "--max-valid": max_valid,
             "--epochs": epochs,
         },
     )  # fmt: skip
@@ -196,6 +203,8 @@ def evaluate(
         glue=GlueOptions.of(tasks, seeds, max_train, max_valid, epochs),
         best=best,
         ensemble=ensemble,
+        temperature=temperature,
+        within_word=within_word,
         force=force,
     )
     if as_json:

@@ -49,6 +49,8 @@ def evaluate_pairs(
     protocol: str = "babylm2025",
     ties: Ties = "half",
     per_paradigm: int | None = None,
+    temperature: float = 1.0,
+    within_word: bool = False,
     member_weights: Sequence[float] | None = None,
     objective: Objective | None = None,
     token_budget: int | None = None,
@@ -63,7 +65,7 @@ def evaluate_pairs(
     does) or "protocol" (the rule of the protocol's own year).
     per_paradigm: pairs a paradigm, drawn with `SEED`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
-    member_weights, objective, token_budget, device: see `score_sentences`.
+    temperature, within_word, member_weights, objective, token_budget, device: see `score_sentences`.
     pairs: those that `folder` and `per_paradigm` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
@@ -84,8 +86,10 @@ def evaluate_pairs(
         sentences,
         contexts=[context for _, context in contexts],
         objective=objective,
+        within_word=within_word,
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
+        temperature=temperature,
         member_weights=member_weights,
         token_budget=token_budget,
         device=device,
@@ -106,6 +110,8 @@ def evaluate_pairs(
             objective,
             ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
             per_paradigm=per_paradigm,
+            temperature=temperature,
+            within_word=within_word,
             dtype=str(first.dtype).removeprefix("torch."),
         ),
         "data_hash": suite_hash(folder),
@@ -263,7 +269,7 @@ def _settings(rules: Protocol, rule: str, objective: Objective, **options: Any) 
         "ties": rule,
         "ordering_fault": rules.ordering_fault and objective == "mlm",
         "ewok": rules.ewok,
-        "within_word": False,  # as every result has it, so that older ones stay the same
+        "within_word": False,  # these two: of all that is kept in a run
         "temperature": 1.0,
         "seed": SEED,
         **options,

@@ -36,6 +36,8 @@ _READ_BY = {
     "--protocol": ("nursery", "pairs", "glue"),
     "--ties": ("nursery", "pairs"),
     "--per-paradigm": ("nursery", "pairs"),
+    "--temperature": ("nursery", "pairs"),
+    "--within-word": ("nursery", "pairs"),
     "--words": ("lm",),
 }
 
@@ -44,7 +46,7 @@ def check_options(suite: str, given: Mapping[str, object]) -> None:
     """Raises UserError for an option that was given and that `suite` does not read: perhaps --suite was forgotten."""
     kind = suite if suite in ("nursery", "glue", "lm") else "pairs"
     for option, value in given.items():
-        if value not in (None, "") and kind not in _READ_BY.get(option, ("glue",)):
+        if value not in (None, "", False) and kind not in _READ_BY.get(option, ("glue",)):
             raise UserError(
                 f"{option} got {str(value)!r}, and suite {suite!r} does not read it; expected it with the suite that "
                 "it is for; name that with --suite, or leave the option off"
@@ -71,13 +73,17 @@ def evaluate_target(
     glue: GlueOptions | None = None,
     best: bool = False,
     ensemble: bool = False,
+    temperature: float = 1.0,
+    within_word: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run folder (written into it), or a model folder in Hugging Face format (only returned).
 
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
-    ensemble: of the result, only the members that are ensembles. config: that of `evaluation_config`, so that a plain
+    ensemble: of the result, only the members that are ensembles. temperature, within_word: how pairs are scored, see
+    `score_sentences`; with other than the defaults, which all of a study is scored with, a run's result is only
+    returned. config: that of `evaluation_config`, so that a plain
     call finds the result of the study.
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
@@ -103,7 +109,8 @@ def evaluate_target(
     elif suite == "glue":
         document = _glue(target, is_run, config, out, glue or GlueOptions(), best, force)
     else:
-        document = _pairs(target, is_run, suite, config, out, force)
+        how = {"temperature": temperature, "within_word": within_word}
+        document = _pairs(target, is_run, suite, config, out, how, force)
     if ensemble:
         return {**document, "members": [one for one in document["members"] if one["member"] in ENSEMBLES]}
     return document
@@ -124,26 +131,36 @@ def evaluation_config(target: Path, suite: str, asked: Mapping[str, Any]) -> Con
     return config.updated(changes | given)
 
 
-def _pairs(target: Path, is_run: bool, suite: str, config: Config, out: Path, force: bool) -> dict[str, Any]:
+def _pairs(
+    target: Path, is_run: bool, suite: str, config: Config, out: Path, how: Mapping[str, Any], force: bool
+) -> dict[str, Any]:
     chosen = config.evaluate
-    if is_run:
+    if is_run and how == {"temperature": 1.0, "within_word": False}:
         folder = pairs_folder(config, suite, out)
         there = paths.evaluation(target, suite, chosen.protocol)
         stands = known_result(there, ("settings", "data_hash", "members"))  # one that is broken is made again
         if stands and not force and known_evaluation(target, suite, folder, chosen) is None:
             raise other_settings(there)
         return evaluate_run(target, suite, folder, chosen, force=force)
-    model, tokenizer, objective = load_outside(target)  # before anything is written
+    models: Any  # a run's peers, or one
+    if is_run:
+        models, tokenizer = load_peers(target)
+        weights, objective = run_facts(target)
+    else:
+        models, tokenizer, objective = load_outside(target)  # before anything is written
+        weights = None
     folder = pairs_folder(config, suite, out)
     document, _ = evaluate_pairs(
-        model,
+        models,
         tokenizer,
         folder,
         suite=suite,
         protocol=chosen.protocol,
         ties=chosen.ties,
         per_paradigm=chosen.per_paradigm,
+        member_weights=weights,
         objective=objective,
+        **how,
         token_budget=chosen.token_budget,
         device=best_device(),
     )
@@ -210,7 +227,11 @@ def result_lines(document: dict[str, Any]) -> list[str]:
         lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}{how}")
         return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])
     if document["suite"] != "glue":
-        return [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
+        lines = [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
+        how = document["settings"]
+        told = [f"temperature {how['temperature']:g}"] if how["temperature"] != 1 else []
+        told += ["later pieces of a word hidden too"] if how["within_word"] else []
+        return lines + ([f"scored otherwise than a study is ({', '.join(told)}): only shown"] if told else [])
     lines = []
     for member in members:
         lines.append(f"{member['member']}: {member['score']:.2f}, mean of {len(member['paradigms'])} tasks")
