@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -35,7 +40,7 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import last_layer, score_sentences, target
-from wmlkit.evaluate.finetune import Classifier
+from wmlkit.evaluate.finetune import Classifier, Example, finetune
 from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS
 from wmlkit.evaluate.last_layer import logits_at
@@ -208,6 +213,45 @@ def test_a_class_is_read_from_states_that_are_narrower_than_the_layers(tokenizer
     classifier = Classifier(build("opt", tokenizer), "clm", 2, recipe)  # layers of 16, states of 8
     ids = torch.tensor([[5, 6, 7]])
     assert classifier(ids, torch.ones_like(ids)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(("name", "told"), [("bert", True), ("albert", True), ("camembert", False), ("opt", False)])
+def test_of_which_text_of_a_pair_a_token_is_is_told_to_a_model_that_reads_it(
+    name: str, told: bool, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    first, end = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # BERT's
+        single=f"{first} $A {end}",
+        pair=f"{first} $A {end} $B:1 {end}:1",
+        special_tokens=[(mark, tokenizer.convert_tokens_to_ids(mark)) for mark in (first, end)],
+    )
+    model, seen = build(name, tokenizer), []
+    if name == "camembert":
+        model.config.type_vocab_size = 1  # as RoBERTa's are in fact
+    forward = type(model.base_model).forward
+
+    def recorded(trunk: torch.nn.Module, *args: Any, **given: Any) -> Any:
+        if len(given["input_ids"]) > 1:
+            seen.append((given["input_ids"], given.get("token_type_ids")))
+        return forward(trunk, *args, **given)
+
+    functools.update_wrapper(recorded, forward)
+    monkeypatch.setattr(type(model.base_model), "forward", recorded)
+    examples = [Example("The cat sleeps.", "It is nice and warm.", 0), Example("Anna sings.", "Ben.", 1)]
+    recipe = replace(GLUE_PROTOCOLS["babylm2024"].recipe, epochs=1, batch_size=2)
+    finetune(
+        model, tokenizer, examples, {"valid": examples}, objective="clm" if name == "opt" else "mlm", num_labels=2,
+        recipe=recipe, seed=0, select=lambda labels, predictions: 0.0,
+    )  # fmt: skip
+    assert len(seen) == 2  # training and prediction
+    for ids, segments in seen:
+        if not told:
+            assert segments is None
+            continue
+        ends = ids == tokenizer.eos_token_id
+        after_first = (ends.cumsum(1) - ends.long()) == 1  # behind the first end, up to the second
+        assert torch.equal(segments, after_first.long()) and segments.sum(1).unique().numel() == 2
 
 
 def test_a_model_without_its_tokenizer_is_not_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

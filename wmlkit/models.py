@@ -175,19 +175,29 @@ def hidden_states(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
+    segments: Tensor | None = None,
 ) -> Tensor:
     """Last hidden states of the trunk, (B, T) ids -> (B, T, H); no head is applied.
 
     attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) boolean, true where attention is allowed.
     position_ids: (B, T), counted from 0 for every family (`first_position` is added here); left out for a model that
-    takes none.
+    takes none. segments: (B, T), which text of a pair a token is of, 0 or 1; left out for a model that is not told
+    (`reads_segments`), as no student is.
     """
     trunk = model.base_model
     given: dict[str, Any] = no_cache(trunk)
     if position_ids is not None and "position_ids" in inspect.signature(trunk.forward).parameters:
         given["position_ids"] = position_ids + first_position(model)
+    if segments is not None and reads_segments(model):
+        given["token_type_ids"] = segments
     output = trunk(input_ids=input_ids, attention_mask=attention_mask, **given)
     return output.last_hidden_state
+
+
+def reads_segments(model: PreTrainedModel) -> bool:
+    """Whether a model tells the two texts of a pair apart by segment ids, as BERT does."""
+    known = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
+    return known and getattr(model.config, "type_vocab_size", 1) > 1
 
 
 def no_cache(module: nn.Module) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from ..models import hidden_states, max_length
 from ..optim import decayed
 from ..settings import Objective
 
+_Row = tuple[list[int], list[int]]  # of an example: token ids, and of which of its texts each is, 0 or 1
+
 
 @dataclass(frozen=True)
 class Example:
@@ -109,10 +111,10 @@ class Classifier(nn.Module):
         else:  # BabyLM 2024: the head of transformers' GPT2ForSequenceClassification
             self.head = nn.Sequential(nn.Linear(width, num_labels, bias=False))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (B, classes) of (B, T) ids, padded on either side."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Logits (B, classes) of (B, T) ids, padded on either side; segments: see `hidden_states`."""
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        hidden = hidden_states(self.model, input_ids, attention_mask, positions)
+        hidden = hidden_states(self.model, input_ids, attention_mask, positions, segments)
         if self.objective == "mlm":
             token = attention_mask.argmax(dim=1)  # the first that is not padding
         else:
@@ -192,16 +194,16 @@ def finetune(
 
 def _train_epoch(
     classifier: Classifier,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]],
     optimizer: Optimizer,
     scheduler: LRScheduler,
     grad_clip: float,
 ) -> float:
-    """One step a batch: ids (B, T), attention mask (B, T), labels (B,). Returns the mean of the batches' losses."""
+    """One step a batch: ids, attention mask and segments (B, T), labels (B,). Returns the batches' mean loss."""
     classifier.train()
     losses = []
-    for ids, mask, labels in batches:
-        loss = cross_entropy(classifier(ids, mask), labels)
+    for ids, mask, segments, labels in batches:
+        loss = cross_entropy(classifier(ids, mask, segments), labels)
         optimizer.zero_grad()
         loss.backward()
         if grad_clip:
@@ -232,35 +234,36 @@ def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], length: int) -> list[list[int]]:
-    """Ids of each example with the tokenizer's template, the longer text cut first where both do not fit."""
+def _encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], length: int) -> list[_Row]:
+    """Each example in the tokenizer's template, the longer text cut first where both do not fit."""
     firsts = [example.first for example in examples]
     seconds = [example.second or "" for example in examples]
     pairs = bool(examples) and examples[0].second is not None
     encoded = tokenizer(
-        firsts, seconds if pairs else None, truncation=True, max_length=length, padding=False, verbose=False
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+        firsts, seconds if pairs else None, truncation=True, max_length=length, padding=False,
+        return_token_type_ids=True, verbose=False,
+    )  # fmt: skip
+    return list(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True))
 
 
 def _padded(
-    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (B, T) of rows of different lengths, padded at their ends."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], True, int(tokenizer.pad_token_id or 0))
-    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True)
-    return moved(ids, device), moved(mask, device)
+    rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention mask and segments (B, T) of rows of different lengths, padded at their ends."""
+    ids = pad_sequence([torch.tensor(own) for own, _ in rows], True, int(tokenizer.pad_token_id or 0))
+    mask = pad_sequence([torch.ones(len(own), dtype=torch.long) for own, _ in rows], True)
+    segments = pad_sequence([torch.tensor(own) for _, own in rows], True)
+    return moved(ids, device), moved(mask, device), moved(segments, device)
 
 
 @torch.inference_mode()
 def _predict(
-    classifier: Classifier, rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+    classifier: Classifier, rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> np.ndarray:
     """Class of each row, (N,); rows of like length share a batch."""
     classifier.eval()
     classes = np.zeros(len(rows), dtype=np.int64)
-    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     for start in range(0, len(rows), 64):
         chosen = by_length[start : start + 64]
         logits = classifier(*_padded([rows[i] for i in chosen], tokenizer, device))
