@@ -1,4 +1,4 @@
-"""README's result table is what the committed tables give."""
+"""README's answers and the results in docs/results.md are what the committed tables give."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 from wmlkit import paths, results
 from wmlkit.cli import app
 from wmlkit.errors import UserError
-from wmlkit.readme import BEGIN, END, results_section, write_reference
+from wmlkit.reference import BEGIN, DOCUMENTS, END, answer_section, results_section, write_reference
 
-README = paths.REPOSITORY / "README.md"
-
+README, RESULTS, _ = (paths.REPOSITORY / name for name in DOCUMENTS)
 
 PRESETS = sorted(path.parent.name for path in paths.REFERENCES.glob("*/summary.json"))
 
@@ -30,10 +29,13 @@ def test_there_is_a_reference_run_of_the_nursery():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_result_section_comes_from_the_committed_tables(preset):
-    text = README.read_text(encoding="utf-8")
-    written = text.partition(BEGIN.format(preset=preset))[2].partition(END)[0].strip()
-    assert written == results_section(paths.reference(preset)).strip()
+@pytest.mark.parametrize(
+    ("document", "kind", "made"), [(README, "answer", answer_section), (RESULTS, "results", results_section)]
+)
+def test_answer_and_results_come_from_the_committed_tables(preset, document, kind, made):
+    text = document.read_text(encoding="utf-8")
+    written = text.partition(BEGIN.format(kind=kind, preset=preset))[2].partition(END.format(kind=kind))[0].strip()
+    assert written == made(paths.reference(preset)).strip()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -95,10 +97,13 @@ def test_a_seed_that_a_teacher_alone_lacks_is_not_one_of_its_arm(tmp_path):
     assert results_section(folder) == before
 
 
-def test_links_and_files_that_the_readme_names_exist():
-    text = README.read_text(encoding="utf-8")
-    for name in ("docs/notation.md", "docs/paper_index.md", "docs/deviations.md", "docs/metrics.md", "docs/log.md"):
-        assert f"({name})" in text and (paths.REPOSITORY / name).is_file()
+@pytest.mark.parametrize("document", [README, *sorted(README.parent.glob("docs/*.md"))], ids=lambda path: path.name)
+def test_files_that_a_document_links_to_exist(document):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith(("http:", "https:"))]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+    if document == README:
+        assert {f"docs/{path.name}" for path in README.parent.glob("docs/*.md")} <= set(local)  # each page is named
 
 
 def test_the_tree_names_every_module_where_it_lies():
@@ -181,12 +186,19 @@ def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
 
 
 @pytest.fixture
-def documents(tmp_path):
-    """A README with a place for two presets, and the page of deviations."""
-    places = [f"{BEGIN.format(preset=preset)}\nold {preset}\n{END}\n" for preset in ("nursery", "smoke")]
-    (tmp_path / "README.md").write_text("".join(places), encoding="utf-8")
-    shutil.copy(paths.REPOSITORY / "docs" / "deviations.md", tmp_path)
-    return tmp_path / "README.md", tmp_path / "deviations.md"
+def root(tmp_path):
+    """A README and a page of results with places for two presets, and the page of deviations."""
+    for name, kind in zip(DOCUMENTS, ("answer", "results"), strict=False):
+        begin, end = (text.format(kind=kind, preset="{0}") for text in (BEGIN, END))
+        places = [f"{begin}\nold {{0}}\n{end}\n".format(preset) for preset in ("nursery", "smoke")]
+        paths.write_text(tmp_path / name, "".join(places))
+    shutil.copy(paths.REPOSITORY / DOCUMENTS[2], tmp_path / "docs")
+    return tmp_path
+
+
+def read(root):
+    """README, results and deviations as they are."""
+    return [(root / name).read_text(encoding="utf-8") for name in DOCUMENTS]
 
 
 def changed_run(folder):
@@ -200,11 +212,10 @@ def changed_run(folder):
     return folder
 
 
-def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_path):
-    readme, deviations = documents
-    old = tmp_path / "figures" / "nursery"
+def test_a_reference_takes_the_place_of_the_one_of_its_preset(root):
+    old = root / "figures" / "nursery"
     paths.write_text(old / "tables" / "T99.csv", "goes with the run that it is of")
-    new = changed_run(tmp_path / "runs" / "nursery")
+    new = changed_run(root / "runs" / "nursery")
     notes = paths.read_json(new / "tables" / "provenance.json")
     command = 'wmlkit report /a/runs --set data.corpus=/of/somebody/texts --set study.runs=[["wml",2]] --out /here'
     changes = {"T1": {"command": command}, "T8": {"runs_commit": "b" * 40}}
@@ -212,9 +223,10 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     changed = {name: notes[name] | change for name, change in changes.items()}
     paths.write_json(new / "tables" / "provenance.json", notes | changed)
     (new / "tables" / ".provenance.lock").touch()
-    write_reference(new, old, readme, deviations)
+    write_reference(new, old, root)
     assert not list(old.rglob(".*"))
-    text = readme.read_text(encoding="utf-8")
+    readme, text, deviations = read(root)
+    assert "**Another answer.**" in readme and "old nursery" not in readme and "old smoke" in readme
     assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
     assert "**Another answer.**\n\n- Another basis.\n" in text
     assert "old nursery" not in text and "old smoke" in text
@@ -222,41 +234,39 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(documents, tmp_pat
     assert text.count(f"The runs of the changes to the base are of {'b' * 12}.") == 1
     commands = {note["command"] for note in paths.read_json(old / "tables" / "provenance.json").values()}
     assert 'wmlkit report runs --set data.corpus=texts --set study.runs=[["wml",2]] --out here' in commands
-    assert "dev loss 77.00 nats" in deviations.read_text(encoding="utf-8")
+    assert "dev loss 77.00 nats" in deviations
     assert sorted(path.name for path in old.iterdir()) == ["answer.json", "figures", "summary.json", "tables"]
     assert not (old / "tables" / "T99.csv").exists()
 
 
-def test_each_suite_has_a_table_of_its_own(documents, tmp_path):
-    readme, deviations = documents
-    new = changed_run(tmp_path / "runs" / "nursery")
+def test_each_suite_has_a_table_of_its_own(root):
+    new = changed_run(root / "runs" / "nursery")
     for name in ("T4", "T4_differences"):
         table = pd.read_csv(new / "tables" / f"{name}.csv")
         other = table[table["suite"] == "nursery"].assign(suite="supplement")
         pd.concat([table, other]).to_csv(new / "tables" / f"{name}.csv", index=False)
-    write_reference(new, tmp_path / "figures" / "nursery", readme, deviations)
-    text = readme.read_text(encoding="utf-8")
+    write_reference(new, root / "figures" / "nursery", root)
+    text = read(root)[1]
     headings = re.findall(r"^(?:Accuracy on (\w+)|Dev (loss))", text, re.MULTILINE)
     assert headings == [("nursery", ""), ("", "loss"), ("supplement", "")]
     assert text.count("| wml − distill | 4 |") == 3
 
 
-def test_a_reference_without_a_comparison_and_one_that_cannot_be_read(documents, tmp_path):
-    readme, deviations = documents
-    new, target = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+def test_a_reference_without_a_comparison_and_one_that_cannot_be_read(root):
+    new, target = changed_run(root / "runs" / "nursery"), root / "figures" / "nursery"
     (new / "tables" / "T4_differences.csv").unlink()
-    write_reference(new, target, readme, deviations)
-    text = readme.read_text(encoding="utf-8")
+    write_reference(new, target, root)
+    before = read(root)
+    text = before[1]
     assert "Differences, paired by seed" not in text and "| wml | 4 | 12.3 [" in text
     (new / "tables" / "T4.csv").unlink()
     with pytest.raises(FileNotFoundError):
-        write_reference(new, target, readme, deviations)
-    assert (target / "tables" / "T4.csv").is_file() and readme.read_text(encoding="utf-8") == text
+        write_reference(new, target, root)
+    assert (target / "tables" / "T4.csv").is_file() and read(root) == before
 
 
-def test_ablations_stand_below_the_arms(documents, tmp_path):
-    readme, deviations = documents
-    new, target = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+def test_ablations_stand_below_the_arms(root):
+    new, target = changed_run(root / "runs" / "nursery"), root / "figures" / "nursery"
     table = pd.read_csv(new / "tables" / "T8.csv")
     only = (table["ablation"] == "arm = dml") & (table["member"] == "mean_peer") & (table["suite"] == "dev_ce")
     table.loc[only, ["difference", "difference_low", "difference_high", "p_adjusted"]] = [0.25, 0.125, 0.375, 0.04]
@@ -270,8 +280,8 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     ] = None
     table["difference_n_seeds"] = table["n_seeds"].where(table["ablation"] != "arm = distill", 2)
     table.to_csv(new / "tables" / "T8.csv", index=False)
-    write_reference(new, target, readme, deviations)
-    shown = readme.read_text(encoding="utf-8").partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
+    write_reference(new, target, root)
+    shown = read(root)[1].partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
     assert shown[2] == "| change | FLOP | accuracy on nursery | dev loss |"
     assert shown[4].startswith("| base | 2e+12 | 77.7 [")
     (dml,) = (line for line in shown if line.startswith("| arm = dml | 2.5 times |"))
@@ -282,28 +292,30 @@ def test_ablations_stand_below_the_arms(documents, tmp_path):
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
     assert independent.startswith("| arm = independent |  |  | ")
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)
-    write_reference(new, target, readme, deviations)
-    assert "Changes to the base" not in readme.read_text(encoding="utf-8")
+    write_reference(new, target, root)
+    assert "Changes to the base" not in read(root)[1]
 
 
-def test_only_the_nursery_s_effects_are_quoted(documents, tmp_path):
-    readme, deviations = documents
-    before = deviations.read_text(encoding="utf-8")
-    write_reference(changed_run(tmp_path / "runs" / "smoke"), tmp_path / "figures" / "smoke", readme, deviations)
-    assert "old nursery" in readme.read_text(encoding="utf-8") and "old smoke" not in readme.read_text(encoding="utf-8")
-    assert deviations.read_text(encoding="utf-8") == before
+def test_only_the_nursery_s_effects_are_quoted(root):
+    before = read(root)[2]
+    write_reference(changed_run(root / "runs" / "smoke"), root / "figures" / "smoke", root)
+    *written, deviations = read(root)
+    assert all("old nursery" in text and "old smoke" not in text for text in written)
+    assert deviations == before
 
 
-def test_a_preset_without_a_place_is_refused_before_anything_is_replaced(documents, tmp_path):
-    readme, deviations = documents
-    new, old = changed_run(tmp_path / "runs" / "nursery"), tmp_path / "figures" / "nursery"
+def test_a_preset_without_a_place_is_refused_before_anything_is_replaced(root):
+    new, old = changed_run(root / "runs" / "nursery"), root / "figures" / "nursery"
     paths.write_text(old / "summary.json", "old")
-    readme.write_text("# nothing\n")
-    with pytest.raises(UserError, match="has no results of nursery; expected the lines .* add them"):
-        write_reference(new, old, readme, deviations)
-    assert (old / "summary.json").read_text() == "old"
-    shutil.copy(README, readme)
+    before = read(root)
+    for document, kind in zip(DOCUMENTS, ("answer", "results"), strict=False):
+        whole = (root / document).read_text(encoding="utf-8")
+        (root / document).write_text("# nothing\n", encoding="utf-8")
+        with pytest.raises(UserError, match=f"has no {kind} of nursery; expected the lines .* add them"):
+            write_reference(new, old, root)
+        (root / document).write_text(whole, encoding="utf-8")
+        assert read(root) == before and (old / "summary.json").read_text() == "old"
     (new / "tables" / "T9.csv").unlink()
     with pytest.raises(UserError, match=r"has no T9.csv"):
-        write_reference(new, old, readme, deviations)
-    assert (old / "summary.json").read_text() == "old"
+        write_reference(new, old, root)
+    assert read(root) == before and (old / "summary.json").read_text() == "old"

@@ -239,10 +239,9 @@ def report(
     if html is not None:
         paths.write_text(html, page.read_text(encoding="utf-8"))
     if reference:
-        from .readme import write_reference
+        from .reference import write_reference
 
-        documents = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "deviations.md")
-        write_reference(folder, paths.reference(folder.name), *documents)
+        write_reference(folder, paths.reference(folder.name))
     print(page)
 
 

@@ -1,6 +1,6 @@
 """docs/deviations.md: the words are written by hand, the numbers between its marks come from the tables T9.
 
-``wmlkit report RUNS --reference`` writes them, as it does README's results: what stands between
+``wmlkit report RUNS --reference`` writes them, as it does docs/results.md: what stands between
 ``<!-- measured: KEY -->`` and ``<!-- end -->`` is the effect of the case KEY of T9, of ``search:CASE`` of T9_search or
 of ``scoring:RULE`` of T9_scoring; that of KEY ``repairs`` is the whole of T9_repairs. ``released`` is the latter in
 short, for README.

@@ -171,8 +171,7 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
     means = results.with_notes(means, runs, by)
     means["note"] = [_cost_note(row) for row in means.to_dict("records")]
     for name in ("flops", "seconds"):
-        place = means.columns.get_loc("seconds") + 1
-        means.insert(place, f"{name}_with_teacher", means[name] + means[f"teacher_{name}"])
+        means.insert(means.columns.get_loc(name) + 1, f"{name}_with_teacher", means[name] + means[f"teacher_{name}"])
     means = means.drop(columns=of_teacher)
     seconds = results.over_seeds(runs, by, value="seconds")[[*by, "n_seeds", "seeds", "values"]]
     return means.merge(seconds.rename(columns={"values": "seconds_values"}), on=by)

@@ -1,5 +1,5 @@
-"""The committed reference runs, one a preset: tables and figures below figures/, the results in README.md and, of the
-nursery, the effects in docs/deviations.md and README.
+"""The committed reference runs, one a preset: tables and figures below figures/, the results in docs/results.md, their
+answer in README.md and, of the nursery, the effects of defects in docs/deviations.md and README.md.
 
 No number there is typed by hand: `wmlkit report RUNS --reference` writes them from a preset's folder.
 """
@@ -21,8 +21,9 @@ from .readable import p_value
 from .results import main_setting
 from .runs import ARMS, distinct
 
-BEGIN = "<!-- results of {preset}: written by `wmlkit report --reference`, do not edit -->"
-END = "<!-- end of results -->"
+DOCUMENTS = ("README.md", "docs/results.md", "docs/deviations.md")
+BEGIN = "<!-- {kind} of {preset}: written by `wmlkit report --reference`, do not edit -->"  # kind: answer or results
+END = "<!-- end of {kind} -->"
 LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted (Benjamini-Hochberg) for the "
@@ -32,16 +33,21 @@ DIFFERENCES = (
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
 
+def answer_section(folder: Path) -> str:
+    """Markdown of the answer's first line, from the files below `folder`."""
+    return f"**{paths.read_json(folder / 'answer.json')['answer']}**"
+
+
 def results_section(folder: Path) -> str:
     """Markdown of the answer, the main result, the differences between arms and the ablations, from the files below
     `folder`."""
-    told = paths.read_json(folder / "answer.json")
+    basis = paths.read_json(folder / "answer.json")["basis"]
     main = pd.read_csv(folder / "tables" / "T4.csv")
     main = main_setting(main[(main["kind"] == "measured") & main["arm"].isin(ARMS)])
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
     path = folder / "tables" / "T4_differences.csv"  # not there where no two arms have a seed in common
     differences = main_setting(pd.read_csv(path)) if path.is_file() else pd.DataFrame(columns=["suite", "protocol"])
-    lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
+    lines = [answer_section(folder), "", *(f"- {sentence}" for sentence in basis)]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
         title, digits = (LOSS, 3) if suite == "dev_ce" else (_title(suite, protocol), 1)
         beyond = ", which over few seeds may reach beyond 100" if shown["high"].max() > 100 else ""
@@ -152,15 +158,17 @@ def _difference(row: pd.Series, digits: int) -> str:
     return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 
 
-def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) -> Path:
-    """Copy tables, figures, summary and answer of `folder` to `target`, and write the results in `readme` from them;
-    what the released code's defects do, in both documents, where the preset is the one that they quote. `folder` and
-    `target` have the preset's name.
+def write_reference(folder: Path, target: Path, root: Path = paths.REPOSITORY) -> Path:
+    """Copy tables, figures, summary and answer of `folder` to `target`, and from there write the results in
+    docs/results.md and the answer in README.md, both below `root`; where the preset is the one that they quote, also
+    what the released code's defects do in README.md and docs/deviations.md. `folder` and `target` have its name.
 
     Raises UserError where a place that these need is missing, and FileNotFoundError without T4, the answer or a note of
     what made them, before anything is replaced.
     """
-    _place(readme, target.name)
+    readme, results, deviations = (root / name for name in DOCUMENTS)
+    for document, kind in ((readme, "answer"), (results, "results")):
+        _place(document, kind, target.name)
     results_section(folder)
     if target.name == deviations_of.PRESET:
         deviations_of.measured(folder)
@@ -176,24 +184,25 @@ def write_reference(folder: Path, target: Path, readme: Path, deviations: Path) 
             shutil.copy(folder / name, temporary)
 
     paths.write_folder(target, write)
-    write_section(readme, target)
+    write_section(readme, "answer", target.name, answer_section(target))
+    write_section(results, "results", target.name, results_section(target))
     if target.name == deviations_of.PRESET:
         for document in (readme, deviations):
             deviations_of.fill_marks(document, target)
     return target
 
 
-def write_section(readme: Path, folder: Path) -> Path:
-    """Replace what stands between the marks of the preset `folder.name` in `readme`. Raises UserError without marks."""
-    before, after = _place(readme, folder.name)
-    return paths.write_text(readme, f"{before}\n{results_section(folder)}\n{after}")
+def write_section(document: Path, kind: str, preset: str, text: str) -> Path:
+    """Put `text` between the marks of a preset in `document`. Raises UserError without marks."""
+    before, after = _place(document, kind, preset)
+    return paths.write_text(document, f"{before}\n{text}\n{after}")
 
 
-def _place(readme: Path, preset: str) -> tuple[str, str]:
-    """The text of `readme` up to the preset's first mark, and from the second on."""
-    begin = BEGIN.format(preset=preset)
-    before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, ended, after = rest.partition(END)
+def _place(document: Path, kind: str, preset: str) -> tuple[str, str]:
+    """The text of `document` up to the preset's first mark of a kind, and from the second on."""
+    begin, end = BEGIN.format(kind=kind, preset=preset), END.format(kind=kind)
+    before, found, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise UserError(f"{readme} has no results of {preset}; expected the lines {begin!r} and {END!r}; add them")
-    return before + begin, END + after
+        raise UserError(f"{document} has no {kind} of {preset}; expected the lines {begin!r} and {end!r}; add them")
+    return before + begin, end + after
