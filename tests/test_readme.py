@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from wmlkit import paths, results
 from wmlkit.cli import app
 from wmlkit.errors import UserError
-from wmlkit.reference import BEGIN, DOCUMENTS, END, answer_section, results_section, write_reference
+from wmlkit.reference import DOCUMENTS, GLANCE, RESULTS, glance, results_section, write_reference
 
-README, RESULTS, _ = (paths.REPOSITORY / name for name in DOCUMENTS)
+README, PAGE, _ = (paths.REPOSITORY / name for name in DOCUMENTS)
 
 PRESETS = sorted(path.parent.name for path in paths.REFERENCES.glob("*/summary.json"))
 
@@ -28,14 +28,43 @@ def test_there_is_a_reference_run_of_the_nursery():
     assert "nursery" in PRESETS
 
 
+def between(document, marks, **named):
+    """What stands in a document between two marks."""
+    begin, end = (mark.format(**named) for mark in marks)
+    return document.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    ("document", "kind", "made"), [(README, "answer", answer_section), (RESULTS, "results", results_section)]
-)
-def test_answer_and_results_come_from_the_committed_tables(preset, document, kind, made):
-    text = document.read_text(encoding="utf-8")
-    written = text.partition(BEGIN.format(kind=kind, preset=preset))[2].partition(END.format(kind=kind))[0].strip()
-    assert written == made(paths.reference(preset)).strip()
+def test_results_come_from_the_committed_tables(preset):
+    assert between(PAGE, RESULTS, preset=preset) == results_section(paths.reference(preset)).strip()
+
+
+def test_the_glance_has_a_line_for_each_reference():
+    assert between(README, GLANCE) == glance(paths.REFERENCES)
+    named = [line.split(" | ")[0].removeprefix("| ") for line in glance(paths.REFERENCES).splitlines()[2:]]
+    assert named == PRESETS
+
+
+def test_a_glance_by_hand(tmp_path):
+    """The mean peer of the most peers compared; nothing where a comparison, or the cost of a teacher, is not known."""
+    columns = ("setting", "suite", "peers", "member", "a", "b", "mean", "low", "high", "p_adjusted", "n_seeds")
+    rows = [
+        ("", "toy", 2, "mean_peer", "wml", "distill", 3.0, 1.0, 5.0, 0.02, 3),
+        ("", "dev_ce", 2, "mean_peer", "wml", "distill", -0.25, -0.5, -0.125, 0.0004, 3),
+        ("", "dev_ce", 4, "mean_peer", "wml", "distill", 9.0, None, None, None, 1),  # of one seed
+        ("", "dev_ce", 2, "best_peer", "wml", "dml", 9.0, 8.0, 10.0, 0.5, 3),
+        ("alpha = 0.9", "dev_ce", 2, "mean_peer", "wml", "dml", 9.0, 8.0, 10.0, 0.5, 3),
+    ]
+    for name, kept in (("both", rows), ("loss", [rows[1]])):
+        tables = tmp_path / name / "tables"
+        paths.write_text(tables / "T4_differences.csv", pd.DataFrame(kept, columns=columns).to_csv(index=False))
+        costs = [("", "wml", 2, 2.0), ("", "distill", 2, 5.0 if name == "both" else None), ("", "distill", 4, 8.0)]
+        cost = pd.DataFrame(costs, columns=["setting", "arm", "peers", "flops_with_teacher"])
+        paths.write_text(tables / "T7.csv", cost.to_csv(index=False))
+    assert glance(tmp_path).splitlines()[2:] == [
+        "| both | 2 |  |  | -0.250 [-0.500, -0.125] p <0.001 | +3.0 [1.0, 5.0] p 0.02 | 2.5 times |",
+        "| loss | 2 |  |  | -0.250 [-0.500, -0.125] p <0.001 |  |  |",
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -187,11 +216,10 @@ def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
 
 @pytest.fixture
 def root(tmp_path):
-    """A README and a page of results with places for two presets, and the page of deviations."""
-    for name, kind in zip(DOCUMENTS, ("answer", "results"), strict=False):
-        begin, end = (text.format(kind=kind, preset="{0}") for text in (BEGIN, END))
-        places = [f"{begin}\nold {{0}}\n{end}\n".format(preset) for preset in ("nursery", "smoke")]
-        paths.write_text(tmp_path / name, "".join(places))
+    """A README with a place, a page of results with places for two presets, and the page of deviations."""
+    paths.write_text(tmp_path / DOCUMENTS[0], "\nold glance\n".join(GLANCE))
+    places = ["\nold {preset}\n".join(RESULTS).format(preset=preset) for preset in ("nursery", "smoke")]
+    paths.write_text(tmp_path / DOCUMENTS[1], "\n".join(places))
     shutil.copy(paths.REPOSITORY / DOCUMENTS[2], tmp_path / "docs")
     return tmp_path
 
@@ -226,7 +254,7 @@ def test_a_reference_takes_the_place_of_the_one_of_its_preset(root):
     write_reference(new, old, root)
     assert not list(old.rglob(".*"))
     readme, text, deviations = read(root)
-    assert "**Another answer.**" in readme and "old nursery" not in readme and "old smoke" in readme
+    assert readme.partition(GLANCE[1])[0] == f"{GLANCE[0]}\n{glance(old.parent)}\n"
     assert "| dml | 4 | 12.3 [" in text and "| dml | 4 | 12.300 [" in text
     assert "**Another answer.**\n\n- Another basis.\n" in text
     assert "old nursery" not in text and "old smoke" in text
@@ -299,19 +327,18 @@ def test_ablations_stand_below_the_arms(root):
 def test_only_the_nursery_s_effects_are_quoted(root):
     before = read(root)[2]
     write_reference(changed_run(root / "runs" / "smoke"), root / "figures" / "smoke", root)
-    *written, deviations = read(root)
-    assert all("old nursery" in text and "old smoke" not in text for text in written)
-    assert deviations == before
+    _, text, deviations = read(root)
+    assert "old nursery" in text and "old smoke" not in text and deviations == before
 
 
 def test_a_preset_without_a_place_is_refused_before_anything_is_replaced(root):
     new, old = changed_run(root / "runs" / "nursery"), root / "figures" / "nursery"
     paths.write_text(old / "summary.json", "old")
     before = read(root)
-    for document, kind in zip(DOCUMENTS, ("answer", "results"), strict=False):
+    for document in DOCUMENTS[:2]:
         whole = (root / document).read_text(encoding="utf-8")
         (root / document).write_text("# nothing\n", encoding="utf-8")
-        with pytest.raises(UserError, match=f"has no {kind} of nursery; expected the lines .* add them"):
+        with pytest.raises(UserError, match="has no place for results; expected the lines .* add them"):
             write_reference(new, old, root)
         (root / document).write_text(whole, encoding="utf-8")
         assert read(root) == before and (old / "summary.json").read_text() == "old"

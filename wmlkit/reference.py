@@ -1,11 +1,12 @@
-"""The committed reference runs, one a preset: tables and figures below figures/, the results in docs/results.md, their
-answer in README.md and, of the nursery, the effects of defects in docs/deviations.md and README.md.
+"""The committed reference runs, one a preset: tables and figures below figures/, the results in docs/results.md, all of
+them at a glance in README.md and, of the nursery, the effects of defects in docs/deviations.md and README.md.
 
 No number there is typed by hand: `wmlkit report RUNS --reference` writes them from a preset's folder.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from . import paths
 from .environment import shortened, without_places
 from .errors import UserError
 from .readable import p_value
-from .results import main_setting
+from .results import main_setting, most_peers_compared
 from .runs import ARMS, distinct
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/deviations.md")
-BEGIN = "<!-- {kind} of {preset}: written by `wmlkit report --reference`, do not edit -->"  # kind: answer or results
-END = "<!-- end of {kind} -->"
+WRITTEN = "written by `wmlkit report --reference`, do not edit"
+GLANCE = (f"<!-- references at a glance: {WRITTEN} -->", "<!-- end of glance -->")
+RESULTS = (f"<!-- results of {{preset}}: {WRITTEN} -->", "<!-- end of results -->")
 LOSS = "Dev loss in nats a scored token (lower is better)"
 DIFFERENCES = (
     "Differences, paired by seed, with their 95 % interval and p-value, adjusted (Benjamini-Hochberg) for the "
@@ -33,21 +35,16 @@ DIFFERENCES = (
 MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
 
 
-def answer_section(folder: Path) -> str:
-    """Markdown of the answer's first line, from the files below `folder`."""
-    return f"**{paths.read_json(folder / 'answer.json')['answer']}**"
-
-
 def results_section(folder: Path) -> str:
     """Markdown of the answer, the main result, the differences between arms and the ablations, from the files below
     `folder`."""
-    basis = paths.read_json(folder / "answer.json")["basis"]
+    told = paths.read_json(folder / "answer.json")
     main = pd.read_csv(folder / "tables" / "T4.csv")
     main = main_setting(main[(main["kind"] == "measured") & main["arm"].isin(ARMS)])
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
     path = folder / "tables" / "T4_differences.csv"  # not there where no two arms have a seed in common
     differences = main_setting(pd.read_csv(path)) if path.is_file() else pd.DataFrame(columns=["suite", "protocol"])
-    lines = [answer_section(folder), "", *(f"- {sentence}" for sentence in basis)]
+    lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
         title, digits = (LOSS, 3) if suite == "dev_ce" else (_title(suite, protocol), 1)
         beyond = ", which over few seeds may reach beyond 100" if shown["high"].max() > 100 else ""
@@ -158,17 +155,39 @@ def _difference(row: pd.Series, digits: int) -> str:
     return f"{row['mean']:+.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] p {p.replace('< ', '<')}"
 
 
+def glance(references: Path) -> str:
+    """Markdown of the main comparisons of all committed runs, for the mean peer and the most peers compared: one line a
+    folder of `references`."""
+    head = ["wml − independent", "wml − dml", "wml − distill", "wml − distill, accuracy (points)", "FLOP of distill"]
+    lines = ["| run | peers | " + " | ".join(head) + " |", "|---" * (2 + len(head)) + "|"]
+    for path in sorted(references.glob("*/tables/T4_differences.csv")):
+        table = most_peers_compared(main_setting(pd.read_csv(path)))
+        table = table[table["member"] == "mean_peer"]
+        peers, pairs = table["peers"].max(), next(iter(table.loc[table["suite"] != "dev_ce", "suite"]), None)
+        cells = []
+        for b, suite in (("independent", "dev_ce"), ("dml", "dev_ce"), ("distill", "dev_ce"), ("distill", pairs)):
+            rows = table[(table["a"] == "wml") & (table["b"] == b) & (table["suite"] == suite)]
+            cells.append(_difference(rows.iloc[0], 3 if suite == "dev_ce" else 1) if len(rows) else "")
+        cost = main_setting(pd.read_csv(path.with_name("T7.csv")), peers=peers).set_index("arm")["flops_with_teacher"]
+        times = cost.get("distill", math.nan) / cost.get("wml", math.nan)
+        cells.append("" if pd.isna(times) else f"{times:.1f} times")
+        lines.append(f"| {path.parent.parent.name} | {peers:.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def write_reference(folder: Path, target: Path, root: Path = paths.REPOSITORY) -> Path:
-    """Copy tables, figures, summary and answer of `folder` to `target`, and from there write the results in
-    docs/results.md and the answer in README.md, both below `root`; where the preset is the one that they quote, also
-    what the released code's defects do in README.md and docs/deviations.md. `folder` and `target` have its name.
+    """Copy tables, figures, summary and answer of `folder` to `target`, and write below `root` its results in
+    docs/results.md and all that lies beside `target` at a glance in README.md; where the preset is the one that they
+    quote, also what the released code's defects do in README.md and docs/deviations.md. `folder` and `target` have its
+    name.
 
     Raises UserError where a place that these need is missing, and FileNotFoundError without T4, the answer or a note of
     what made them, before anything is replaced.
     """
     readme, results, deviations = (root / name for name in DOCUMENTS)
-    for document, kind in ((readme, "answer"), (results, "results")):
-        _place(document, kind, target.name)
+    marks = tuple(mark.format(preset=target.name) for mark in RESULTS)
+    _place(readme, GLANCE)
+    _place(results, marks)
     results_section(folder)
     if target.name == deviations_of.PRESET:
         deviations_of.measured(folder)
@@ -184,25 +203,24 @@ def write_reference(folder: Path, target: Path, root: Path = paths.REPOSITORY) -
             shutil.copy(folder / name, temporary)
 
     paths.write_folder(target, write)
-    write_section(readme, "answer", target.name, answer_section(target))
-    write_section(results, "results", target.name, results_section(target))
+    _write_between(results, marks, results_section(target))
+    _write_between(readme, GLANCE, glance(target.parent))
     if target.name == deviations_of.PRESET:
         for document in (readme, deviations):
             deviations_of.fill_marks(document, target)
     return target
 
 
-def write_section(document: Path, kind: str, preset: str, text: str) -> Path:
-    """Put `text` between the marks of a preset in `document`. Raises UserError without marks."""
-    before, after = _place(document, kind, preset)
-    return paths.write_text(document, f"{before}\n{text}\n{after}")
+def _write_between(document: Path, marks: tuple[str, ...], text: str) -> None:
+    before, after = _place(document, marks)
+    paths.write_text(document, f"{before}\n{text}\n{after}")
 
 
-def _place(document: Path, kind: str, preset: str) -> tuple[str, str]:
-    """The text of `document` up to the preset's first mark of a kind, and from the second on."""
-    begin, end = BEGIN.format(kind=kind, preset=preset), END.format(kind=kind)
+def _place(document: Path, marks: tuple[str, ...]) -> tuple[str, str]:
+    """The text of `document` up to the first of two marks, and from the second on. Raises UserError without them."""
+    begin, end = marks
     before, found, rest = document.read_text(encoding="utf-8").partition(begin)
     _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise UserError(f"{document} has no {kind} of {preset}; expected the lines {begin!r} and {end!r}; add them")
+        raise UserError(f"{document} has no place for results; expected the lines {begin!r} and {end!r}; add them")
     return before + begin, end + after
