@@ -227,7 +227,7 @@ def test_report_finds_the_ablations_beside_the_preset(folder, config):
     ((title, shown),) = readable("T8", table)
     measures = [[f"{name} ({unit})", f"{name} minus base [95 %]", f"{name} p adj."]
                 for name, unit in (("dev loss", "nats"), ("nursery", "%"))]  # fmt: skip
-    assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "FLOP with teacher", "weights"]
+    assert list(shown) == ["ablation", *measures[0], *measures[1], "n_seeds", "flops_with_teacher", "weights"]
     assert len(shown) == 3 and title == "mean over the peers of a run; protocol babylm2025"
     row = table[(table["member"] == "mean_peer") & (table["suite"] == "dev_ce") & table["p"].notna()].iloc[0]
     change = shown.set_index("ablation").loc[row["ablation"], "dev loss minus base [95 %]"].split("\n")[0]

@@ -205,7 +205,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         measure = "dev loss" if loss else f"{suite} {record['protocol']}" if several[suite] else suite
         digits, unit = (3, "nats") if loss else (1, "%")
         name = record["ablation"]
-        ends = {"n_seeds": set(), "FLOP with teacher": record["flops_with_teacher"], "weights": record["peer_weights"]}
+        ends = {"n_seeds": set(), "flops_with_teacher": record["flops_with_teacher"], "weights": record["peer_weights"]}
         ends |= {"note": record["note"]} if noted else {}
         row = rows.setdefault(name, {"ablation": name, **ends})
         row["n_seeds"].add(int(record["n_seeds"]))
@@ -214,7 +214,7 @@ def _ablations(table: pd.DataFrame) -> pd.DataFrame:
         row[f"{measure} p adj."] = p_value(record["p_adjusted"])
     first = list(table["ablation"].unique())
     frame = pd.DataFrame(sorted(rows.values(), key=lambda row: first.index(row["ablation"])))
-    last = ["n_seeds", "FLOP with teacher", "weights", *(["note"] if noted else [])]
+    last = ["n_seeds", "flops_with_teacher", "weights", *(["note"] if noted else [])]
     if frame.empty:
         return frame
     return _plain(_counted(frame[[*(name for name in frame if name not in last), *last]]))
@@ -277,7 +277,7 @@ def _cell(column: str, value: Any, decimals: Mapping[str, int]) -> str:
         return ""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
-    if column.lower().startswith("flop"):
+    if column.startswith("flops"):
         return f"{value:.3g}"
     if column in decimals:
         return f"{value:.{decimals[column]}f}"
