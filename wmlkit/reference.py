@@ -102,8 +102,7 @@ def _ablations(table: pd.DataFrame) -> list[str]:
     base = table[~changed].iloc[0]
     for own in ("mean", "low", "high", "n_seeds"):
         difference = "difference" if own == "mean" else f"difference_{own}"
-        if difference in table:  # tables of older versions have no difference_n_seeds
-            table[own] = table[difference].where(changed, table[own])
+        table[own] = table[difference].where(changed, table[own])
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
     names = ["dev loss" if suite == "dev_ce" else _score(suite) for suite, _ in measures]
     lines = [
@@ -136,8 +135,8 @@ def _few(rows: pd.DataFrame, most: float) -> str:
 
 
 def _noted(rows: pd.DataFrame) -> str:
-    """What the column `note` says of these rows of a table, in brackets; a table of an older version has none."""
-    told = distinct(rows["note"].dropna()) if "note" in rows else ""
+    """What the column `note` says of these rows of a table, in brackets."""
+    told = distinct(rows["note"].dropna())
     return f" ({told})" if told else ""
 
 
