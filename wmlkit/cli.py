@@ -183,8 +183,8 @@ def evaluate(
         suite,
         {
             "--pairs": pairs, "--protocol": protocol, "--ties": ties, "--per-paradigm": per_paradigm,
-            "--temperature": None if temperature == 1 else temperature, "--within-word": within_word, "--words": words,
-            "--tasks": tasks, "--seeds": seeds, "--max-train": max_train, "--max-valid": max_valid,
+            "--temperature": None if temperature == 1 else temperature, "--within-word": within_word or None,
+            "--words": words, "--tasks": tasks, "--seeds": seeds, "--max-train": max_train, "--max-valid": max_valid,
             "--epochs": epochs,
         },
     )  # fmt: skip

@@ -167,8 +167,9 @@ def glance(references: Path) -> str:
         for b, suite in (("independent", "dev_ce"), ("dml", "dev_ce"), ("distill", "dev_ce"), ("distill", pairs)):
             rows = table[(table["a"] == "wml") & (table["b"] == b) & (table["suite"] == suite)]
             cells.append(_difference(rows.iloc[0], 3 if suite == "dev_ce" else 1) if len(rows) else "")
-        cost = main_setting(pd.read_csv(path.with_name("T7.csv")), peers=peers).set_index("arm")["flops_with_teacher"]
-        times = cost.get("distill", math.nan) / cost.get("wml", math.nan)
+        cost = main_setting(pd.read_csv(path.with_name("T7.csv")), peers=peers)
+        flops = cost.groupby("arm")["flops_with_teacher"].mean()  # of one device or several
+        times = flops.get("distill", math.nan) / flops.get("wml", math.nan)
         cells.append("" if pd.isna(times) else f"{times:.1f} times")
         lines.append(f"| {path.parent.parent.name} | {peers:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ def check_options(suite: str, given: Mapping[str, object]) -> None:
     """Raises UserError for an option that was given and that `suite` does not read: perhaps --suite was forgotten."""
     kind = suite if suite in ("nursery", "glue", "lm") else "pairs"
     for option, value in given.items():
-        if value not in (None, "", False) and kind not in _READ_BY.get(option, ("glue",)):
+        if value not in (None, "") and kind not in _READ_BY.get(option, ("glue",)):
             raise UserError(
                 f"{option} got {str(value)!r}, and suite {suite!r} does not read it; expected it with the suite that "
                 "it is for; name that with --suite, or leave the option off"
@@ -82,9 +82,8 @@ def evaluate_target(
     suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
     run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
     ensemble: of the result, only the members that are ensembles. temperature, within_word: how pairs are scored, see
-    `score_sentences`; with other than the defaults, which all of a study is scored with, a run's result is only
-    returned. config: that of `evaluation_config`, so that a plain
-    call finds the result of the study.
+    `score_sentences`; with other than the defaults, which a study is scored with, a run's result is only returned.
+    config: that of `evaluation_config`, so that a plain call finds the result of the study.
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
     """
