@@ -1,8 +1,8 @@
 """Accuracy by which sentence of a pair has more tokens.
 
-A score is a sum over tokens, so each token more costs, and the less a model knows the more, up to log V: of pairs of
-unlike length it prefers the shorter sentence whatever their grammar (docs/log.md 39). Pairs of one length are free of
-that.
+A score is a sum over tokens, so each token more costs, and the flatter a model's distribution the more, up to log V. The
+small models of docs/log.md 39 prefer the shorter sentence in three quarters of the pairs of unlike length and more;
+pairs of one length are free of that.
 """
 
 from __future__ import annotations
