@@ -178,7 +178,7 @@ def test_table_by_hand(folder, config):
     table = ablation_table(folder, config)
     assert table["ablation"].unique().tolist() == ["base", "arm = independent", "alpha = 0.9"]
     assert set(table["member"]) == {"best_peer", "mean_peer", "ensemble"}
-    assert set(table["suite"]) == {"nursery", "dev_ce"}
+    assert set(zip(table["suite"], table["unit"], strict=True)) == {("nursery", "percent"), ("dev_ce", "nats")}
     scores = results.with_mean_peer(results.scores_table(folder))
     own = scores[scores["member"] == "mean_peer"].sort_values("seed")
     base = own[(own["arm"] == "wml") & (own["setting"] == "")]["score"].to_numpy()

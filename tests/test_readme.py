@@ -49,7 +49,7 @@ def test_a_glance_by_hand(tmp_path):
     """The mean peer of the most peers compared; nothing where a comparison, or the cost of a teacher, is not known."""
     columns = ("setting", "suite", "peers", "member", "a", "b", "mean", "low", "high", "p_adjusted", "n_seeds")
     rows = [
-        ("", "toy", 2, "mean_peer", "wml", "distill", 3.0, 1.0, 5.0, 0.02, 3),
+        ("", "toy", 2, "mean_peer", "wml", "distill", 3.0, 1.0, 5.0, 0.02, 2),
         ("", "dev_ce", 2, "mean_peer", "wml", "distill", -0.25, -0.5, -0.125, 0.0004, 3),
         ("", "dev_ce", 4, "mean_peer", "wml", "distill", 9.0, None, None, None, 1),  # of one seed
         ("", "dev_ce", 2, "best_peer", "wml", "dml", 9.0, 8.0, 10.0, 0.5, 3),
@@ -62,8 +62,8 @@ def test_a_glance_by_hand(tmp_path):
         cost = pd.DataFrame(costs, columns=["setting", "arm", "peers", "flops_with_teacher"])
         paths.write_text(tables / "T7.csv", cost.to_csv(index=False))
     assert glance(tmp_path).splitlines()[2:] == [
-        "| both | 2 |  |  | -0.250 [-0.500, -0.125] p <0.001 | +3.0 [1.0, 5.0] p 0.02 | 2.5 times |",
-        "| loss | 2 |  |  | -0.250 [-0.500, -0.125] p <0.001 |  |  |",
+        "| both | 2 | 3 |  |  | -0.250 [-0.500, -0.125] p <0.001 | +3.0 [1.0, 5.0] p 0.02 (2 of 3 seeds) | 2.5 times |",
+        "| loss | 2 | 3 |  |  | -0.250 [-0.500, -0.125] p <0.001 |  |  |",
     ]
 
 

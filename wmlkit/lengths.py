@@ -1,7 +1,7 @@
 """Accuracy by which sentence of a pair has more tokens.
 
-A score is a sum over tokens, so each token more costs, and the flatter a model's distribution the more, up to log V. The
-small models of docs/log.md 39 prefer the shorter sentence in three quarters of the pairs of unlike length and more;
+A score is a sum over tokens, so each token more costs, and the flatter a model's distribution the more, up to log V.
+The small models of docs/log.md 39 prefer the shorter sentence in three quarters of the pairs of unlike length and more;
 pairs of one length are free of that.
 """
 
@@ -24,13 +24,11 @@ TOKENS = ("fewer", "as many", "more")  # of the good sentence, beside the bad on
 
 def token_counts(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """One row a pair: `ITEM`, and `tokens`, one of `TOKENS`; those of a context before a sentence are not counted."""
-    more = [
-        len(tokenizer(pair.good, verbose=False)["input_ids"]) - len(tokenizer(pair.bad, verbose=False)["input_ids"])
-        for pair in pairs
-    ]
+    sides = [[pair.good for pair in pairs], [pair.bad for pair in pairs]]
+    good, bad = ([len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] for texts in sides)
     table = pd.DataFrame({"paradigm": [pair.paradigm for pair in pairs], "pair_id": [pair.pair_id for pair in pairs]})
     table["copy"] = table.groupby(["paradigm", "pair_id"]).cumcount()
-    return table.assign(tokens=[TOKENS[1 + sign] for sign in np.sign(more)])
+    return table.assign(tokens=[TOKENS[1 + sign] for sign in np.sign(np.subtract(good, bad))])
 
 
 def by_length(runs: Sequence[Run], suite: str, protocol: str, counts: pd.DataFrame) -> pd.DataFrame:

@@ -158,20 +158,22 @@ def glance(references: Path) -> str:
     """Markdown of the main comparisons of all committed runs, for the mean peer and the most peers compared: one line a
     folder of `references`."""
     head = ["wml − independent", "wml − dml", "wml − distill", "wml − distill, accuracy (points)", "FLOP of distill"]
-    lines = ["| run | peers | " + " | ".join(head) + " |", "|---" * (2 + len(head)) + "|"]
+    lines = ["| run | peers | seeds | " + " | ".join(head) + " |", "|---" * (3 + len(head)) + "|"]
     for path in sorted(references.glob("*/tables/T4_differences.csv")):
         table = most_peers_compared(main_setting(pd.read_csv(path)))
         table = table[table["member"] == "mean_peer"]
-        peers, pairs = table["peers"].max(), next(iter(table.loc[table["suite"] != "dev_ce", "suite"]), None)
+        peers, seeds = table["peers"].max(), table["n_seeds"].max()
+        pairs = next(iter(table.loc[table["suite"] != "dev_ce", "suite"]), None)
         cells = []
         for b, suite in (("independent", "dev_ce"), ("dml", "dev_ce"), ("distill", "dev_ce"), ("distill", pairs)):
             rows = table[(table["a"] == "wml") & (table["b"] == b) & (table["suite"] == suite)]
-            cells.append(_difference(rows.iloc[0], 3 if suite == "dev_ce" else 1) if len(rows) else "")
+            digits = 3 if suite == "dev_ce" else 1
+            cells.append(_difference(rows.iloc[0], digits) + _few(rows, seeds) if len(rows) else "")
         cost = main_setting(pd.read_csv(path.with_name("T7.csv")), peers=peers)
         flops = cost.groupby("arm")["flops_with_teacher"].mean()  # of one device or several
         times = flops.get("distill", math.nan) / flops.get("wml", math.nan)
         cells.append("" if pd.isna(times) else f"{times:.1f} times")
-        lines.append(f"| {path.parent.parent.name} | {peers:.0f} | " + " | ".join(cells) + " |")
+        lines.append(f"| {path.parent.parent.name} | {peers:.0f} | {seeds:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
