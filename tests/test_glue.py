@@ -24,7 +24,7 @@ from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epo
 from wmlkit.evaluate.glue import GlueOptions, _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
 from wmlkit.evaluate.target import evaluate_target
-from wmlkit.models import build_model
+from wmlkit.models import build_model, reads_segments
 from wmlkit.run_files import FORMAT
 from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
@@ -80,6 +80,11 @@ def test_learns_what_one_word_decides(family: str, pairs: bool, tokenizer: PreTr
     assert result.selection[result.best_epoch - 1] == 1 and result.losses[-1] < result.losses[0]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # a copy was trained
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_student_is_told_which_text_a_token_is_of(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert not reads_segments(tiny(family, tokenizer))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -60,7 +60,18 @@ def test_shares_are_those_of_the_items(folder: Path) -> None:
     assert set(table[table["peers"] == 1]["member"]) == {"best_peer", "mean_peer"}
 
 
-def test_runs_of_other_settings_and_suites_without_items_are_left_out(folder: Path) -> None:
+def test_runs_of_other_settings_are_left_out(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",))
+    items = items_table(read_runs(folder)[0], "nursery", "babylm2025")
+    assert items is not None
+    counts = items[ITEM].assign(tokens="more")
+    before = by_length(read_runs(folder), "nursery", "babylm2025", counts)
+    write_study(folder, (("wml", 2),), (0,), ("babylm2025",), overrides={"mutual.alpha": 0.9})
+    assert len(runs := read_runs(folder)) == 4 and sum(bool(run.setting) for run in runs) == 1
+    pd.testing.assert_frame_equal(by_length(runs, "nursery", "babylm2025", counts), before)
+
+
+def test_pairs_and_suites_without_items_are_left_out(folder: Path) -> None:
     runs = read_runs(folder)
     counts = pd.DataFrame({"paradigm": ["none"], "pair_id": ["0"], "copy": [0], "tokens": ["more"]})
     assert by_length(runs, "nursery", "babylm2025", counts).empty

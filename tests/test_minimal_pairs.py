@@ -354,8 +354,9 @@ def test_bad_input_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
         score_sentences([model, model], tokenizer, SENTENCES[:2], member_weights=[0.5, float("nan")])
     with pytest.raises(UserError, match="single model"):
         score_sentences(model, tokenizer, SENTENCES[:2], member_weights=[1.0])
-    with pytest.raises(UserError, match="temperature"):
-        score_sentences(model, tokenizer, SENTENCES[:2], temperature=0.0)
+    for temperature in (0.0, 1e-320, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"temperature is .*; expected a number from 0.001 to 1000; change it"):
+            score_sentences(model, tokenizer, SENTENCES[:2], temperature=temperature)
     with pytest.raises(UserError, match="within_word"):
         score_sentences(tiny("gpt2", tokenizer), tokenizer, SENTENCES[:2], within_word=True)
     larger = train_tokenizer(SENTENCES, 360)

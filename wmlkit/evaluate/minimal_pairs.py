@@ -70,8 +70,8 @@ def score_sentences(
             f"{len(sentences)} sentences came with {len(contexts)} contexts and {len(origins)} origins; "
             "expected one of each a sentence"
         )
-    if not temperature > 0:
-        raise UserError(f"temperature is {temperature}; expected a number above 0")
+    if not 1e-3 <= temperature <= 1e3:  # beyond, logits / temperature tell nothing apart in float32, or overflow
+        raise UserError(f"temperature is {temperature}; expected a number from 0.001 to 1000; change it")
     # Equal requests are scored once: request k is number `unique_of[k]` among the different ones.
     number: dict[tuple[str, str], int] = {}
     unique_of = [number.setdefault(request, len(number)) for request in zip(contexts, sentences, strict=True)]
