@@ -209,7 +209,7 @@ def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
                 told.append((a, b, member, round(sum(differences) / 3, 3)))
     assert compared == {True: 15, False: 30}
     assert told == [("dml", "wml, outer.objective = probability_mixture", "ensemble", -0.011)]
-    text = " ".join(README.read_text(encoding="utf-8").split())
+    text = " ".join((paths.REPOSITORY / "docs/findings.md").read_text(encoding="utf-8").split())
     assert "one of 15 comparisons with equal weights shows one (an ensemble, 0.011 nats" in text
     assert "none of 30 between the ways of learning them" in text
 
