@@ -193,7 +193,8 @@ def write_evaluation(
             )  # fmt: skip
         for item in range(ITEMS):
             scores = {name: [-10.5 + outcomes[name][item], -10.0] for name in names}
-            items.append({"paradigm": paradigm, "pair_id": str(item), "scores": scores})
+            tokens = [4 + item % 3, 5]  # the good sentence has fewer, as many, more
+            items.append({"paradigm": paradigm, "pair_id": str(item), "tokens": tokens, "scores": scores})
     members = [
         {"member": name, "score": float(np.mean([row["accuracy"] for row in rows])),
          "official_score": float(np.mean([row["accuracy"] + row["ties"] / 2 for row in rows])),

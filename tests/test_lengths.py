@@ -1,78 +1,91 @@
-"""Accuracy by which sentence of a pair has more tokens: counts by hand, shares from the items of runs."""
+"""Accuracy by which sentence of a pair has more tokens: counts as the tokenizer cuts, shares from the items of runs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_runs import write_study
 
-from wmlkit import paths
+from wmlkit import paths, results
 from wmlkit.data.tokenizer import train_tokenizer
-from wmlkit.evaluate.protocols import PROTOCOLS
-from wmlkit.evaluate.suites import read_suite
-from wmlkit.items import ITEM, items_table
-from wmlkit.lengths import TOKENS, by_length, token_counts
+from wmlkit.evaluate import spans
+from wmlkit.items import items_table
+from wmlkit.lengths import GOOD_HAS, by_length
+from wmlkit.run_files import Run
 from wmlkit.runs import read_runs
+from wmlkit.tables import write_tables
 
 
-def test_tokens_are_counted_as_the_tokenizer_cuts(tmp_path: Path) -> None:
+def table_of(folder: Path) -> pd.DataFrame:
+    return by_length(read_runs(folder), results.scores_table(folder))
+
+
+def test_tokens_are_counted_as_the_tokenizer_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer(["the cat sleeps", "the cats sleep now"] * 9, 300)
-    lines = [("The cat.", "The cat sleeps now."), ("the cat sleeps", "the cat sleep"), ("the cats sleep now", "the")]
-    text = "".join(f'{{"sentence_good": "{good}", "sentence_bad": "{bad}"}}\n' for good, bad in lines)
-    paths.write_text(tmp_path / "toy.jsonl", text)
-    pairs = read_suite(tmp_path, PROTOCOLS["babylm2025"])
-    cut = [[len(tokenizer.tokenize(sentence)) for sentence in pair] for pair in lines]
-    assert cut[1][0] == cut[1][1]
-    counts = token_counts([*pairs, pairs[0]], tokenizer)
-    assert list(counts["tokens"]) == ["fewer", "as many", "more", "fewer"]
-    assert list(counts["copy"]) == [0, 0, 0, 1] and list(counts.columns) == [*ITEM, "tokens"]
+    texts = ["The cat.", "the cat sleeps", "", "the cats sleep now", "the"]
+    monkeypatch.setattr(spans, "CHUNK", 2)
+    counts = spans.token_counts(tokenizer, texts)
+    assert counts == [len(tokenizer.tokenize(text)) for text in texts] and counts[2] == 0
+    assert len(tokenizer("the")["input_ids"]) > counts[4] == 1  # special tokens are no sentence's
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = (("independent", 2), ("wml", 2), ("wml", 1))
-    return write_study(tmp_path_factory.mktemp("runs") / "nursery", study, protocols=("babylm2025",))
+    return write_study(tmp_path_factory.mktemp("runs") / "nursery", study, protocols=("babylm2025", "babylm2026"))
+
+
+def items_of(run: Run, protocol: str = "babylm2025") -> pd.DataFrame:
+    items = items_table(run, "nursery", protocol)
+    assert items is not None
+    return items
 
 
 def test_shares_are_those_of_the_items(folder: Path) -> None:
-    runs = read_runs(folder)
-    items = items_table(runs[0], "nursery", "babylm2025")
-    assert items is not None
-    counts = items[ITEM].assign(tokens=[TOKENS[number % 3] for number in range(len(items))])
-    counts = counts[counts.index % 7 != 0]  # a pair that was not scored, or is not there any more, is left out
-    table = by_length(runs, "nursery", "babylm2025", counts)
-    assert list(dict.fromkeys(table["tokens"])) == list(TOKENS)
-    assert table.groupby("tokens")["pairs"].unique().str[0].to_dict() == counts["tokens"].value_counts().to_dict()
-    wml = [run for run in runs if (run.arm, run.peers) == ("wml", 2)]
+    """The items of `fake_runs` have fewer, as many and more tokens in turn."""
+    every = table_of(folder)
+    assert set(every["protocol"]) == {"babylm2025", "babylm2026"}
+    table = every[every["protocol"] == "babylm2025"]
+    assert list(dict.fromkeys(table["tokens"])) == list(GOOD_HAS)
+    wml = [run for run in read_runs(folder) if (run.arm, run.peers) == ("wml", 2)]
     for member in ("best_peer", "mean_peer", "ensemble"):
         own = table[(table["arm"] == "wml") & (table["peers"] == 2) & (table["member"] == member)].set_index("tokens")
-        for number, tokens in enumerate(TOKENS):
-            expected = []
-            for run in wml:
-                scored = items_table(run, "nursery", "babylm2025")
-                assert scored is not None
-                kept = [row for row in range(len(scored)) if row % 3 == number and row % 7]
-                expected.append(100 * scored[member].iloc[kept].mean())
-            assert own.loc[tokens, "mean"] == pytest.approx(sum(expected) / 3)
-            assert own.loc[tokens, "n_seeds"] == 3 and own.loc[tokens, "pairs"] == len(kept)
+        for number, tokens in enumerate(GOOD_HAS):
+            chosen = [items[items["pair_id"].astype(int) % 3 == number] for items in map(items_of, wml)]
+            shares = [100 * items[member].mean() for items in chosen]
+            assert own.loc[tokens, "mean"] == pytest.approx(sum(shares) / 3)
+            assert own.loc[tokens, "n_seeds"] == 3 and own.loc[tokens, "pairs"] == len(chosen[0])
     assert set(table[table["peers"] == 1]["member"]) == {"best_peer", "mean_peer"}
+
+
+def test_the_report_has_them_under_the_runs_own_protocol(folder: Path) -> None:
+    write_tables(folder)
+    written = pd.read_csv(folder / "tables" / "T4_lengths.csv")
+    assert set(written["protocol"]) == {"babylm2025"}
+    expected = table_of(folder)
+    expected = expected[expected["protocol"] == "babylm2025"].reset_index(drop=True)
+    pd.testing.assert_series_equal(written["mean"], expected["mean"])
 
 
 def test_runs_of_other_settings_are_left_out(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",))
-    items = items_table(read_runs(folder)[0], "nursery", "babylm2025")
-    assert items is not None
-    counts = items[ITEM].assign(tokens="more")
-    before = by_length(read_runs(folder), "nursery", "babylm2025", counts)
+    before = table_of(folder)
     write_study(folder, (("wml", 2),), (0,), ("babylm2025",), overrides={"mutual.alpha": 0.9})
     assert len(runs := read_runs(folder)) == 4 and sum(bool(run.setting) for run in runs) == 1
-    pd.testing.assert_frame_equal(by_length(runs, "nursery", "babylm2025", counts), before)
+    pd.testing.assert_frame_equal(table_of(folder), before)
 
 
-def test_pairs_and_suites_without_items_are_left_out(folder: Path) -> None:
-    runs = read_runs(folder)
-    counts = pd.DataFrame({"paradigm": ["none"], "pair_id": ["0"], "copy": [0], "tokens": ["more"]})
-    assert by_length(runs, "nursery", "babylm2025", counts).empty
-    assert by_length(runs, "blimp", "babylm2025", counts).empty
+def test_evaluations_whose_items_have_no_tokens_are_left_out(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",))
+    first, *others = read_runs(folder)
+    path = paths.evaluation(first.folder, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    del records[-1]["tokens"]
+    paths.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    assert list(dict.fromkeys(table_of(folder)["seeds"])) == [" ".join(str(run.seed) for run in others)]
+    for run in others:
+        paths.evaluation(run.folder, "nursery", "babylm2025").with_suffix(".items.jsonl").unlink()
+    assert table_of(folder).empty

@@ -106,6 +106,8 @@ def test_document_of_peers_follows_from_the_scores(suite: Path, tokenizer: PreTr
         ]
     assert document["suite"] == "toy" and document["protocol"] == "babylm2025"
     assert document["data_hash"] == suite_hash(suite)
+    tokens = [[len(tokenizer.tokenize(text)) for text in pair] for pair in NUMBER + ORDER]
+    assert [item["tokens"] for item in items] == tokens and len({good - bad for good, bad in tokens}) > 1
     settings = document["settings"]
     assert settings["reduction"] == "sum" and settings["prefix"] == "none" and settings["dtype"] == "float32"
     assert settings["ties"] == "half" and settings["per_paradigm"] is None and settings["seed"] == 0
@@ -174,6 +176,7 @@ def test_ewok_by_protocol(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) ->
         document, items = evaluate_pairs(model, tokenizer, tmp_path / "ewok_filtered", protocol=protocol)
         expected = score_sentences(model, tokenizer, sentences, contexts=contexts)
         assert items[0]["scores"]["model"] == pytest.approx(expected, abs=1e-6)
+        assert items[0]["tokens"] == [len(tokenizer.tokenize(text)) for text in sentences]  # contexts left out
         row = document["members"][0]["paradigms"][0]
         assert (row["paradigm"], row["field"]) == ("social-relations", "ewok")
 
@@ -379,7 +382,7 @@ def test_run_is_evaluated_once(run_folder: Path, suite: Path, tokenizer: PreTrai
     path = run_folder / "evaluation" / "toy-babylm2025.json"
     assert json.loads(path.read_text()) == document
     items = [json.loads(line) for line in path.with_suffix(".items.jsonl").read_text().splitlines()]
-    assert len(items) == 4 and list(items[0]) == ["paradigm", "pair_id", "scores"]
+    assert len(items) == 4 and list(items[0]) == ["paradigm", "pair_id", "tokens", "scores"]
     models = [tiny(tokenizer, seed=index) for index in (1, 2)]
     direct, _ = evaluate_pairs(
         models, tokenizer, suite, suite="toy", per_paradigm=2, ties="first", member_weights=[0.7, 0.3]

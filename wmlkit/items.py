@@ -19,14 +19,16 @@ from .evaluate.protocols import credit
 from .run_files import Run, read_lines, read_object
 
 ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
+TOKENS = ["good_tokens", "bad_tokens"]  # columns of an item's sentences
 OVER_SEEDS, NO_SPREAD, NONE = "t-interval over seeds", "none: all seeds gave the same", "none: one value"
 
 
 def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
-    """Items of one evaluation: paradigm, pair_id, copy (0 unless a pair_id repeats), then a column a member.
+    """Items of one evaluation: paradigm, pair_id, copy (0 unless a pair_id repeats), then a column a member, and
+    `TOKENS` where the evaluation noted them.
 
-    A cell is the credit that the evaluation gave: 1 for the good sentence preferred, 0 for the bad one, and at a tie
-    what its rule says. `best_peer` and `mean_peer` are added.
+    A member's cell is the credit that the evaluation gave: 1 for the good sentence preferred, 0 for the bad one, and at
+    a tie what its rule says. `best_peer` and `mean_peer` are added.
     Returns None where the run has no item file of that evaluation.
     """
     path = paths.evaluation(run.folder, suite, protocol)
@@ -36,6 +38,8 @@ def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
     rows = list(read_lines(path.with_suffix(".items.jsonl"), ("paradigm", "pair_id", "scores")))
     table = pd.DataFrame({name: [row[name] for row in rows] for name in ("paradigm", "pair_id")})
     table["copy"] = table.groupby(["paradigm", "pair_id"]).cumcount()
+    if rows and all("tokens" in row for row in rows):
+        table[TOKENS] = [row["tokens"] for row in rows]
     for name in rows[0]["scores"] if rows else ():
         pairs = np.array([row["scores"][name] for row in rows], dtype=float)  # (N, 2): good, bad
         table[name] = credit(pairs[:, 0], pairs[:, 1], settings["ties"], settings.get("seed", 0))

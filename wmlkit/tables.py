@@ -22,6 +22,7 @@ from .diversity import diversity, diversity_table
 from .errors import UserError
 from .hyperparameters import hyperparameters
 from .items import item_bootstrap, items_of, paired_items, with_item_intervals
+from .lengths import by_length
 from .overfitting import stopped
 from .provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
@@ -227,6 +228,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         "T4_diversity": lambda: diversity(diversity_table(runs)),
         "T4_stopped": lambda: differences(stopped(runs)),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
+        "T4_lengths": lambda: by_length(runs, _main_protocol(results.scores_table(folder), main)),
         "T4_thirds": lambda: thirds(_main_protocol(results.paradigm_table(folder), main)),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),
         "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),

@@ -34,7 +34,7 @@ from .protocols import (
     released_order,
     tie_rule,
 )
-from .spans import encode_spans
+from .spans import encode_spans, token_counts
 from .suites import Pair, pairs_folder, read_suite, sample_pairs, suite_hash
 
 SEED = 0  # of the pairs that are drawn, and of ties at random
@@ -71,7 +71,8 @@ def evaluate_pairs(
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
     ties, n and paradigms; accuracies and ties in percent, score the unweighted mean over paradigms, official_score the
     same with ties as the protocol's own year counts them; perfect_scorer: see `protocols.perfect_score`) and one
-    record an item with each member's scores [good, bad] in nats as the protocol returns them.
+    record an item with the tokens of both sentences, special tokens and contexts left out, and each member's scores
+    [good, bad] in nats as the protocol returns them.
     Raises UserError for a bad file, or a sentence that cannot be scored, naming file and line.
     """
     rules = get_protocol(protocol)
@@ -121,13 +122,17 @@ def evaluate_pairs(
             "with_swapped_copies": perfect_score(names, *requests, rules, objective, True),
         },
     }
-    return document, [_item(pair, index, returned) for index, pair in enumerate(pairs)]
+    lengths = token_counts(tokenizer, sentences)
+    tokens = zip(lengths[0::2], lengths[1::2], strict=True)
+    return document, [_item(*of, index, returned) for index, of in enumerate(zip(pairs, tokens, strict=True))]
 
 
-def _item(pair: Pair, index: int, returned: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """One line of the items' file: each member's scores of the pair."""
+def _item(
+    pair: Pair, tokens: tuple[int, int], index: int, returned: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """One line of the items' file: the pair's tokens and each member's scores of it."""
     scores = {name: [round(float(both[index]), 6) for both in of_member] for name, of_member in returned.items()}
-    return {"paradigm": pair.paradigm, "pair_id": pair.pair_id, "scores": scores}
+    return {"paradigm": pair.paradigm, "pair_id": pair.pair_id, "tokens": list(tokens), "scores": scores}
 
 
 def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None) -> list[Pair]:

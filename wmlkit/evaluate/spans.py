@@ -156,6 +156,15 @@ def _tokenize(
     return result
 
 
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text alone, special tokens left out."""
+    counts: list[int] = []
+    for start in range(0, len(texts), CHUNK):
+        batch = tokenizer(list(texts[start : start + CHUNK]), add_special_tokens=False, verbose=False)
+        counts += map(len, batch["input_ids"])
+    return counts
+
+
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
     special = {
         tokenizer.pad_token_id,
