@@ -66,6 +66,7 @@ CAUSAL = {"model.family": "llama", "model.objective": "clm"}
         ({}, {"mutual.arm": "dml"}, {"outer.lr": 0.5}),
         ({}, {"mutual.arm": "distill"}, {"outer.objective": "weighted_ce"}),
         ({"mutual.arm": "dml"}, {"mutual.arm": "distill"}, {"mutual.kl_weight": "student"}),
+        ({"mutual.arm": "dml"}, {"mutual.arm": "independent"}, {"mutual.peer_weights": [0.3, 0.7]}),
         ({"mutual.arm": "distill"}, {"mutual.arm": "independent"}, {"mutual.alpha": 0.9}),
         ({"mutual.arm": "distill"}, {"mutual.arm": "independent"}, {"mutual.kl_warmup_steps": 2}),
     ],

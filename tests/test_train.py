@@ -24,7 +24,7 @@ from small import BLOCK, make_batch, make_peers, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from wmlkit import checkpoint, environment, paths, steps, study, train
-from wmlkit.bilevel import hypergradient
+from wmlkit.bilevel import hypergradient, mirror_step
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
 from wmlkit.environment import model_card
@@ -74,13 +74,51 @@ def test_what_is_no_part_of_a_run_changes_nothing_that_it_learns(out, tmp_path, 
         "outer.min_weight": 0.1, "mutual.alpha": 0.9, "mutual.temperature": 3.0, "mutual.kl_positions": "all",
         "mutual.kl_reduction": "batchmean", "mutual.kl_warmup_steps": 3, "mutual.kl_weight": "student",
         "mutual.ce_weight": "peer", "mutual.detach_targets": False, "mutual.teacher_steps": 3,
-        "mutual.teacher_size": "peer",
+        "mutual.teacher_size": "peer", "mutual.peer_weights": [0.9, 0.1],
     }  # fmt: skip
     plain = config(mutual__arm=arm)
     changed = plain.updated({key: value for key, value in others.items() if key in idle_keys(plain.resolved())})
     assert changed != plain
     folders = [train.run(plain, out), train.run(changed, tmp_path)]
     assert folders[0].name == folders[1].name and weights(folders[0]) == weights(folders[1])
+
+
+def test_given_weights_are_kept_by_dml_and_moved_by_wml(out):
+    given = {"mutual__peer_weights": [0.8, 0.2], "outer__every": 2}
+    kept = train.run(config(mutual__arm="dml", **given), out)
+    for own in (*rows(kept), paths.read_json(kept / "done.json")):
+        assert own["peer_weights"] == pytest.approx([0.8, 0.2], abs=1e-15)
+    assert weights(kept) != weights(train.run(config(mutual__arm="dml"), out))  # they weigh whom a peer imitates
+    moved = train.run(config(**given, train__log_every=1), out)
+    first = next(row for row in rows(moved) if row["hypergradient"] is not None)
+    step = mirror_step(torch.tensor([0.8, 0.2]), torch.tensor(first["hypergradient"]), config().outer.lr)
+    assert first["peer_weights"] == pytest.approx(step.tolist()) and first["peer_weights"][0] != 0.8
+    equal = train.run(config(mutual__arm="dml", mutual__peer_weights=[0.5, 0.5]), out)
+    assert weights(equal) == weights(train.run(config(mutual__arm="dml"), out))
+
+
+def test_given_weights_are_those_of_a_frozen_teacher_too(out):
+    taught = {"mutual__arm": "dml", "mutual__frozen_teacher": True}
+    folder = train.run(config(**taught, mutual__peer_weights=[0.3, 0.2, 0.5]), out)
+    assert rows(folder)[-1]["peer_weights"] == pytest.approx([0.3, 0.2, 0.5])
+    done = paths.read_json(folder / "done.json")
+    assert done["teacher_weight"] == pytest.approx(0.5) and done["peer_weights"] == pytest.approx([0.6, 0.4])
+    with pytest.raises(UserError, match="2 peers and a frozen teacher; expected 3 positive numbers that sum to 1"):
+        config(**taught, mutual__peer_weights=[0.5, 0.5])
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 0.6], [1.0], [0.2, 0.3, 0.5], []])
+def test_given_weights_that_are_not_the_peers_are_refused(wrong):
+    with pytest.raises(UserError, match="for 2 peers; expected 2 positive numbers that sum to 1"):
+        config(mutual__peer_weights=wrong)
+    for arm in ("independent", "distill"):  # which have none; a study may hold both
+        config(mutual__arm=arm, mutual__peer_weights=wrong)
+
+
+def test_a_given_weight_of_nothing_is_refused():
+    for wrong in ([0.0, 1.0], [-0.5, 1.5]):
+        with pytest.raises(UserError, match=r"mutual\.peer_weights\.0.* greater than 0"):
+            config(mutual__peer_weights=wrong)
 
 
 def test_a_folder_that_holds_another_run_is_neither_taken_nor_trained_on(out, tmp_path):

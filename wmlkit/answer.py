@@ -22,11 +22,11 @@ from .runs import ARMS, distinct
 
 QUESTION = "Can student knowledge sharing outperform teacher-guided distillation on small datasets?"
 TERMS = (
-    "Arms: independent, peers that train alone; dml, peers that imitate one another with equal weights; wml, with "
-    "learned weights; distill, peers that imitate a teacher, which was trained first, on the same text unless it is "
-    "told otherwise. Best peer: that with the lowest loss on held-out training text. Ensemble: the peers' weighted "
-    "mean of logits. Accuracy: share of pairs of sentences of which the good one gets the higher probability. Dev "
-    "loss: mean of -log p of a scored token, in nats, on text that is used for nothing else."
+    "Arms: independent, peers that train alone; dml, peers that imitate one another with fixed weights, equal by "
+    "default; wml, with learned weights; distill, peers that imitate a teacher, which was trained first, on the same "
+    "text unless it is told otherwise. Best peer: that with the lowest loss on held-out training text. Ensemble: the "
+    "peers' weighted mean of logits. Accuracy: share of pairs of sentences of which the good one gets the higher "
+    "probability. Dev loss: mean of -log p of a scored token, in nats, on text that is used for nothing else."
 )
 NURSERY = (
     "The nursery is text written by a small grammar, not BabyLM: it shows how the arms compare on that text, "

@@ -16,12 +16,13 @@ PLACES = ("data.corpus", "data.tokenizer", "data.legality")
 OF_EACH_RUN = ("mutual.arm", "mutual.num_peers", "train.seed")  # what the runs of one study differ in
 # Settings that came later. With these values a run is what it was without them, and keeps its name
 LATER: dict[str, dict[str, Any]] = {
-    "mutual": {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None},
+    "mutual": {"frozen_teacher": False, "teacher_size": "base", "teacher_steps": None, "peer_weights": None},
     "outer": {"min_lr_ratio": None},
     "train": {"skip_not_finite": 0, "ema_decay": 0.0, "mask_span": 1, "mntp_share": 0.0},
 }
 OF_OUTER = tuple(f"outer.{key}" for key in OuterConfig.model_fields)
-OF_PEERS = ("mutual.kl_weight", "mutual.ce_weight", "mutual.detach_targets")  # of peers that learn from one another
+# of peers that learn from one another
+OF_PEERS = tuple(f"mutual.{key}" for key in ("kl_weight", "ce_weight", "detach_targets", "peer_weights"))
 OF_KL = tuple(f"mutual.{key}" for key in ("alpha", "temperature", "kl_positions", "kl_reduction", "kl_warmup_steps"))
 OF_MASKS = ("mask_ratio", "mask_ratio_end", "mask_random", "mask_keep", "mask_span")
 

@@ -160,6 +160,8 @@ class MutualConfig(Section):
     kl_reduction: Literal["token_mean", "batchmean"] = "token_mean"
     temperature: float = Field(1.0, ge=1e-3, le=1e3)  # beyond, its square or logits / tau leave float32
     kl_warmup_steps: int = Field(0, ge=0)  # steps over which alpha rises linearly from 0
+    # That `dml` keeps and `wml` begins with; None: equal ones. A weight of 0 could never grow
+    peer_weights: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     # Whom `distill` learns from: None trains a teacher; else a Hugging Face folder or id with the data's tokenizer
     teacher: str | None = Field(None, min_length=1)
     # Shape of a teacher that is trained: the base model's, or that of peer 1, which then learns from its own like
@@ -170,7 +172,7 @@ class MutualConfig(Section):
     frozen_teacher: bool = False  # dml, wml: the teacher is one more peer, a target that learns nothing
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> MutualConfig:
+    def _fit_together(self) -> MutualConfig:
         if self.arm == "teacher" and self.num_peers != 1:
             raise ValueError(
                 f"mutual.num_peers is {self.num_peers} for arm 'teacher', which is one model alone; set it to 1"
@@ -180,6 +182,14 @@ class MutualConfig(Section):
                 f"mutual.alpha is 1 for arm {self.arm!r}, whose peers would imitate one another alone and "
                 "learn nothing of the text; expected less than 1, or a teacher (mutual.arm=distill, or "
                 "mutual.frozen_teacher); change mutual.alpha"
+            )
+        count, given = self.num_peers + self.teacher_is_peer, self.peer_weights
+        wrong = given is not None and (len(given) != count or abs(sum(given) - 1) > 1e-6)
+        if wrong and self.arm in ("dml", "wml"):
+            raise ValueError(
+                f"mutual.peer_weights is {list(given or ())} for {self.num_peers} peers"
+                f"{' and a frozen teacher' * self.teacher_is_peer}; expected {count} positive numbers that sum to 1; "
+                "change it, or leave it out for equal ones"
             )
         if self.teacher is not None and self.teacher_size != "base":
             raise ValueError(

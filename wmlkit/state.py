@@ -120,7 +120,9 @@ def build_state(
         peers.append(AtPositions(model, config.train.compile))
         optimizers.append(build_optimizers(model, config.train, device.device))
     count = len(peers) + (teacher is not None and config.mutual.arm != "distill")
-    equal = torch.full((count,), -math.log(count), dtype=torch.float64)
+    given = config.mutual.peer_weights if config.mutual.arm in ("dml", "wml") else None
+    log_weights = [math.log(weight) for weight in given] if given else [-math.log(count)] * count
     averages = [averaging.average_of(peer) for peer in peers] if config.train.ema_decay else []
     clipped = torch.zeros(len(peers), dtype=torch.int64) if config.train.grad_clip else None
-    return State(peers, optimizers, equal, teacher, averages, parts=config.train.accumulate, clipped=clipped)
+    weights = torch.tensor(log_weights, dtype=torch.float64)
+    return State(peers, optimizers, weights, teacher, averages, parts=config.train.accumulate, clipped=clipped)
