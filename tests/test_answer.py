@@ -276,3 +276,33 @@ def test_differences_of_fewer_seeds_than_their_means_say_so(tmp_path: Path) -> N
     (told,) = [sentence for sentence in given_by(folder).basis if "T4_diversity" in sentence]
     dml, wml = told.partition("; dml ")[2].split("; wml ")
     assert "over the 2 seeds of both, adjusted p" in wml and "seeds of both" not in dml
+
+
+@pytest.mark.parametrize(
+    ("given", "ended", "said", "hardly"),
+    [
+        (
+            None,
+            [0.55, 0.45],
+            "From 0.500 each the learned weights of 2 peers came to 0.550, 0.450 (seeds' mean).",
+            True,
+        ),
+        (None, [0.7, 0.3], "From 0.500 each the learned weights of 2 peers came to 0.700, 0.300 (seeds' mean).", False),
+        ([0.8, 0.2], [0.8, 0.2], "From 0.800, 0.200 the learned weights of 2 peers came to 0.800, 0.200", True),
+        ([0.8, 0.2], [0.62, 0.38], "From 0.800, 0.200 the learned weights of 2 peers came to 0.620, 0.380", False),
+    ],
+)
+def test_where_the_learned_weights_came_to_is_told(tmp_path, given, ended, said, hardly):
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), overrides={"mutual.peer_weights": given})
+    for run in folder.glob("*-p2-*"):
+        done = paths.read_json(run / "done.json")
+        paths.write_json(
+            run / "done.json", done | {"peer_weights": ended if run.name.startswith("wml") else [0.9, 0.1]}
+        )
+    (told,) = (sentence for sentence in given_by(folder).basis if "learned weights" in sentence)
+    assert told.startswith(said) and ("They hardly moved, so wml was nearly dml" in told) == hardly
+
+
+def test_without_weights_that_are_learned_none_are_told(tmp_path):
+    folder = write_study(tmp_path / "nursery", (("dml", 2), ("wml", 1)))
+    assert not any("learned weights" in sentence for sentence in given_by(folder).basis)
