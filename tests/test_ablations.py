@@ -16,7 +16,7 @@ from wmlkit.ablation_table import ablation_table, clear
 from wmlkit.ablations import ablation_base, ablation_name, changes, note_plan, noted_plan
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
-from wmlkit.figures.ablations import plot_ablations
+from wmlkit.figures.ablations import of_weights, plot_ablations, plot_given_weights
 from wmlkit.readable import p_value, readable
 from wmlkit.runs import read_runs
 from wmlkit.study_plan import plan, plan_table
@@ -255,6 +255,36 @@ def test_figure(folder, config):
     diamonds = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "D"]
     shown = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")["difference"]
     assert diamonds == pytest.approx([shown["alpha = 0.9"], shown["arm = independent"]])
+
+
+def of_two_peers(ablation="base", by=np.nan, **changes):
+    """A row of T8: dev loss of the ensemble of two peers, `by` above the base's."""
+    row = {"suite": "dev_ce", "peers": 2, "member": "ensemble", "arm": "dml", "ablation": ablation, "difference": by,
+           "difference_low": by - 0.1, "difference_high": by + 0.2, "peer_weights": "0.500 0.500"}  # fmt: skip
+    return row | changes
+
+
+def test_given_weights_are_joined_and_learned_ones_stand_apart():
+    given = [
+        of_two_peers(f"arm = dml, peer_weights = [{w}, {1 - w}]", w, peer_weights=f"{w:.3f} {1 - w:.3f}")
+        for w in (0.8, 0.2)
+    ]
+    learned = of_two_peers("outer.lr = 2.5", 1.5, arm="wml", peer_weights="0.600 0.400")
+    alone = of_two_peers("arm = independent", 1.25, arm="independent")
+    others = [of_two_peers("arm = dml, alpha = 0.9", 3.0), of_two_peers("arm = distill", 3.0, arm="distill"),
+              of_two_peers("num_peers = 4", 3.0, peers=4), of_two_peers(suite="nursery"),
+              of_two_peers("outer.every = 2", 3.0)]  # fmt: skip
+    table = pd.DataFrame([of_two_peers(), *given, learned, alone, *others])
+    assert list(of_weights(table).index) == [0, 1, 2, 3, 4]
+    ax = plot_given_weights(table, "ensemble")
+    lines = {line.get_marker(): line for line in ax.get_lines() if line.get_marker() in ("s", "D")}
+    assert [list(lines["s"].get_xdata()), list(lines["s"].get_ydata())] == [[0.2, 0.5, 0.8], [0.2, 0.0, 0.8]]
+    assert lines["s"].get_linestyle() == "-" and lines["D"].get_linestyle() == "None"
+    assert [list(lines["D"].get_xdata()), list(lines["D"].get_ydata())] == [[0.6], [1.5]]
+    assert [line.get_ydata()[0] for line in ax.get_lines() if line.get_linestyle() == ":"] == [1.25]
+    assert ax.get_ylabel().startswith("dev loss of the ensemble, minus")
+    with pytest.raises(UserError, match="T8 has 2 weights that two peers were given; expected three or more"):
+        plot_given_weights(table[1:], "ensemble")
 
 
 def test_other_text_as_an_ablation_is_compared_by_its_scores_alone(tmp_path, folder, config):

@@ -121,6 +121,11 @@ FIGURES = {
     "F06_ablations": "What each change of T8 does to the mean over the peers of a run, minus the base's. Left: "
     "accuracy, better to the right. Right: dev loss, better to the left. Diamonds: mean over seeds, filled where the "
     "interval leaves out 0; bars: 95 % t-interval over seeds; grey dots: the seeds.",
+    "F06_weights": "What any weights could give: dev loss (nats per scored token) of two peers, minus that of the base "
+    "of T8, against the weight of the larger one at the end. Squares, joined: weights that were given and stay as they "
+    "are (dml; equal ones, or mutual.peer_weights); diamonds: learned ones (wml); dotted: peers that train alone, in "
+    "an ensemble with equal weights. Each other ensemble has its run's weights. Bars: 95 % t-interval over seeds of "
+    "the difference.",
     "F7": "The same models under every scoring protocol, ties counted as in its own year. Bars: 95 % t-interval over "
     "seeds, which over few seeds may reach beyond 0 or 100 %; small marks: single seeds. Black: what the protocol says "
     "of a scorer that is always right, on these pairs, and where each is followed by a copy in which the other "

@@ -27,7 +27,7 @@ FOREIGN_PAIRS = (
 )
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 CLIPPED_APART = 0.1  # shares of clipped updates of two arms; below, the threshold met outliers alone
-HARDLY_MOVED = 1.25  # times what a weight began with; docs/log.md 40 has what larger steps change
+HARDLY_MOVED = 1.25  # times what a weight began with; docs/log.md 40 has what longer steps change
 
 
 def saturated(measured: pd.DataFrame, evaluation: tuple[str, str]) -> str:

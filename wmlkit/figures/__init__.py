@@ -1,6 +1,6 @@
 """Every figure: one function a picture, which draws a table into axes and returns them."""
 
-from .ablations import plot_ablations
+from .ablations import of_weights, plot_ablations, plot_given_weights
 from .corpus import mix_figure, plot_domain_mix, plot_fertility, plot_line_lengths, plot_vocabulary_growth
 from .method import plot_method
 from .scores import plot_accuracy_by_words, plot_phenomena, plot_protocols, plot_scores_by_peers
@@ -9,11 +9,13 @@ from .training import plot_diversity, plot_hypergradients, plot_losses, plot_pee
 
 __all__ = [
     "mix_figure",
+    "of_weights",
     "plot_ablations",
     "plot_accuracy_by_words",
     "plot_diversity",
     "plot_domain_mix",
     "plot_fertility",
+    "plot_given_weights",
     "plot_hypergradients",
     "plot_line_lengths",
     "plot_losses",
