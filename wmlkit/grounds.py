@@ -45,6 +45,9 @@ def foreign(runs: Sequence[Run], evaluation: tuple[str, str]) -> bool:
 
 
 def of_runs(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, str] | None) -> list[str]:
+    """How many runs of which text and seeds, what is special about their teacher, and where their accuracies lie.
+
+    measured: rows of T4 of these runs; evaluation: the suite and protocol that the answer is about; None: of none."""
     if not runs:
         return []
     seeds = sorted({run.seed for run in runs})
