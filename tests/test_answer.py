@@ -289,6 +289,7 @@ def test_differences_of_fewer_seeds_than_their_means_say_so(tmp_path: Path) -> N
         ),
         (None, [0.7, 0.3], "From 0.500 each the learned weights of 2 peers came to 0.700, 0.300 (seeds' mean).", False),
         ([0.8, 0.2], [0.8, 0.2], "From 0.800, 0.200 the learned weights of 2 peers came to 0.800, 0.200", True),
+        ([0.8, 0.2], [0.85, 0.15], "From 0.800, 0.200 the learned weights of 2 peers came to 0.850, 0.150", False),
         ([0.8, 0.2], [0.62, 0.38], "From 0.800, 0.200 the learned weights of 2 peers came to 0.620, 0.380", False),
     ],
 )
