@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from fake_runs import write_study
 
 from wmlkit import paths, results
 from wmlkit.data.tokenizer import train_tokenizer
+from wmlkit.errors import UserError
 from wmlkit.evaluate import spans
 from wmlkit.items import items_table
 from wmlkit.lengths import GOOD_HAS, by_length
@@ -89,3 +91,33 @@ def test_evaluations_whose_items_have_no_tokens_are_left_out(tmp_path: Path) -> 
     for run in others:
         paths.evaluation(run.folder, "nursery", "babylm2025").with_suffix(".items.jsonl").unlink()
     assert table_of(folder).empty
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ({"tokens": 5}, "as 'tokens' of every line"),
+        ({"tokens": [5, 6, 7]}, "as 'tokens' of every line"),
+        ({"scores": {"peer_1": 1.0}}, "as 'scores' of every line"),
+        ({"scores": {"peer_1": [1.0, "high"]}}, "as 'scores' of every line"),
+        ({"scores": {}}, "scores of the same members"),
+        ({"scores": [1.0, 2.0]}, "scores of the same members"),
+    ],
+)
+def test_items_of_another_form_are_named_with_what_was_expected(tmp_path: Path, broken: dict, told: str) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), ("babylm2025",))
+    path = paths.evaluation(read_runs(folder)[0].folder, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records[3] |= broken
+    paths.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match=re.escape(told)) as found:
+        table_of(folder)
+    assert str(path) in str(found.value) and "move runs of other versions elsewhere" in str(found.value)
+
+
+def test_items_without_the_best_peer_are_named_too(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), ("babylm2025",))
+    path = paths.evaluation(read_runs(folder)[0].folder, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    paths.write_text(path, path.read_text(encoding="utf-8").replace('"peer_1"', '"peer_7"'))
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} has no scores of peer_1"):
+        table_of(folder)

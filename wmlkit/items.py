@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from . import paths
 from .errors import UserError
 from .evaluate.protocols import credit
-from .run_files import Run, read_lines, read_object
+from .run_files import Run, other_format, read_lines, read_object
 
 ITEM = ["paradigm", "pair_id", "copy"]  # columns that name an item of a suite
 TOKENS = ["good_tokens", "bad_tokens"]  # columns of an item's sentences
@@ -29,22 +30,35 @@ def items_table(run: Run, suite: str, protocol: str) -> pd.DataFrame | None:
 
     A member's cell is the credit that the evaluation gave: 1 for the good sentence preferred, 0 for the bad one, and at
     a tie what its rule says. `best_peer` and `mean_peer` are added.
-    Returns None where the run has no item file of that evaluation.
+    Returns None where the run has no item file of that evaluation. Raises UserError for items of another form.
     """
     path = paths.evaluation(run.folder, suite, protocol)
-    if not path.with_suffix(".items.jsonl").is_file():
+    of_items = path.with_suffix(".items.jsonl")
+    if not of_items.is_file():
         return None
     settings = read_object(path, ("settings",))["settings"]
-    rows = list(read_lines(path.with_suffix(".items.jsonl"), ("paradigm", "pair_id", "scores")))
-    table = pd.DataFrame({name: [row[name] for row in rows] for name in ("paradigm", "pair_id")})
+    rows = list(read_lines(of_items, ("paradigm", "pair_id", "scores")))
+    if not all(isinstance(row["scores"], dict) and row["scores"].keys() == rows[0]["scores"].keys() for row in rows):
+        raise other_format(of_items, "scores of the same members in every line")
+    table = pd.DataFrame({name: [str(row[name]) for row in rows] for name in ("paradigm", "pair_id")})
     table["copy"] = table.groupby(["paradigm", "pair_id"]).cumcount()
     if rows and all("tokens" in row for row in rows):
-        table[TOKENS] = [row["tokens"] for row in rows]
+        table[TOKENS] = _good_and_bad([row["tokens"] for row in rows], of_items, "tokens").astype(int)
     for name in rows[0]["scores"] if rows else ():
-        pairs = np.array([row["scores"][name] for row in rows], dtype=float)  # (N, 2): good, bad
-        table[name] = credit(pairs[:, 0], pairs[:, 1], settings["ties"], settings.get("seed", 0))
+        good, bad = _good_and_bad([row["scores"][name] for row in rows], of_items, "scores").T
+        table[name] = credit(good, bad, settings["ties"], settings.get("seed", 0))
+    if run.best_member not in table:
+        raise other_format(of_items, f"scores of {run.best_member}")
     table["mean_peer"] = table[[name for name in table if re.fullmatch(r"peer_\d+", str(name))]].mean(axis=1)
     return table.assign(best_peer=table[run.best_member])
+
+
+def _good_and_bad(found: Sequence[Any], path: Path, key: str) -> np.ndarray:
+    """(N, 2) numbers of the good and the bad sentences: `found` as `key` in the N lines of the item file `path`."""
+    try:
+        return np.array(found, dtype=float).reshape(len(found), 2)
+    except (TypeError, ValueError):
+        raise other_format(path, f"two numbers, of the good and the bad sentence, as {key!r} of every line") from None
 
 
 def items_of(

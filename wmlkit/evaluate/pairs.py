@@ -122,17 +122,26 @@ def evaluate_pairs(
             "with_swapped_copies": perfect_score(names, *requests, rules, objective, True),
         },
     }
-    lengths = token_counts(tokenizer, sentences)
-    tokens = zip(lengths[0::2], lengths[1::2], strict=True)
-    return document, [_item(*of, index, returned) for index, of in enumerate(zip(pairs, tokens, strict=True))]
+    return document, _items(pairs, token_counts(tokenizer, sentences), returned)
 
 
-def _item(
-    pair: Pair, tokens: tuple[int, int], index: int, returned: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> dict[str, Any]:
-    """One line of the items' file: the pair's tokens and each member's scores of it."""
-    scores = {name: [round(float(both[index]), 6) for both in of_member] for name, of_member in returned.items()}
-    return {"paradigm": pair.paradigm, "pair_id": pair.pair_id, "tokens": list(tokens), "scores": scores}
+def _items(
+    pairs: Sequence[Pair], lengths: Sequence[int], returned: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """Lines of the items' file: each pair's tokens (`lengths`: good, bad, good, ...) and each member's scores of it."""
+    scores = {
+        name: [[round(float(score), 6) for score in both] for both in zip(*of_member, strict=True)]
+        for name, of_member in returned.items()
+    }
+    return [
+        {
+            "paradigm": pair.paradigm,
+            "pair_id": pair.pair_id,
+            "tokens": list(lengths[2 * index : 2 * index + 2]),
+            "scores": {name: of_member[index] for name, of_member in scores.items()},
+        }
+        for index, pair in enumerate(pairs)
+    ]
 
 
 def read_pairs(folder: str | Path, protocol: str, per_paradigm: int | None) -> list[Pair]:
