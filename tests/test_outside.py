@@ -192,10 +192,15 @@ def test_only_language_models_are_taken(folder: Path) -> None:
         GlueOptions.of("", str(2**64), None, None, None)
 
 
+@pytest.mark.parametrize("positions", [40, 6])
 def test_a_causal_model_that_reads_what_it_is_to_predict_is_refused(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, positions: int
 ) -> None:
-    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 40}
+    shared = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_position_embeddings": positions,
+    }
     for looks_back in (False, True):
         folder = tmp_path / str(looks_back)
         torch.manual_seed(0)

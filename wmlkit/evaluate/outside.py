@@ -12,7 +12,7 @@ from .. import paths
 from ..data.corpora import files_of_folder, lines_of
 from ..data.tokenizer import load_tokenizer
 from ..errors import UserError
-from ..models import declared_architecture, load_model, objective_of_class
+from ..models import declared_architecture, load_model, max_length, objective_of_class
 from ..settings import Objective
 from .last_layer import logits_of
 
@@ -47,7 +47,7 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
 @torch.inference_mode()
 def _looks_ahead(model: PreTrainedModel) -> bool:
     """Whether the logits of a text's beginning feel its last token."""
-    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    ids = torch.arange(min(8, max_length(model)), device=model.device)[None] % model.config.vocab_size
     other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     before, after = (logits_of(model, one)[:, :-1].float() for one in (ids, other))
     return not torch.allclose(before, after, rtol=1e-3, atol=1e-4)
