@@ -17,7 +17,7 @@ from .run_files import Run
 from .run_settings import OF_OTHER_TOKENS, OTHER_TOKENS, difference, made_with, most_common
 from .runs import evaluations, read_runs
 
-MEMBERS = ("best_peer", "mean_peer", "ensemble")
+MEMBERS = ("best_peer", "mean_peer", "ensemble", "fitted_ensemble")
 _KEYS = ["suite", "protocol", "member", "evaluated"]
 
 

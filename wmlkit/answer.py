@@ -90,6 +90,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         *grounds.made_otherwise(others),
         *grounds.of_others(main_result),
         *grounds.of_weights(runs),
+        *grounds.of_ensembles(differences),
         *grounds.of_length(runs, *told),
         *grounds.of_diversity(runs),
         *_losses(differences, told, peers),

@@ -21,11 +21,12 @@ TABLES = {
     "T4": "Main result: accuracy on minimal pairs (percent, macro over paradigms) and dev loss (nats per scored "
     "token). Mean over seeds with a 95 % t-interval over seeds, which over few seeds may reach beyond 0 or 100 %. One "
     "seed has none: item_low and item_high resample its items and say nothing about other seeds (column interval). "
-    "ensemble weighs the peers' logits with their learned weights, uniform_ensemble equally. GLUE is the mean over "
-    "tasks of the best epoch on the scored file. best_peer was chosen on held-out text; mean_peer is the mean over the "
-    "peers; teacher is the model that distill learned from. Where no run has one peer, its row is the first peer of "
-    "independent, which learns alone. Dev losses of two settings compare where no note says that they are of other "
-    "tokens.",
+    "ensemble weighs the peers' logits with their run's weights (learned ones in wml), uniform_ensemble equally, and "
+    "fitted_ensemble (dev loss) with those that are best on held-out text, fitted after training in every arm. GLUE "
+    "is the mean over tasks of the best epoch on the scored file. best_peer was chosen on held-out text; mean_peer is "
+    "the mean over the peers; teacher is the model that distill learned from. Where no run has one peer, its row is "
+    "the first peer of independent, which learns alone. Dev losses of two settings compare where no note says that "
+    "they are of other tokens.",
     "T4_differences": "Differences between arms, paired by seed: mean, 95 % t-interval over seeds, two-sided paired "
     "t-test (p), and p_adjusted, Benjamini-Hochberg over the contrasts of one measure, member and number of peers. "
     "item_low and item_high average each item over the seeds and resample within each paradigm: they say how much the "

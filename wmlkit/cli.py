@@ -132,7 +132,7 @@ def evaluate(
         typer.Argument(parser=a_path, metavar="TARGET", help="A run folder, or a model folder in Hugging Face format."),
     ],
     suite: Annotated[
-        str, typer.Option(help="nursery, blimp, supplement, ewok, glue, lm, blimp_tuning, ...")
+        str, typer.Option(help="nursery, blimp, supplement, ewok, glue, lm, ensembles, blimp_tuning, ...")
     ] = "nursery",
     pairs: Annotated[Path | None, typer.Option(**A_PATH, help="Folder of the suite's JSONL files.")] = None,
     protocol: Annotated[

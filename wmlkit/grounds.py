@@ -137,6 +137,18 @@ def of_weights(runs: Sequence[Run]) -> list[str]:
     return [sentence]
 
 
+def of_ensembles(differences: pd.DataFrame) -> list[str]:
+    """What the fitted ensembles are for, where T4_differences compares those of `wml`."""
+    fitted = results.main_setting(differences, suite="dev_ce", member="fitted_ensemble")
+    if fitted.empty or not (fitted["a"] == "wml").any():
+        return []
+    return [
+        "The ensemble of wml weighs its peers as they were learned to be weighed on held-out text, that of the other "
+        "arms equally. In the fitted ensemble every arm has the weights that are best on that text after training, so "
+        "that what is compared is what the peers have learned."
+    ]
+
+
 def _weights(weights: Iterable[float]) -> str:
     return ", ".join(f"{weight:.3f}" for weight in weights)
 

@@ -21,7 +21,6 @@ from .state import State
 AT_ONCE = {"cuda": 8}  # batches that a card is given in one, by arithmetic: one is mostly launches there
 
 
-@torch.inference_mode()
 def measure(
     state: State,
     text: Measured,
@@ -30,16 +29,36 @@ def measure(
     rows: int | None,
     peers: Sequence[AtPositions] | None = None,
 ) -> tuple[list[float], float]:
-    """(CE of each peer, CE of the weighted logit ensemble) over the first `rows` rows of `text`, None: all, in nats per
-    scored token.
+    """(CE of each peer, CE of the weighted logit ensemble) over the first `rows` rows of `text`, see `losses_on`.
 
-    peers: what to measure; None: what the run reports (`State.reported`). Peers come back in the mode, of training or
-    not, that they were in. Raises UserError for a loss that is not finite.
+    peers: what to measure; None: what the run reports (`State.reported`). Raises UserError for a loss that is not
+    finite.
     """
     peers = state.reported if peers is None else peers
+    *each, ensemble_ce = losses_on(text, peers, state.ensemble_weights[None], config, device, rows)
+    for number, value in enumerate(each):
+        if not math.isfinite(value):
+            raise faults.not_finite(state.step, "loss on measured text", number)
+    return each, ensemble_ce
+
+
+@torch.inference_mode()
+def losses_on(
+    text: Measured,
+    peers: Sequence[AtPositions],
+    ensembles: Tensor,
+    config: Config,
+    device: Device,
+    rows: int | None,
+) -> list[float]:
+    """(P + E,) cross-entropies of P peers and of their logit ensembles under each row of weights `ensembles` (E, P),
+    over the first `rows` rows of `text`, None: all, in nats per scored token.
+
+    Peers come back in the mode, of training or not, that they were in.
+    """
     found: list[Tensor] = []  # kept on the device: to ask for them one by one would make it wait
     counts: list[int] = []
-    weights = state.ensemble_weights.float().to(device.device)
+    weights = ensembles.float().to(device.device)
     numbers = range(device.index, text.batches(rows), device.processes)  # processes take turns
     at_once = AT_ONCE.get(device.device.type, 1)
     with evaluation_mode([peer.model for peer in peers]):
@@ -48,21 +67,18 @@ def measure(
             targets = batch.targets[batch.scored]
             with device.autocast():
                 logits = [peer(batch, batch.scored).float() for peer in peers]
-            ensemble = bilevel.outer_loss(logits, targets, weights, "logit_ensemble")
-            found.append(torch.cat([losses.cross_entropies(logits, targets), ensemble[None]]))
+            together = [bilevel.outer_loss(logits, targets, row, "logit_ensemble") for row in weights]
+            found.append(torch.cat([losses.cross_entropies(logits, targets), torch.stack(together)]))
             counts.append(len(targets))
     # In double precision where there is one, so the sum hardly feels the order.
-    total, count = torch.zeros(len(peers) + 1, dtype=torch.float64), sum(counts)
+    total, count = torch.zeros(len(peers) + len(ensembles), dtype=torch.float64), sum(counts)
     for own, losses_then in zip(counts, torch.stack(found).cpu().double() if found else (), strict=True):
         total += own * losses_then
     if device.processes > 1:
         total, counted = device.total([total.to(device.device), torch.tensor(float(count), device=device.device)])
         count = int(counted)
-    *each, ensemble_ce = (total / count).tolist()
-    for number, value in enumerate(each):
-        if not math.isfinite(value):
-            raise faults.not_finite(state.step, "loss on measured text", number)
-    return each, ensemble_ce
+    each: list[float] = (total / count).tolist()
+    return each
 
 
 def evaluation_row(state: State, texts: Texts, config: Config, device: Device, rows: int | None) -> dict[str, Any]:

@@ -163,6 +163,11 @@ def language_modelling(run_folder: Path) -> Path:
     return run_folder / "language_modelling.json"
 
 
+def ensembles(run_folder: Path) -> Path:
+    """Losses of a run's ensembles under its own, equal and fitted weights."""
+    return run_folder / "ensembles.json"
+
+
 def remove(folder: Path) -> None:
     """Delete a folder of results, under another name first, so that a half-deleted one is never read."""
     if folder.exists():

@@ -13,7 +13,9 @@ import pandas as pd
 
 from .runs import ARMS, distinct
 
-MEMBERS = ("best_peer", "mean_peer", "ensemble", "uniform_ensemble", "teacher")  # in the order in which they are shown
+MEMBERS = (  # in the order in which they are shown
+    "best_peer", "mean_peer", "ensemble", "uniform_ensemble", "fitted_ensemble", "teacher",
+)  # fmt: skip
 
 _PERCENT = dict.fromkeys(
     ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high"), 1

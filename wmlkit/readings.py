@@ -63,7 +63,7 @@ def verdict(row: Any) -> str:
 def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> list[dict[str, Any]]:
     """a - b in dev loss, of T4_differences: the main setting, `peers` peers (0: the most that were compared,
     `results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
-    members = ["best_peer", "mean_peer", "ensemble"]
+    members = ["best_peer", "mean_peer", "ensemble", "fitted_ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
     rows = main_setting(rows[(rows["peers"] > 1) | (a == "distill")])  # one peer learns from no other
     rows = rows[rows["peers"] == peers] if peers else most_peers_compared(rows)

@@ -32,7 +32,9 @@ DIFFERENCES = (
     "comparisons of a column with as many peers. One of a single seed, or in which all seeds gave the same, has no p "
     "and is not counted:"
 )
-MEMBERS = {"best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble"}
+MEMBERS = {
+    "best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble", "fitted_ensemble": "fitted ensemble",
+}  # fmt: skip
 
 
 def results_section(folder: Path) -> str:
@@ -81,12 +83,14 @@ def _title(suite: str, protocol: str) -> str:
 
 
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
-    """One line a `row` and number of peers of `table`, one column a member."""
-    lines = ["| " + " | ".join([*head, *MEMBERS.values()]) + " |", "|---" * (len(head) + len(MEMBERS)) + "|"]
+    """One line a `row` and number of peers of `table`, one column a member that it has."""
     table = table[table["member"].isin(MEMBERS)]  # a teacher's seeds are no arm's
+    shown = [member for member in MEMBERS if member in set(table["member"])]
+    lines = ["| " + " | ".join([*head, *(MEMBERS[member] for member in shown)]) + " |"]
+    lines.append("|---" * (len(head) + len(shown)) + "|")
     for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
         members = rows.set_index("member")
-        cells = [cell(members.loc[member], digits) if member in members.index else "" for member in MEMBERS]
+        cells = [cell(members.loc[member], digits) if member in members.index else "" for member in shown]
         few = _few(rows, table["n_seeds"].max())
         lines.append(f"| {row}{few}{_noted(rows)} | {peers:.0f} | " + " | ".join(cells) + " |")
     return lines

@@ -151,6 +151,7 @@ def dev_table(folder: Path) -> pd.DataFrame:
     rows = []
     for run in read_runs(folder):
         rows += dev_rows(run, run.done["dev_ce"], run.done["dev_ce_ensemble"], run.done["best_peer"])
+        rows += [{**rows[-1], "member": name, "score": value} for name, value in run.other_ensembles.items()]
         if run.teacher.get("dev_ce") is not None:
             rows.append({**rows[-1], "member": "teacher", "score": run.teacher["dev_ce"]})
     return pd.DataFrame(rows)

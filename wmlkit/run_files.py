@@ -81,6 +81,17 @@ class Run:
         return math.nan if of_teacher is None else float(self.done["flops"] + of_teacher)
 
     @property
+    def other_ensembles(self) -> dict[str, float]:
+        """Dev loss of its ensembles under other weights than its own, by member, where that was measured
+        (`evaluate.ensembles`)."""
+        path = paths.ensembles(self.folder)
+        members = read_object(path, ("members",))["members"] if path.is_file() else []
+        try:
+            return {one["member"]: float(one["dev_ce"]) for one in members if one["member"] != "ensemble"}
+        except (TypeError, KeyError, ValueError):
+            raise other_format(path, "'member' and 'dev_ce' of each ensemble below 'members'") from None
+
+    @property
     def best_member(self) -> str:
         """Name of the peer with the lowest held-out cross-entropy."""
         return f"peer_{self.done['best_peer']}"

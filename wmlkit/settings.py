@@ -292,6 +292,7 @@ class TrackConfig(Section):
 
 # What `wmlkit evaluate` measures beside minimal pairs, and what to do in place of naming it in evaluate.suites
 NO_PAIRS = {
+    "ensembles": "leave it out: a study measures it of all its runs, `wmlkit evaluate RUN --suite ensembles` of one",
     "glue": "leave it out and fine-tune a finished run with `wmlkit evaluate RUN --suite glue --pairs FOLDER`",
     "lm": "leave it out and set evaluate.text_words, or measure a finished run with `wmlkit evaluate RUN --suite lm`",
 }

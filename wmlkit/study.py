@@ -24,6 +24,7 @@ from .data.prepare import prepare
 from .data.tokenizer import load_tokenizer
 from .device import side_by_side
 from .errors import Stopped, UserError, signal_name
+from .evaluate.ensembles import evaluate_run_ensembles, has_ensembles, known_ensembles
 from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
 from .evaluate.pairs import check_suites, evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
@@ -160,9 +161,9 @@ def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
 
 
 def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]]:
-    """Every suite of the configuration on one finished run, and on the run of its teacher before, and the loss on dev
-    text where `evaluate.text_words` asks for it; what is there already is not measured again. Returns the documents
-    of the run's suites."""
+    """Every suite of the configuration on one finished run, and on the run of its teacher before, the loss on dev text
+    where `evaluate.text_words` asks for it, and of several peers the ensembles; what is there is not measured again.
+    Returns the documents of the run's suites."""
     done = folder / "done.json"
     teacher = read_object(done, ("steps",)).get("teacher") if done.is_file() else None
     if teacher and teacher["run"]:
@@ -178,6 +179,8 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
             words_per_domain=config.evaluate.text_words,
             token_budget=config.evaluate.token_budget,
         )
+    if has_ensembles(folder):
+        evaluate_run_ensembles(folder)
     return documents
 
 
@@ -314,8 +317,10 @@ def _is_done(folder: Path, config: Config, out: Path, stage: str) -> bool:
     if stage == "train":
         return True
     words = config.evaluate.text_words
-    return all(_is_evaluated(folder, suite, config, out) for suite in config.evaluate.suites) and (
-        words is None or known_text(folder, run_document(folder)["data"]["hash"], words) is not None
+    return (
+        all(_is_evaluated(folder, suite, config, out) for suite in config.evaluate.suites)
+        and (words is None or known_text(folder, run_document(folder)["data"]["hash"], words) is not None)
+        and (not has_ensembles(folder) or known_ensembles(folder) is not None)
     )
 
 

@@ -13,6 +13,7 @@ from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
 from ..settings import SUITE_NAME
+from .ensembles import NAMES, evaluate_run_ensembles
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import (
     evaluate_run_text,
@@ -26,7 +27,6 @@ from .outside import load_outside, read_texts
 from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers
 from .suites import pairs_folder
 
-ENSEMBLES = ("ensemble", "uniform_ensemble")
 TEXT_WORDS = 2000  # words of dev text a domain where neither the call nor the run says how many
 
 
@@ -44,7 +44,7 @@ _READ_BY = {
 
 def check_options(suite: str, given: Mapping[str, object]) -> None:
     """Raises UserError for an option that was given and that `suite` does not read: perhaps --suite was forgotten."""
-    kind = suite if suite in ("nursery", "glue", "lm") else "pairs"
+    kind = suite if suite in ("nursery", "glue", "lm", "ensembles") else "pairs"
     for option, value in given.items():
         if value not in (None, "") and kind not in _READ_BY.get(option, ("glue",)):
             raise UserError(
@@ -79,11 +79,12 @@ def evaluate_target(
 ) -> dict[str, Any]:
     """Evaluate a run folder (written into it), or a model folder in Hugging Face format (only returned).
 
-    suite: a folder of pairs by name, "glue" or "lm". corpus: dev text for "lm" as `outside.read_texts` takes it (a
-    run's own dev text if None; other text is only returned). glue: options of "glue"; best: only a run's best peer.
-    ensemble: of the result, only the members that are ensembles. temperature, within_word: how pairs are scored, see
-    `score_sentences`; with other than the defaults, which a study is scored with, a run's result is only returned.
-    config: that of `evaluation_config`, so that a plain call finds the result of the study.
+    suite: a folder of pairs by name, "glue", "lm" or, of a run, "ensembles". corpus: dev text for "lm" as
+    `outside.read_texts` takes it (a run's own dev text if None; other text is only returned). glue: options of "glue";
+    best: only a run's best peer. ensemble: of the result, only the members that are ensembles. temperature,
+    within_word: how pairs are scored, see `score_sentences`; with other than the defaults, which a study is scored
+    with, a run's result is only returned. config: that of `evaluation_config`, so that a plain call finds the result of
+    the study.
     Raises UserError for a target that is neither, for a run that is not finished, has no such members, or has other
     results already, which only `force` replaces.
     """
@@ -99,19 +100,23 @@ def evaluate_target(
         )
     if corpus is not None and suite != "lm":
         raise UserError(f"--corpus came with suite {suite!r}; it is the text of suite lm: leave it off or use lm")
+    if suite == "ensembles" and not is_run:
+        raise UserError(f"suite ensembles needs the peers of a run, and {target} is one model; give a run folder")
     if ensemble and (not is_run or suite == "glue"):
         raise UserError("--ensemble needs the peers of a run, on pairs or lm; leave it off or give a run folder")
     if best and (not is_run or suite != "glue"):
         raise UserError("--best is for glue and the peers of a run; leave it off or give a run folder")
     if suite == "lm":
         document = _text(target, is_run, corpus, config, force)
+    elif suite == "ensembles":
+        document = evaluate_run_ensembles(target, force=force)
     elif suite == "glue":
         document = _glue(target, is_run, config, out, glue or GlueOptions(), best, force)
     else:
         how = {"temperature": temperature, "within_word": within_word}
         document = _pairs(target, is_run, suite, config, out, how, force)
     if ensemble:
-        return {**document, "members": [one for one in document["members"] if one["member"] in ENSEMBLES]}
+        return {**document, "members": [one for one in document["members"] if one["member"] in NAMES]}
     return document
 
 
@@ -216,6 +221,8 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
 def result_lines(document: dict[str, Any]) -> list[str]:
     """A document of any suite as lines for people."""
     members = document["members"]
+    if all("weights" in member for member in members):
+        return [_ensemble_line(member) for member in members]
     if "suite" not in document:  # lm
         masked = document["objective"] == "mlm"
         name = "pseudo-perplexity" if masked else "perplexity"
@@ -241,6 +248,11 @@ def result_lines(document: dict[str, Any]) -> list[str]:
                 f"{row['majority_class']:.1f} % of {row['n']}), {row['seconds']:.0f} s"
             )
     return lines + [f"skipped {one['task']}: {one['reason']}" for one in document["skipped"]]
+
+
+def _ensemble_line(row: dict[str, Any]) -> str:
+    weights = " ".join(f"{weight:.3f}" for weight in row["weights"])
+    return f"{row['member']}: dev CE {row['dev_ce']:.3f}, held-out CE {row['held_out_ce']:.3f}, weights {weights}"
 
 
 def _text_line(row: dict[str, Any], perplexity: str) -> str:

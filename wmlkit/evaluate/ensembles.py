@@ -1,0 +1,128 @@
+"""What a run's peers are worth together under three kinds of weights: the run's own, equal ones, and fitted ones.
+
+The weights of `wml` are learned on held-out text, those of the other arms are equal. So their ensembles differ in how
+the peers are weighed, beside what the peers have learned. To compare the latter, each arm's weights are fitted on that
+text after training:
+
+    w* = argmin over the simplex of CE(softmax(sum_i w_i z_i)),
+
+the outer problem of peers that have stopped learning. It is convex: a log-sum-exp of linear functions of w, less one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from .. import bilevel, paths
+from ..config import Config, config_of_run
+from ..data.prepare import open_prepared
+from ..data.texts import Measured, open_texts
+from ..device import Device, setup
+from ..errors import UserError
+from ..forward import AtPositions
+from ..measure import losses_on
+from ..models import evaluation_mode
+from ..run_files import known_result, run_document, run_facts
+from .language_modelling import prepared_of
+from .pairs import load_peers
+
+NAMES = ("ensemble", "uniform_ensemble", "fitted_ensemble")
+FLOATS = 2**27  # of logits that weights are fitted on: 512 MiB, more than the nursery's held-out text takes
+
+
+def fitted_weights(logits: Tensor, targets: Tensor) -> np.ndarray:
+    """(P,) weights on the simplex whose ensemble of `logits` (P, N, V) has the lowest cross-entropy of `targets` (N,).
+
+    >>> right, wrong = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    >>> fitted_weights(torch.stack([right, wrong]), torch.tensor([0])).round(6).tolist()
+    [1.0, 0.0]
+    """
+    count = len(logits)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        w = torch.tensor(weights, dtype=logits.dtype, device=logits.device, requires_grad=True)
+        value = bilevel.outer_loss(list(logits), targets, w, "logit_ensemble")
+        (slope,) = torch.autograd.grad(value, w)
+        return value.item(), slope.double().cpu().numpy()
+
+    on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}
+    equal, precise = np.full(count, 1 / count), {"ftol": 1e-8}
+    found = minimize(loss, equal, jac=True, bounds=[(0, 1)] * count, constraints=on_simplex, options=precise)
+    weights = found.x.clip(min=0)
+    return np.asarray(weights / weights.sum())
+
+
+def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str, Any]:
+    """Losses of a finished run's ensembles on dev and held-out text, on the rows and masks that training ends with,
+    and their weights; written into the run folder.
+
+    Returns {"settings", "data_hash", "members": [{"member", "weights", "dev_ce", "held_out_ce"}]}, in nats a scored
+    token. A run that has it is not measured again unless `force` is set. Raises UserError for a run of one peer.
+    """
+    known = None if force else known_ensembles(run_folder)
+    if known is not None:
+        return known
+    if not has_ensembles(run_folder):
+        raise UserError(
+            f"{run_folder.name} has one peer; expected several, which make an ensemble; choose another suite"
+        )
+    document = run_document(run_folder, ("config", "data"))
+    config = config_of_run(document["config"], run_folder / "config.json")
+    device = setup(config.train.precision, config.train.threads)
+    models, tokenizer = load_peers(run_folder)
+    peers = [AtPositions(model).to(device.device) for model in models]
+    texts = open_texts(config, open_prepared(prepared_of(run_folder)), tokenizer)
+    own, _ = run_facts(run_folder)
+    weights = np.stack(
+        [own, np.full(len(own), 1 / len(own)), fitted_weights(*_read(peers, texts.held_out, config, device))]
+    )
+    dev, held_out = (
+        losses_on(text, peers, torch.tensor(weights), config, device, config.train.final_eval_rows)[len(peers) :]
+        for text in (texts.dev, texts.held_out)
+    )
+    members = [
+        {"member": name, "weights": of.tolist(), "dev_ce": on_dev, "held_out_ce": on_held_out}
+        for name, of, on_dev, on_held_out in zip(NAMES, weights, dev, held_out, strict=True)
+    ]
+    found = {"settings": _settings(run_folder), "data_hash": document["data"].get("hash"), "members": members}
+    paths.write_json(paths.ensembles(run_folder), found)
+    return found
+
+
+def known_ensembles(run_folder: Path) -> dict[str, Any] | None:
+    """The document of `evaluate_run_ensembles` where the run has it, of these peers; else None."""
+    known = known_result(paths.ensembles(run_folder), ("settings", "data_hash", "members"))
+    return known if known and known["settings"] == _settings(run_folder) else None
+
+
+def has_ensembles(run_folder: Path) -> bool:
+    """Whether a finished run has several peers."""
+    return len(run_facts(run_folder)[0]) > 1
+
+
+def _settings(run_folder: Path) -> dict[str, Any]:
+    """What the losses depend on beside the peers and their text, both of which are the run's."""
+    return {"ensemble_weights": run_facts(run_folder)[0], "floats": FLOATS}
+
+
+@torch.no_grad()
+def _read(peers: Sequence[AtPositions], text: Measured, config: Config, device: Device) -> tuple[Tensor, Tensor]:
+    """Logits (P, N, V) and targets (N,) of the scored tokens of `text`, of its first batches where all are too many."""
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    with evaluation_mode([peer.model for peer in peers]):
+        for number in range(text.batches(config.train.final_eval_rows)):
+            batch = text.source(number, config.train.mask_ratio).to(device.device)
+            with device.autocast():
+                logits.append(torch.stack([peer(batch, batch.scored).float() for peer in peers]))
+            targets.append(batch.targets[batch.scored])
+            if (1 + 1 / len(logits)) * sum(part.numel() for part in logits) > FLOATS:
+                break
+    return torch.cat(logits, dim=1), torch.cat(targets)
