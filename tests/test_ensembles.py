@@ -15,9 +15,13 @@ from fake_runs import write_study
 from wmlkit import bilevel, paths, results, study
 from wmlkit.config import config_of_run
 from wmlkit.data import texts
+from wmlkit.data.prepare import open_prepared
+from wmlkit.data.texts import open_texts
+from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import ensembles
 from wmlkit.evaluate.ensembles import NAMES, evaluate_run_ensembles, fitted_weights
+from wmlkit.evaluate.language_modelling import prepared_of
 from wmlkit.reference import results_section
 from wmlkit.report import write_report
 from wmlkit.run_files import run_document
@@ -63,6 +67,19 @@ def test_losses_are_those_that_training_ends_with(run: Path) -> None:
     assert fitted["held_out_ce"] <= min(own["held_out_ce"], uniform["held_out_ce"]) + 1e-6
     assert sum(fitted["weights"]) == pytest.approx(1)
     assert paths.read_json(paths.ensembles(run)) == document
+
+
+def test_weights_are_fitted_on_held_out_text(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of_run(run_document(run)["config"], run / "config.json")
+    prepared = open_prepared(prepared_of(run))
+    held_out = open_texts(config, prepared, load_tokenizer(prepared.folder / "tokenizer")).held_out
+    batches = [held_out.source(number, config.train.mask_ratio) for number in range(held_out.batches())]
+    expected = torch.cat([batch.targets[batch.scored] for batch in batches])
+    seen: list[torch.Tensor] = []
+    fit = ensembles.fitted_weights
+    monkeypatch.setattr(ensembles, "fitted_weights", lambda *of: seen.append(of[1]) or fit(*of))
+    evaluate_run_ensembles(run, force=True)
+    assert torch.equal(seen[0], expected)
 
 
 def test_what_is_known_is_not_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
