@@ -619,7 +619,7 @@ def test_a_teacher_is_no_arm_but_a_member_of_distill(compared):
     assert set(noted["note"]) == {"teacher outside the data budget"}
     assert set(measured[measured["setting"] == ""]["note"]) == {""}
     ((_, shown),) = readable("T4", measured)
-    assert list(shown["note"][shown["setting"] != ""]) == ["teacher outside the data budget"] * 4
+    assert list(shown["note"][shown["setting"] != ""]) == ["teacher outside the data budget"] * 5
     phenomena = tables.by_phenomenon(results.paradigm_table(compared))
     assert (phenomena["note"] == "teacher outside the data budget").eq(phenomena["setting"] != "").all()
 

@@ -50,7 +50,7 @@ def fitted_weights(logits: Tensor, targets: Tensor) -> np.ndarray:
         w = torch.tensor(weights, dtype=logits.dtype, device=logits.device, requires_grad=True)
         value = bilevel.outer_loss(list(logits), targets, w, "logit_ensemble")
         (slope,) = torch.autograd.grad(value, w)
-        return value.item(), slope.double().cpu().numpy()
+        return value.item(), slope.cpu().double().numpy()
 
     on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}
     equal, precise = np.full(count, 1 / count), {"ftol": 1e-8}
