@@ -25,8 +25,9 @@ from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.evaluate.treebank import treebank_words
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
-from wmlkit.settings import EvaluateConfig, ModelConfig
+from wmlkit.settings import ModelConfig
 from wmlkit.shapes import Student
+from wmlkit.study_settings import EvaluateConfig
 
 NUMBER = [("The cat sleeps.", "The cat sleep."), ("The dogs bark.", "The dogs barks."), ("A boy sings.", "A boy sing.")]
 ORDER = [("She saw him.", "She him saw."), ("He ate bread.", "Ate he bread.")]

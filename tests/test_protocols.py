@@ -26,7 +26,7 @@ from wmlkit.evaluate.protocols import (
     tie_rule,
 )
 from wmlkit.evaluate.suites import Pair, read_suite
-from wmlkit.settings import ProtocolName
+from wmlkit.study_settings import ProtocolName
 
 BLIMP = Path(__file__).parents[2] / "shared" / "data" / "babylm_eval" / "blimp_filtered"
 needs_blimp = pytest.mark.skipif(

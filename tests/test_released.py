@@ -41,7 +41,7 @@ from wmlkit.replay.released_data import (
     widened,
     without_capitals,
 )
-from wmlkit.settings import ReplayConfig
+from wmlkit.study_settings import ReplayConfig
 from wmlkit.train import State
 from wmlkit.updates import sgd_update
 

@@ -18,19 +18,16 @@ from . import paths
 from .errors import UserError, first_line
 from .redact import check_settings, redacted
 from .settings import (
-    AblationsConfig,
     DataConfig,
-    EvaluateConfig,
     ModelConfig,
     MutualConfig,
     OuterConfig,
-    ReplayConfig,
     SearchConfig,
     Section,
-    StudyConfig,
     TrackConfig,
     TrainConfig,
 )
+from .study_settings import AblationsConfig, EvaluateConfig, ReplayConfig, StudyConfig
 
 LONGEST_VALUE = 100  # characters of a wrong value that a message repeats
 

@@ -238,7 +238,7 @@ def prepared_of(run_folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"{folder}, the text of {run_folder.name}, is not there; expected it in the output folder that the run was "
-            "made in: move both together, or give a folder of text with --corpus"
+            "made in: move both together, or, for suite lm, give a folder of text with --corpus"
         )
     return folder
 

@@ -18,7 +18,8 @@ from ..device import best_device
 from ..errors import UserError
 from ..models import load_model
 from ..run_files import known_result, peer_folder, run_facts
-from ..settings import EvaluateConfig, Objective
+from ..settings import Objective
+from ..study_settings import EvaluateConfig
 from .minimal_pairs import objective_of, score_sentences
 from .protocols import (
     Protocol,

@@ -12,7 +12,7 @@ from ..config import Config, load_preset
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
-from ..settings import SUITE_NAME
+from ..study_settings import SUITE_NAME
 from .ensembles import NAMES, evaluate_run_ensembles
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
 from .language_modelling import (

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..losses import MutualOptions
-from ..settings import ReplayConfig
+from ..study_settings import ReplayConfig
 
 RELEASED = ReplayConfig()  # its defaults are the released values
 Mode = Literal["mutual", "teacher"]  # whom students learn from: one another, or a teacher, each for itself
