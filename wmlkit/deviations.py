@@ -132,9 +132,9 @@ def _number(form: str, value: Any) -> str:
 
 
 def _repairs(table: pd.DataFrame) -> str:
-    """Dev loss and accuracy from row to row."""
+    """Dev loss, with its interval over seeds, and accuracy from row to row."""
     steps = [
-        f"{str(row['case']).removeprefix('repaired_')} {_mean(row, 'dev_ce')} ({_mean(row, 'accuracy', '{:.0f}')} %)"
+        f"{str(row['case']).removeprefix('repaired_')} {_mean(row, 'dev_ce')} ({row['accuracy']:.0f} %)"
         for _, row in table.iterrows()
     ]
     return f"dev loss in nats (pairs right) with all defects, and after each repair: {', '.join(steps)}."
