@@ -213,6 +213,33 @@ def test_a_peer_without_weight_and_so_without_gradient_has_a_hypergradient(grad_
     assert torch.isfinite(gradient).all() and gradient.abs().min() > 0
 
 
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_the_first_step_of_adamw_has_no_slope(grad_clip):
+    """It is a sign: the correction that its spikes at |g| near eps would make predicts nothing. The second has one."""
+    peers = [peer.float() for peer in make_peers("roberta")]
+    batch = make_batch("roberta", seed=1)
+    inner, outer = inner_batch(peers, batch, "scored"), outer_batch(peers, make_batch("roberta", seed=2))
+    parameters, weights = [parameters_of(peer) for peer in peers], torch.tensor([0.3, 0.7])
+    optimizers = [build_optimizers(peer.model, TrainConfig(optimizer="adamw"), torch.device("cpu")) for peer in peers]
+
+    def slope(updates):
+        with sdpa_kernel(SDPBackend.MATH):
+            return hypergradient(parameters, weights, inner, outer, MutualOptions(), updates=updates)[0]
+
+    def both():
+        """The hypergradient, and the explicit term alone, at the same theta'."""
+        updates = [optimizer_update(peer, own, grad_clip) for peer, own in zip(peers, optimizers, strict=True)]
+        return slope(updates), slope([lambda g, u=u: {k: v.detach() for k, v in u(g).items()} for u in updates])
+
+    torch.testing.assert_close(*both())
+    for peer, own in zip(peers, optimizers, strict=True):
+        torch.nn.functional.cross_entropy(peer(batch, batch.scored), batch.targets[batch.scored]).backward()
+        for optimizer in own:
+            optimizer.step()
+    second, explicit = both()
+    assert (second - explicit).abs().max() > 1e-6
+
+
 def test_mirror_step_by_hand():
     """Equal weights, gradient (0, log 2), step 1: the second weight halves against the first."""
     weights = mirror_step(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 2.0]).exp().log() * 0.34657359, 1.0)

@@ -128,6 +128,19 @@ def test_the_heads_learn_what_those_of_the_pipelines_do(tokenizer: PreTrainedTok
         assert sum(parameter.numel() for parameter in classifier.head.parameters()) == expected
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_heads_of_2024_begin_as_those_of_transformers(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Normal with the model's spread, where torch's linear layers are uniform; no bias, where those have one."""
+    model = tiny(family, tokenizer)
+    model.config.initializer_range = 0.3
+    head = Classifier(model, FAMILIES[family], 200, replace(RECIPE, head="tanh")).head  # type: ignore[arg-type]
+    linear = [layer for layer in head if isinstance(layer, torch.nn.Linear)]
+    assert len(linear) == (2 if FAMILIES[family] == "mlm" else 1)
+    for layer in linear:
+        assert layer.weight.std().item() == pytest.approx(0.3, rel=0.15)
+        assert layer.bias is None or not layer.bias.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision_is_fine_tuned_in_float32(
     dtype: torch.dtype, folder: Path, tokenizer: PreTrainedTokenizerFast

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_runs import write_study
+from fake_runs import evaluated, write_study
 
 from wmlkit import paths, results
 from wmlkit.data.tokenizer import train_tokenizer
@@ -78,6 +78,14 @@ def test_runs_of_other_settings_are_left_out(tmp_path: Path) -> None:
     write_study(folder, (("wml", 2),), (0,), ("babylm2025",), overrides={"mutual.alpha": 0.9})
     assert len(runs := read_runs(folder)) == 4 and sum(bool(run.setting) for run in runs) == 1
     pd.testing.assert_frame_equal(table_of(folder), before)
+
+
+def test_evaluations_made_otherwise_are_left_out(tmp_path: Path) -> None:
+    """As T4 keeps apart: another rule for ties is another setting, and in the mean of no other."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), protocols=("babylm2025",))
+    first, *others = read_runs(folder)
+    evaluated(first.folder, "nursery", ties="first")
+    assert list(dict.fromkeys(table_of(folder)["seeds"])) == [" ".join(str(run.seed) for run in others)]
 
 
 def test_evaluations_whose_items_have_no_tokens_are_left_out(tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def test_identical_peers_have_no_mutual_loss(form):
     torch.testing.assert_close(loss.kl, torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("form", [mutual_loss_reference, mutual_loss])
+def test_a_target_that_is_no_token_is_refused(form):
+    """As an index it would be a token from the vocabulary's end."""
+    logits, targets, weights, scored = random_case(vocabulary=200)
+    targets[-1] = -100
+    for own in (scored, None):
+        with pytest.raises(UserError, match="targets hold -100, which is no token"):
+            form(logits, targets, weights, OPTIONS[0], scored=own)
+
+
 def test_permuting_the_peers_permutes_the_result():
     logits, targets, weights, scored = random_case()
     order = [2, 0, 1]

@@ -263,6 +263,9 @@ def test_a_seed_may_count_only_once() -> None:
     table = scores(arm=["wml"] * 3, seed=[0, 0, 1], score=[1.0, 2.0, 3.0])
     with pytest.raises(UserError, match="^run0, run1 repeat a seed"):  # and not run2
         results.over_seeds(table, ["arm"])
+    other = scores(arm=["dml"] * 2, seed=[0, 1], score=[1.0, 2.0])
+    with pytest.raises(UserError, match="^run0, run1 repeat a seed"):
+        results.paired_differences(pd.concat([table, other]))
 
 
 def test_paired_difference_by_hand() -> None:

@@ -28,8 +28,8 @@ def by_length(runs: Sequence[Run], scores: pd.DataFrame) -> pd.DataFrame:
     seeds), n_seeds, seeds, values, note. Evaluations without items, or whose items have no `TOKENS`, are left out.
     """
     rows = []
-    for run in (run for run in runs if not run.setting and len(scores)):
-        own = scores[scores["run"] == run.folder.name]
+    for run in runs if len(scores) else ():
+        own = scores[(scores["run"] == run.folder.name) & (scores["setting"] == "")]  # of run and evaluation
         for suite, protocol in own[["suite", "protocol"]].drop_duplicates().itertuples(index=False):
             items = items_table(run, suite, protocol)
             if items is None or TOKENS[0] not in items:

@@ -65,6 +65,15 @@ class MutualLoss:
     kl: Tensor
 
 
+def _check_targets(targets: Tensor) -> None:
+    # a negative id would be taken for one from the vocabulary's end; on CPU only, as below
+    if targets.device.type == "cpu" and (targets < 0).any():
+        raise UserError(
+            f"targets hold {int(targets.min())}, which is no token; expected ids of 0 or more; "
+            "positions are left out by `scored`"
+        )
+
+
 def _check_scored(scored: Tensor, share: Share) -> None:
     # of a part of a batch others may hold the scored positions; on CPU only: asking a GPU would make it wait, and there
     # the loss turns NaN, which stops the run
@@ -80,12 +89,14 @@ def cross_entropies(
 ) -> Tensor:
     """CE_i = mean over scored positions of -log p_i[y], in nats: P tensors (N, V) and targets (N,) -> (P,).
 
-    scored: (N,) boolean, None for all. Raises UserError when nothing is scored: 0/0 is not a loss.
+    scored: (N,) boolean, None for all. Raises UserError when nothing is scored, as 0/0 is not a loss, and for a target
+    that is no token (-100).
 
     >>> blind = torch.zeros(1, 4)  # one token, four words, all as likely
     >>> cross_entropies([blind, torch.tensor([[2.0, 0.0, 0.0, 0.0]])], torch.tensor([0]))  # ln 4 and less
     tensor([1.3863, 0.3408])
     """
+    _check_targets(targets)
     if scored is not None:
         _check_scored(scored, share)
         logits, targets = [z[scored] for z in logits], targets[scored]
@@ -232,6 +243,7 @@ def _of_logits(
 ) -> MutualLoss:
     if len(logits) == 1 or options.alpha == 0:
         return mutual_loss_reference(logits, targets, peer_weights.detach(), options, batch_size, scored, share)
+    _check_targets(targets)
     kind = at_least_fp32(logits[0][:0]).dtype
     c = coefficients(peer_weights, options, len(targets), batch_size, scored, share, kind)
     total, sums = OfLogits.apply(c, targets, owned, *logits)

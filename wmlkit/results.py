@@ -271,9 +271,11 @@ def paired_differences(scores: pd.DataFrame) -> pd.DataFrame:
 
     Columns: setting, corpus, suite, protocol, peers, member, a, b, mean, low, high (95 % t-interval over the seeds'
     differences), p (two-sided paired t-test, for one comparison), p_adjusted (Benjamini-Hochberg over the contrasts of
-    a group), n_seeds, seeds, values, note. One seed has neither interval nor p.
+    a group), n_seeds, seeds, values, note. One seed has neither interval nor p; `over_seeds` refuses one that is there
+    twice.
     """
     by, rows = ["setting", "corpus", "suite", "protocol", "peers", "member"], []
+    over_seeds(scores, ["arm", *by])
     for a, b in CONTRASTS:
         left, right = scores[scores["arm"] == a], scores[scores["arm"] == b]
         both = left.merge(right, on=[*by, "seed"], suffixes=("_a", "_b"), validate="one_to_one")

@@ -59,7 +59,13 @@ def _rule(optimizer: Optimizer, parameter: Tensor, group: dict[str, Any]) -> Cal
 
 
 def adamw_step(theta: Tensor, g: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """AdamW (arXiv 1711.05101): theta (1 - lr wd) - lr m' / (sqrt v' + eps), m' and v' free of their start at 0."""
+    """AdamW (arXiv 1711.05101): theta (1 - lr wd) - lr m' / (sqrt v' + eps), m' and v' free of their start at 0.
+
+    The first step, without `state`, is the sign of g but where |g| is near eps: its slope is 0 almost everywhere and up
+    to 1 / eps there, which predicts nothing of any change that could be made. It is taken as a constant.
+    """
+    if not state:
+        g = g.detach()
     beta1, beta2 = group["betas"]
     step = float(state["step"]) + 1 if state else 1.0
     m = (1 - beta1) * g + (beta1 * state["exp_avg"] if state else 0.0)

@@ -110,6 +110,11 @@ class Classifier(nn.Module):
             )
         else:  # BabyLM 2024: the head of transformers' GPT2ForSequenceClassification
             self.head = nn.Sequential(nn.Linear(width, num_labels, bias=False))
+        if recipe.head != "gelu":  # both begin as transformers' layers do, not as torch's
+            for layer in (layer for layer in self.head if isinstance(layer, nn.Linear)):
+                nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of (B, T) ids, padded on either side; segments: see `hidden_states`."""
