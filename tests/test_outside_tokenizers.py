@@ -19,13 +19,13 @@ from transformers import (
 
 from wmlkit import paths
 from wmlkit.config import load_preset
-from wmlkit.data.encode import decoded_documents
+from wmlkit.data.encode import count_tokens, decoded_documents, encode_documents
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, plain_backend, save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate.language_modelling import evaluate_run_text, evaluate_text
 from wmlkit.evaluate.outside import load_outside
-from wmlkit.evaluate.spans import encode_spans
+from wmlkit.evaluate.spans import encode_spans, token_counts
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
@@ -109,6 +109,40 @@ def test_unknown_words_are_scored_whatever_the_padding_is(pad: str) -> None:
     tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>", pad_token=pad)
     (item,) = encode_spans(tokenizer, ["the zebra sleeps"], [""], "clm", "none", ["x"])
     assert tokenizer.decode([item.ids[i] for i in item.scored]) == "<unk> sleeps"
+
+
+def test_a_tokenizer_without_an_unknown_token_says_so_where_it_meets_unknown_text() -> None:
+    """`tokenizers` raises a plain Exception for lists of words and unigrams; bytes that are not there are left out."""
+    words = {word: i for i, word in enumerate(["<s>", "</s>", "the", "cat", "sleeps"])}
+    unigrams = [(word, -float(i)) for i, word in enumerate([*words, *sorted(set("thecatsleeps"))])]
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    for engine in (Tokenizer(models.WordLevel(words, unk_token="<unk>")), Tokenizer(models.Unigram(unigrams))):
+        engine.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, **special)
+        (item,) = encode_spans(tokenizer, ["the cat sleeps"], [""], "clm", "none", ["x"])
+        assert tokenizer.decode([item.ids[i] for i in item.scored]) == "cat sleeps"
+        for read in (
+            lambda own, text: encode_spans(own, [text], [""], "clm", "none", ["x"]),
+            lambda own, text: token_counts(own, [text]),
+            lambda own, text: list(encode_documents(own, [[text]])),
+            lambda own, text: count_tokens(own, [text]),
+        ):
+            read(tokenizer, "the cat")
+            with pytest.raises(
+                UserError, match="no token for text that it does not know .*; expected an unknown token"
+            ):
+                read(tokenizer, "the zebra")
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_a_domain_of_which_no_token_is_left_is_named(objective: str) -> None:
+    pieces = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "<mask>": 2, "a": 3}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, bos_token="<s>", eos_token="</s>", mask_token="<mask>")
+    tokenizer.pad_token = "</s>"
+    model = student(tokenizer, objective)
+    assert evaluate_text(model, tokenizer, {"talk": [["aa"]]}, words_per_domain=None, by_line=True)
+    with pytest.raises(UserError, match="makes no token of the text of domain 'cyr'; expected one at least"):
+        evaluate_text(model, tokenizer, {"talk": [["aa"]], "cyr": [["да"]]}, words_per_domain=None, by_line=True)
 
 
 NAMES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .. import paths
 from ..errors import UserError
-from .tokenizer import plain_backend, text_batches, tokenizer_hash
+from .tokenizer import plain_backend, text_batches, tokenizer_hash, unknown_text_told
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known
@@ -136,7 +136,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[lis
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     for batch in text_batches(documents, lambda document: sum(map(len, document))):
         lines = [line for document in batch for line in document]
-        encoded = iter(backend.encode_batch_fast(lines, add_special_tokens=False))
+        with unknown_text_told():
+            encoded = iter(backend.encode_batch_fast(lines, add_special_tokens=False))
         for document in batch:
             ids = [start]
             for _ in document:
@@ -150,7 +151,8 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> in
     backend = plain_backend(tokenizer)
     total = 0
     for batch in text_batches(lines):
-        total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
+        with unknown_text_told():
+            total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
     return total
 
 

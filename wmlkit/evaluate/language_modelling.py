@@ -90,6 +90,11 @@ def evaluate_text(
         encoded = [
             item for ids in encode_documents(tokenizer, units) for item in pieces(ids, window, tokenizer, by_line)
         ]
+        if not any(item.scored for item in encoded):
+            raise UserError(
+                f"the tokenizer makes no token of the text of domain {domain!r}; expected one at least; "
+                "leave the domain out, or evaluate a model that knows its script"
+            )
         check_fit(peers, tokenizer, encoded, [domain] * len(encoded))
         totals = score_encoded(
             peers,

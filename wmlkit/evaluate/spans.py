@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..data.tokenizer import unknown_text_told
 from ..errors import UserError
 from ..settings import Objective
 
@@ -143,13 +144,9 @@ def _tokenize(
     """Ids, word numbers and character offsets of each text, never truncated."""
     result = []
     for start in range(0, len(texts), CHUNK):
-        batch = tokenizer(
-            list(texts[start : start + CHUNK]),
-            add_special_tokens=special_tokens,
-            padding=False,
-            truncation=False,
-            verbose=False,
-        )
+        chunk = list(texts[start : start + CHUNK])
+        with unknown_text_told():
+            batch = tokenizer(chunk, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
         for encoding in batch.encodings or ():
             words = [-1 if word is None else word for word in encoding.word_ids]
             result.append((encoding.ids, words, encoding.offsets))
@@ -160,7 +157,8 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     """Tokens of each text alone, special tokens left out."""
     counts: list[int] = []
     for start in range(0, len(texts), CHUNK):
-        batch = tokenizer(list(texts[start : start + CHUNK]), add_special_tokens=False, verbose=False)
+        with unknown_text_told():
+            batch = tokenizer(list(texts[start : start + CHUNK]), add_special_tokens=False, verbose=False)
         counts += map(len, batch["input_ids"])
     return counts
 
