@@ -503,15 +503,25 @@ def test_killed_and_started_again(server: Server, tmp_path: Path, unofficial: No
     publish(server, {"train_10M.zip": make_zip(big), "dev.zip": make_zip(DEV)})
     command = [sys.executable, "-c", FETCH, str(tmp_path / "killed"), server.url]
     part = paths.fetched(tmp_path / "killed", ".babylm2024-10m.partial") / "files" / ".train_10M.zip.part"
+
+    def arrived() -> int:
+        return part.stat().st_size if part.is_file() else 0
+
     for kill_at in (1, 100_000, 300_000, 450_000):
         process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        sent = [arrived()]
 
-        def kill(path: str, process: Any = process, kill_at: int = kill_at) -> None:
-            if part.is_file() and part.stat().st_size >= kill_at:
+        def kill(path: str, process: Any = process, kill_at: int = kill_at, sent: list[int] = sent) -> None:
+            if not path.endswith("train_10M.zip"):
+                return
+            sent[0] += 4096
+            end = time.monotonic() + 20
+            while sent[0] - arrived() > 100_000 and time.monotonic() < end:  # let the client keep up
+                time.sleep(0.0005)
+            if arrived() >= kill_at:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 raise OSError("nobody listens")
-            time.sleep(0.0005)  # let the client keep up
 
         server.on_bytes = kill
         assert process.wait() == -signal.SIGKILL

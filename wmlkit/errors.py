@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota, limit of a file's size
 
@@ -41,3 +43,18 @@ def disk_is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
     return type(error).__name__ == "SafetensorError" and any(f"os error {number})" in str(error) for number in _FULL)
+
+
+@contextmanager
+def unknown_text_told() -> Iterator[None]:
+    """Raises UserError where a tokenizer without an unknown token meets text that it does not know; `tokenizers` raises
+    a plain Exception then."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception or "unk" not in str(error).lower():
+            raise
+        raise UserError(
+            f"the tokenizer has no token for text that it does not know ({error}); expected an unknown token, or bytes "
+            "as tokens; name one in its tokenizer.json, or take text that it knows"
+        ) from None

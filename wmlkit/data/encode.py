@@ -23,8 +23,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from .. import paths
-from ..errors import UserError
-from .tokenizer import plain_backend, text_batches, tokenizer_hash, unknown_text_told
+from ..errors import UserError, unknown_text_told
+from .tokenizer import plain_backend, text_batches, tokenizer_hash
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known

@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -245,21 +244,6 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
         first = [backend.pre_tokenizer] if backend.pre_tokenizer else []
         backend.pre_tokenizer = pre_tokenizers.Sequence([*first, pre_tokenizers.Split(Regex(cut), "isolated")])
     return backend
-
-
-@contextmanager
-def unknown_text_told() -> Iterator[None]:
-    """Raises UserError where a tokenizer without an unknown token meets text that it does not know; `tokenizers` raises
-    a plain Exception then."""
-    try:
-        yield
-    except Exception as error:
-        if type(error) is not Exception or "unk" not in str(error).lower():
-            raise
-        raise UserError(
-            f"the tokenizer has no token for text that it does not know ({error}); expected an unknown token, or bytes "
-            "as tokens; name one in its tokenizer.json, or take text that it knows"
-        ) from None
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..data.tokenizer import unknown_text_told
-from ..errors import UserError
+from ..errors import UserError, unknown_text_told
 from ..settings import Objective
 
 if TYPE_CHECKING:  # protocols are read with tables of results, which must not wait for transformers
