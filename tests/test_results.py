@@ -410,6 +410,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         results.runs_table(tmp_path)
 
 
+@pytest.mark.parametrize(("arm", "section", "key"), [("wml", "model", "objective"), ("distill", "mutual", "teacher")])
+def test_a_configuration_without_what_tells_idle_settings_is_named(
+    tmp_path: Path, arm: str, section: str, key: str
+) -> None:
+    run = write_run(tmp_path, arm, 2, 0)
+    document = paths.read_json(run / "config.json")
+    del document["config"][section][key]
+    paths.write_json(run / "config.json", document)
+    with pytest.raises(UserError, match=f"config.json has no '{key}'; expected the files that this version"):
+        results.runs_table(tmp_path)
+
+
 def test_done_must_fit_the_number_of_peers(tmp_path: Path) -> None:
     run = write_run(tmp_path, "wml", 2, 0)
     paths.write_json(run / "done.json", {**paths.read_json(run / "done.json"), "best_peer": 3})

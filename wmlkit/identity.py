@@ -37,10 +37,7 @@ def idle_keys(config: Mapping[str, Any]) -> list[str]:
     """``["mutual.teacher", ...]``: settings that say nothing about a run of `config` (JSON types, perhaps older than
     some settings), those of a teacher or of an outer problem that its arm does not have, of a term of the loss without
     which it trains, and of masks that a causal run does not draw."""
-    arm, masks = (
-        config["mutual"]["arm"],
-        config["model"].get("objective", "mlm") == "mlm" or config["train"].get("mntp_share", 0),
-    )
+    arm, masks = config["mutual"]["arm"], config["model"]["objective"] == "mlm" or config["train"].get("mntp_share", 0)
     idle = [] if masks else [f"train.{key}" for key in OF_MASKS]
     idle += [] if arm == "wml" else OF_OUTER
     idle += [] if arm in ("dml", "wml") else OF_PEERS

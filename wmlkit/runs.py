@@ -11,7 +11,7 @@ from typing import Any, get_args
 from . import paths
 from .config import Config
 from .errors import UserError
-from .identity import SHAPING
+from .identity import SHAPING, idle_keys
 from .run_files import RUN_NAME, Run, other_format, read_lines, read_object, run_document
 from .run_settings import all_settings, beside_main, difference, settings_apart
 from .settings import Arm
@@ -190,6 +190,7 @@ def _read_run(folder: Path) -> Run:
         corpus, _, _ = data["name"], data["hash"], data["folder"]
         for section in (*SHAPING, "evaluate"):
             config[section].items()
+        idle_keys(config)  # for the keys that it reads
     except (KeyError, TypeError, AttributeError) as error:
         raise other_format(folder / "config.json", str(error)) from None
     if arm not in ARMS or not _fits(done, peers):
