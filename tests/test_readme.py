@@ -214,6 +214,15 @@ def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
     assert "none of 30 between the ways of learning them" in text
 
 
+def test_how_far_seeds_lie_apart_without_a_defect_is_what_the_committed_table_has():
+    table = pd.read_csv(paths.reference("nursery") / "tables" / "T9.csv").set_index("case")
+    values = [float(value) for value in table.loc["none", "values"].split(", ")]
+    told = f"within {max(values) - min(values):.3f} nats"
+    assert len(values) == 3
+    for name in ("docs/deviations.md", "notebooks/07_released_code.ipynb"):
+        assert told in (paths.REPOSITORY / name).read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def root(tmp_path):
     """A README with a place, a page of results with places for two presets, and the page of deviations."""
