@@ -217,6 +217,49 @@ def test_text_that_a_tokenizer_loses_is_told(objective: str) -> None:
         assert len(result_lines(document)) == 2
 
 
+def characters(known: str) -> PreTrainedTokenizerFast:
+    """One token a character of `known`; others are left out without a word."""
+    names = ["<s>", "</s>", "<mask>", *known]
+    engine = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    engine.normalizer = normalizers.NFC()
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "mask_token": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=engine, **special)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_text_for_which_a_tokenizer_has_no_token_is_told(objective: str) -> None:
+    """Of "ab xe\u0301 b" the x is left out; the accent is joined to its letter, and white space is between words."""
+    some = characters("ab\u00e9")
+    document = evaluate_text(student(some, objective), some, {"talk": [["ab xe\u0301 b"]]}, words_per_domain=None)
+    assert document["left_out"] == pytest.approx(1 / 5) and "unknown" not in document
+    assert result_lines(document)[-1].startswith("20 % of the characters have no token at all: these bits a byte are")
+
+
+def test_an_unknown_token_that_only_the_engine_knows_is_counted() -> None:
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    pieces = Tokenizer(models.Unigram([("<s>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("a", -1.0)], unk_id=2))
+    for engine in (words, pieces):
+        engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        own = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+        assert own.unk_token is None
+        document = evaluate_text(student(own, "clm"), own, {"talk": [["a z a a"]]}, words_per_domain=None)
+        assert document["unknown"] == 1 / 4
+
+
+def test_a_text_of_which_a_given_tokenizer_makes_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="makes no token of the train and the held-out and the dev text; expected one"):
+        prepared_with(characters("ab"), ["\u0434\u0430 \u043d\u0435\u0442"] * 99, tmp_path)
+    assert not list((tmp_path / "out").glob("data/*"))
+
+
+def test_what_a_tokenizer_leaves_out_of_a_corpus_is_told_as_that(tmp_path: Path) -> None:
+    lines = ["ab \u0434"] * 99
+    notes = paths.read_json(prepared_with(characters("ab"), lines, tmp_path) / "corpus.json")["notes"]
+    (told,) = [note for note in notes if "comes back" in note]
+    assert "as the given tokenizer has no token for 32 of its 96 characters: bits a byte" in told
+
+
 def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None:
     """The dev text of a corpus is decoded from its tokens, so that what was lost stands there as the word <unk>."""
     for split in ("train", "dev"):

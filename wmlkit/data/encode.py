@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
 from .. import paths
@@ -154,6 +156,25 @@ def count_tokens(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> in
         with unknown_text_told():
             total += sum(map(len, backend.encode_batch_fast(batch, add_special_tokens=False)))
     return total
+
+
+def left_out(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> tuple[int, int]:
+    """Characters of `lines` that no token stands for, and all of them, as normalised and without white space.
+
+    A BPE that has neither all bytes nor an unknown token leaves out what it does not know; other engines raise or write
+    an unknown token. Offsets do not tell, as those behind such a character are wrong.
+    """
+    backend = plain_backend(tokenizer)
+    normalizer, backend.normalizer = backend.normalizer, None  # what it joins, as accents, may be unknown apart
+    seen: Counter[str] = Counter()
+    for line in lines:
+        seen.update("".join((normalizer.normalize_str(line) if normalizer else line).split()))
+    if not isinstance(backend.model, models.BPE):
+        return 0, seen.total()
+    # Twice: it may know a character only at the beginning or the end of a word
+    encoded = backend.encode_batch_fast([2 * character for character in seen], add_special_tokens=False)
+    without = [count for count, found in zip(seen.values(), encoded, strict=True) if not found.ids]
+    return sum(without), seen.total()
 
 
 def write_documents(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from ..settings import DataConfig
 from .cleaning import CLEANERS, INDENTATION, WHITE_SPACE
 from .corpora import SUFFIXES, Source, few
+from .encode import left_out
 from .splits import Part
 
 # Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
@@ -96,15 +97,21 @@ def repeated(parts: Sequence[Part], chosen: Mapping[str, Sequence[np.ndarray]]) 
     ]
 
 
-def given_back(lines: Iterable[str], decoded: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+def given_back(
+    lines: Callable[[], Iterable[str]], decoded: Iterable[str], tokenizer: PreTrainedTokenizerFast
+) -> list[str]:
     """A note where the dev text, its `lines`, comes back from its tokens, `decoded`, with more or fewer bytes: bits a
     byte are measured on what comes back."""
-    had, has = (sum(len(line.encode()) for line in text) for text in (lines, decoded))
+    had, has = (sum(len(line.encode()) for line in text) for text in (lines(), decoded))
     if not had or abs(has / had - 1) <= GIVEN_BACK:
         return []
-    why = "has no decoder" if tokenizer.backend_tokenizer.decoder is None else "has a decoder that changes it"
+    without, characters = left_out(tokenizer, lines())
+    if without:
+        why, remedy = f"has no token for {without:,} of its {characters:,} characters", "take one that knows them"
+    else:
+        decodes = tokenizer.backend_tokenizer.decoder is not None
+        why, remedy = "has a decoder that changes it" if decodes else "has no decoder", "mend tokenizer.json"
     return [
         f"the dev text has {had:,} bytes and comes back from its tokens with {has:,}, as the given tokenizer {why}: "
-        "bits a byte (evaluate.text_words, suite lm) are of what comes back and compare with no others; mend "
-        "tokenizer.json"
+        f"bits a byte (evaluate.text_words, suite lm) are of what comes back and compare with no others; {remedy}"
     ]

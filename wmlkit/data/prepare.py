@@ -32,7 +32,7 @@ from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
 from .encode import count_tokens, decoded_documents, write_documents
 from .notes import cleaned_by_name, given_back, idle_settings, not_read, repeated, unspaced, white_space
-from .statistics import DomainCounts, domain_statistics, example_lines
+from .statistics import DomainCounts, check_tokens, domain_statistics, example_lines
 from .tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 
 # Raise it whenever prepare writes other bytes for the same text and settings.
@@ -208,14 +208,13 @@ def _fill(
         notes += repeated(parts, chosen)
     given = tokenizer is not None
     if tokenizer is None:
-        lines = (line for document in _documents(parts, chosen["train"]) for line in document)
-        tokenizer = train_tokenizer(_progress(lines, "tokenizer", "lines"), data.vocab_size, data.lowercase, data.nfkc)
+        lines = _progress(_lines(parts, chosen["train"]), "tokenizer", "lines")
+        tokenizer = train_tokenizer(lines, data.vocab_size, data.lowercase, data.nfkc)
     save_tokenizer(tokenizer, folder / "tokenizer")
     statistics = _encode_splits(folder, source, parts, chosen, tokenizer)
     if given:
-        dev = (line for document in _documents(parts, chosen["dev"]) for line in document)
         back = (line for document in decoded_documents(folder / "dev.tokens", tokenizer) for line in document)
-        notes += given_back(dev, back, tokenizer)
+        notes += given_back(lambda: _lines(parts, chosen["dev"]), back, tokenizer)
     for note in notes:
         log.warning("%s: %s", source.name, note)
     statistics["tokenizer"] = {
@@ -262,6 +261,10 @@ def _documents(parts: list[splits.Part], masks: list[np.ndarray]) -> Iterator[li
             yield from part.documents(mask)
 
 
+def _lines(parts: list[splits.Part], masks: list[np.ndarray]) -> Iterator[str]:
+    return (line for document in _documents(parts, masks) for line in document)
+
+
 def _encode_splits(
     folder: Path,
     source: Source,
@@ -286,6 +289,7 @@ def _encode_splits(
             text_tokens[index] += tokens - lines - count
             sizes = {"documents": count, "lines": lines, "words": int(part.words()[mask].sum()), "tokens": tokens}
             rows.append({"split": split, "domain": part.domain, **sizes})
+    check_tokens(rows)
     domains = []
     for index, part in enumerate(parts):
         used = np.logical_or.reduce([chosen[split][index] for split in splits.SPLITS])

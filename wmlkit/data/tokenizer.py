@@ -246,6 +246,15 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return backend
 
 
+def unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id that the engine writes for text that it does not know, declared by the tokenizer's own settings or not;
+    None where it writes none: it knows all bytes, raises, or leaves such text out."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] == "Unigram":
+        return None if model["unk_id"] is None else int(model["unk_id"])
+    return tokenizer.backend_tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 (hexadecimal) over the serialised engine, in canonical form.
 

@@ -5,8 +5,8 @@ Causal models get the perplexity, masked models the pseudo-perplexity (each toke
 long a tokenizer's tokens are; bits per byte of causal models do not, because the same bytes are predicted. A masked
 model guesses a piece of a word with its other pieces in sight, so its bits per byte fall as a tokenizer cuts more, and
 compare masked models of one tokenizer only. All this for tokenizers that keep the text: what lower-cases, normalises
-(NFKC) or writes <unk> predicts less than the bytes it is divided by, and its bits per byte are too low to compare.
-Unknown tokens are counted (`unknown`), the other two are not.
+(NFKC), writes <unk> or leaves characters out predicts less than the bytes it is divided by, and its bits per byte are
+too low to compare. Unknown tokens and what is left out are counted (`unknown`, `left_out`), the other two are not.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .. import paths
 from ..data import nursery
 from ..data.batches import segments
-from ..data.encode import decoded_documents, encode_documents, open_tokens
+from ..data.encode import decoded_documents, encode_documents, left_out, open_tokens
 from ..data.prepare import open_prepared
-from ..data.tokenizer import load_tokenizer
+from ..data.tokenizer import load_tokenizer, unknown_id
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
@@ -39,6 +39,7 @@ from .scoring import score_encoded
 from .spans import Encoded
 
 SEED = 0  # of the units that are drawn
+_COUNTED = ("unknown", "tokens", "left_out", "characters")
 UNIT_WORDS = 64  # texts are cut into units of about this many words, whatever the tokenizer
 
 Documents = Sequence[Sequence[str]]  # documents of lines
@@ -52,6 +53,8 @@ class _Read:
     tokens: int
     bytes: int
     unknown: int  # tokens among them
+    left_out: int = 0  # characters that no token stands for
+    characters: int = 0  # without white space
 
 
 def evaluate_text(
@@ -76,12 +79,14 @@ def evaluate_text(
 
     Returns {"objective", "settings", "members": [{"member", "nats_per_token", "perplexity", "bits_per_byte",
     "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens. Where the
-    tokenizer knows some of the text only as its unknown token, also "unknown": the share of such tokens.
+    tokenizer knows some of the text only as its unknown token, also "unknown": the share of such tokens; where it has
+    no token at all for some, "left_out": the share of such characters.
     Raises UserError for a domain without text or a loss that is not finite.
     """
     peers, ensembles, names = members_of(models, member_weights)
     objective = objective or objective_of(peers[0])
     window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
+    unknown = unknown_id(tokenizer)
 
     def read(domain: str, documents: Documents) -> _Read:
         units = draw_units(documents, words_per_domain, SEED)
@@ -105,11 +110,14 @@ def evaluate_text(
             token_budget=token_budget,
             device=device,
         )
+        without, characters = left_out(tokenizer, (line for unit in units for line in unit))
         return _Read(
             nats=-totals.sum(axis=1),
             tokens=sum(len(item.scored) for item in encoded),
             bytes=sum(len(line.encode()) for unit in units for line in unit),
-            unknown=sum(item.ids[i] == tokenizer.unk_token_id for item in encoded for i in item.scored),
+            unknown=sum(item.ids[i] == unknown for item in encoded for i in item.scored),
+            left_out=without,
+            characters=characters,
         )
 
     domains = {domain: read(domain, documents) for domain, documents in texts.items()}
@@ -124,8 +132,9 @@ def evaluate_text(
         "dtype": str(peers[0].dtype).removeprefix("torch."),
     }
     document: dict[str, Any] = {"objective": objective, "settings": settings, "members": members}
-    unknown, tokens = (sum(getattr(one, name) for one in domains.values()) for name in ("unknown", "tokens"))
-    return document | _unknown(unknown, tokens)
+    sums = {name: sum(getattr(one, name) for one in domains.values()) for name in _COUNTED}
+    lost = {"unknown": sums["unknown"] / sums["tokens"], "left_out": sums["left_out"] / max(sums["characters"], 1)}
+    return document | {name: share for name, share in lost.items() if share}
 
 
 def _member(name: str, row: int, read: Mapping[str, _Read]) -> dict[str, Any]:
@@ -171,7 +180,8 @@ def evaluate_run_text(
         device=best_device(),
     )
     document["data_hash"] = data_hash
-    document |= _unknown(*unknown_tokens(prepared_folder, tokenizer))
+    count, tokens = unknown_tokens(prepared_folder, tokenizer)
+    document |= {"unknown": count / tokens} if count else {}
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
         drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
@@ -264,13 +274,9 @@ def unknown_tokens(prepared_folder: Path, tokenizer: PreTrainedTokenizerFast) ->
     `prepared_texts` has such a token as its name, which a model then reads letter by letter: only here it is seen.
     """
     tokens, _ = open_tokens(prepared_folder / "dev.tokens")
-    lost = tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, None)
-    return (int(np.count_nonzero(tokens == tokenizer.unk_token_id)) if lost else 0), len(tokens)
-
-
-def _unknown(count: int, tokens: int) -> dict[str, float]:
-    """What a document says of unknown tokens: nothing where there are none."""
-    return {"unknown": count / tokens} if count else {}
+    unknown = unknown_id(tokenizer)
+    lost = unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, None)
+    return (int(np.count_nonzero(tokens == unknown)) if lost else 0), len(tokens)
 
 
 def draw_units(documents: Documents, words: int | None, seed: int) -> list[list[str]]:

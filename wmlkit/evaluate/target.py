@@ -231,7 +231,7 @@ def result_lines(document: dict[str, Any]) -> list[str]:
         apart = document["settings"]["by_line"]
         how = ", each token masked in turn, which does not compare with a causal model's numbers" if masked else ""
         lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}{how}")
-        return lines + ([_unknown_line(document["unknown"])] if document.get("unknown") else [])
+        return lines + _lost_lines(document)
     if document["suite"] != "glue":
         lines = [f"{m['member']}: {m['score']:.2f} % of {m['n']} pairs, ties {m['ties']:.2f} %" for m in members]
         how = document["settings"]
@@ -262,8 +262,15 @@ def _text_line(row: dict[str, Any], perplexity: str) -> str:
     )
 
 
-def _unknown_line(share: float) -> str:
-    return (
-        f"{100 * share:.3g} % of the tokens are the tokenizer's unknown token, which stands for text of any length: "
-        "these bits a byte are too low and not comparable with those of other tokenizers"
-    )
+def _lost_lines(document: Mapping[str, Any]) -> list[str]:
+    """What of the text a tokenizer did not keep."""
+    parts = {
+        "unknown": "of the tokens are the tokenizer's unknown token, which stands for text of any length",
+        "left_out": "of the characters have no token at all",
+    }
+    return [
+        f"{100 * document[name]:.3g} % {what}: these bits a byte are too low and not comparable with those of other "
+        "tokenizers"
+        for name, what in parts.items()
+        if document.get(name)
+    ]
