@@ -18,6 +18,8 @@ from matplotlib.text import Text
 
 from wmlkit import captions, evaluations, figures, results
 from wmlkit.errors import UserError
+from wmlkit.figures.ablations import plot_ablations
+from wmlkit.figures.corpus import plot_domain_mix, plot_line_lengths
 from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
 from wmlkit.figures.marks import arms_of
@@ -201,6 +203,30 @@ def test_few_phenomena_leave_room_for_the_words_at_their_side(paradigms: pd.Data
     (bar,) = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
     words = bar.yaxis.label.get_window_extent()
     assert words.y0 >= 0 and words.y1 <= figure.bbox.height
+
+
+def test_signs_of_formulas_in_a_user_s_names_are_drawn_as_they_are(paradigms: pd.DataFrame) -> None:
+    name = "cost $\\x$ 5"  # no formula: matplotlib's reader of them refuses it
+    pairs = paradigms[paradigms["seed"] == 0].assign(phenomenon=name)
+    words = pd.DataFrame({"split": ["train"], "domain": [name], "words": [9], "share": [1.0]})
+    lengths = pd.DataFrame({"split": "train", "domain": name, "up_to": [1.0, 2.0], "lines": [1, 1], "share": [0.5, 1]})
+    change = {
+        "suite": ["dev_ce"],
+        "member": ["mean_peer"],
+        "protocol": [None],
+        "ablation": [name],
+        "differences": "0.1",
+    }
+    ablation = pd.DataFrame(change).assign(difference=0.1, difference_low=np.nan, difference_high=np.nan)
+    drawn = (
+        figures.plot_phenomena(pairs),
+        plot_domain_mix(words),
+        plot_line_lengths(lengths),
+        plot_ablations(ablation, "dev_ce"),
+    )
+    for ax in drawn:
+        FigureCanvasAgg(ax.figure).draw()  # type: ignore[arg-type]
+        assert name in [text.get_text() for text in ax.findobj(Text)]
 
 
 def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:

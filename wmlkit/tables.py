@@ -208,8 +208,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     """Write what the finished runs of a preset's folder give into ``<folder>/tables``; returns the files written.
 
     A table that they do not give any more is removed, so that none tells of runs that are gone.
-    Without `overwrite`, what a notebook made stays. T3 is never overwritten: the runs know what was found, a
-    notebook also compares methods.
+    Without `overwrite`, what a notebook made stays. A notebook's T3 always does: the runs know what was found, it also
+    compares methods.
     """
     runs = finished_runs(folder)
     main = next((run for run in runs if not run.setting), runs[0])
@@ -241,7 +241,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     written = []
     for name, make in makers.items():
         there = (folder / "tables" / f"{name}.csv").is_file()
-        if there and (name == "T3" or not overwrite and from_a_notebook(folder / "tables", name)):
+        if there and (name == "T3" or not overwrite) and from_a_notebook(folder / "tables", name):
             continue
         table = make()
         if len(table):

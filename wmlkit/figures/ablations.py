@@ -35,7 +35,7 @@ def plot_ablations(table: pd.DataFrame, suite: str, ax: Axes | None = None) -> A
             ax.plot([row["difference_low"], row["difference_high"]], [place, place], color=colour, zorder=3)
         sure = row["difference_low"] > 0 or row["difference_high"] < 0
         ax.plot(row["difference"], place, "D", color=colour, mfc=colour if sure else "white", markersize=4.5, zorder=4)
-    ax.set_yticks(range(len(rows)), rows["ablation"])
+    ax.set_yticks(range(len(rows)), rows["ablation"], parse_math=False)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.grid(axis="y", visible=False)
     what = "dev loss (nats per scored token)" if suite == "dev_ce" else "accuracy (points)"

@@ -114,7 +114,7 @@ def mix_figure(mix: pd.DataFrame, corpora: pd.DataFrame) -> Figure:
 
 
 def _domains_axis(ax: Axes, shown: list[str]) -> None:
-    ax.set_yticks(range(len(shown)), [_shown(domain) for domain in shown])
+    ax.set_yticks(range(len(shown)), [_shown(domain) for domain in shown], parse_math=False)
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
 

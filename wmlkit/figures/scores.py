@@ -72,7 +72,7 @@ def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | N
             ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     ax.axvline(sum(name.startswith("peer_") for name in table.columns) - 0.5, color="white", linewidth=2)
     ax.set_xticks(range(table.shape[1]), [name.replace("_", " ") for name in table.columns], rotation=30, ha="right")
-    ax.set_yticks(range(len(table)), [str(name).replace("_", " ") for name in table.index])
+    ax.set_yticks(range(len(table)), [str(name).replace("_", " ") for name in table.index], parse_math=False)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)

@@ -88,11 +88,13 @@ def finish(ax: Axes, legend: int = 0) -> Axes:
         handles, labels = ax.get_legend_handles_labels()
         entries = {label: handles[labels.index(label)] for label in labels}  # one a label, the first
         arms_first = sorted(entries, key=lambda label: label not in ARM_COLOURS)
-        ax.legend(
+        texts = ax.legend(
             [entries[label] for label in arms_first], arms_first, loc="lower left", bbox_to_anchor=(0, 1.0),
             ncols=legend, borderaxespad=0.2, columnspacing=1.0, handletextpad=0.5, frameon=False,
             fontsize=7,
-        )  # fmt: skip
+        ).get_texts()  # fmt: skip
+        for text in texts:
+            text.set_parse_math(False)  # a user's own name is a name, whatever signs are in it
     return ax
 
 
