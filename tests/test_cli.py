@@ -16,6 +16,7 @@ from mistakes import run_cli
 from typer.testing import CliRunner
 
 from wmlkit import cli, paths
+from wmlkit.cli_options import a_path
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.study_plan import parse_rows, parse_shard, plan, shard, work
@@ -240,6 +241,54 @@ def test_shards_share_the_plan():
 def test_module_and_version():
     assert wmlkit("--help").returncode == 0
     assert paths.notebooks().is_dir()
+
+
+def test_signs_that_the_terminal_does_not_have_are_written_as_numbers(tmp_path):
+    done = wmlkit(
+        "data",
+        "prepare",
+        "nursery",
+        "--preset",
+        "smoke",
+        "--out",
+        tmp_path / "\u00fcber",
+        *TINY,
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0 and done.stdout.startswith(f"{tmp_path}/\\xfcber/data/nursery-")
+
+
+def test_the_home_folder_is_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WMLKIT_OUT", "~/runs")
+    assert paths.output() == tmp_path / "runs" and paths.output("~/out") == tmp_path / "out"
+    assert a_path("~/out") == tmp_path / "out" and a_path("there/~") == Path("there/~")
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path):
+    if os.name == "nt":
+        pytest.skip("Windows keeps a directory that a process works in")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\nfrom wmlkit.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "wmlkit: the working directory is gone; expected one that is there; go to another\n"
+
+
+def test_an_interrupt_while_modules_are_loaded_shows_no_traceback(monkeypatch):
+    class Interrupts:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "wmlkit.cli":
+                raise KeyboardInterrupt
+
+    entry = import_module("wmlkit.__main__")
+    monkeypatch.setattr(sys, "meta_path", [Interrupts, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "wmlkit.cli")
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
 
 
 def test_evaluate_does_not_replace_a_run_s_own_evaluation(tmp_path):

@@ -62,8 +62,8 @@ def test_everything_imported_is_declared():
 
 def test_optional_extras_are_the_documented_ones():
     assert set(EXTRAS) == OPTIONAL | {"dev"}
-    assert PROJECT["scripts"] == {"wmlkit": "wmlkit.cli:main"}
-    from wmlkit.cli import main
+    assert PROJECT["scripts"] == {"wmlkit": "wmlkit.__main__:main"}
+    from wmlkit.__main__ import main
 
     assert callable(main)
 

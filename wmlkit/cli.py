@@ -320,7 +320,7 @@ def doctor(out: Out = None, as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point of ``wmlkit`` and ``python -m wmlkit``."""
+    """A command, and the status that it ends with."""
     end_with_parent()
     try:
         app()

@@ -10,15 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
+from . import paths
 from .config import parse_assignment
 from .errors import UserError
 
 
 def a_path(text: str) -> Path:
-    """A path of the command line. "" would be the working directory: perhaps a shell variable is not set."""
+    """A path of the command line; a leading ``~``, which a shell leaves in ``--out=~/runs``, is the home folder.
+
+    "" would be the working directory: perhaps a shell variable is not set."""
     if not text:
         raise typer.BadParameter("'' names nothing; expected a path; give one, or leave it off")
-    return Path(text)
+    return paths.given(text)
 
 
 A_PATH: dict[str, Any] = {"parser": a_path, "metavar": "PATH"}

@@ -42,13 +42,13 @@ def notebooks() -> Path:
 
 
 def output(out: str | Path | None = None) -> Path:
-    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory.
+    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory; ``~`` as in `given`.
 
     JupyterLab's working directory is the notebook's own: there ``runs`` lies beside the folder ``notebooks``, so that a
     notebook opened by hand finds what `wmlkit reproduce` left.
     """
     default = REPOSITORY / "runs" if Path.cwd() == REPOSITORY / "notebooks" else "runs"
-    return Path(out or os.environ.get("WMLKIT_OUT") or default).resolve()
+    return given(str(out or os.environ.get("WMLKIT_OUT") or default)).resolve()
 
 
 def given(path: str) -> Path:
