@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -129,3 +130,16 @@ def outer_batch(
     forward = [_functional(peer, batch, batch.scored) for peer in peers]
     frozen = partial(frozen_logits, teacher, batch, batch.scored)
     return OuterBatch(forward, batch.targets[batch.scored], frozen, share)
+
+
+@contextmanager
+def evaluation_mode(models: Sequence[PreTrainedModel]) -> Iterator[None]:
+    """All `models` in evaluation mode inside the block, as they were after it."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was_training in zip(models, training, strict=True):
+            model.train(was_training)

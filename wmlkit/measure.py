@@ -14,8 +14,7 @@ from .config import Config
 from .data.batches import joined
 from .data.texts import Measured, Texts
 from .device import Device
-from .forward import AtPositions
-from .models import evaluation_mode
+from .forward import AtPositions, evaluation_mode
 from .state import State
 
 AT_ONCE = {"cuda": 8}  # batches that a card is given in one, by arithmetic: one is mostly launches there

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -344,16 +343,3 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
     return model
-
-
-@contextmanager
-def evaluation_mode(models: Sequence[PreTrainedModel]) -> Iterator[None]:
-    """All `models` in evaluation mode inside the block, as they were after it."""
-    training = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, was_training in zip(models, training, strict=True):
-            model.train(was_training)

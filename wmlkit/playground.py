@@ -28,7 +28,8 @@ from .evaluate.pairs import load_peers
 from .evaluate.protocols import credit, get_protocol, is_tie
 from .evaluate.spans import Encoded, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
-from .models import evaluation_mode, hidden_states, lm_logits
+from .forward import evaluation_mode
+from .models import hidden_states, lm_logits
 from .run_files import run_document, run_facts
 from .runs import read_runs
 from .settings import Objective

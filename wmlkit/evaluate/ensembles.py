@@ -26,9 +26,8 @@ from ..data.prepare import open_prepared
 from ..data.texts import Measured, open_texts
 from ..device import Device, setup
 from ..errors import UserError
-from ..forward import AtPositions
+from ..forward import AtPositions, evaluation_mode
 from ..measure import losses_on
-from ..models import evaluation_mode
 from ..run_files import known_result, run_document, run_facts
 from .language_modelling import prepared_of
 from .pairs import load_peers

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..models import evaluation_mode
+from ..forward import evaluation_mode
 from ..settings import Objective
 from .last_layer import Reader, logits_at
 from .spans import Encoded
