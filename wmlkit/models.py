@@ -323,7 +323,7 @@ def declared_architecture(folder: Path) -> str:
 def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     """A model saved in Hugging Face format; safetensors only, no code from the folder is run.
 
-    Raises UserError for a folder that names code, or does not hold a whole model of that objective.
+    Raises UserError for a folder that names code, or does not hold a whole model of that objective, all of numbers.
     """
     check_model(Path(folder))
     loader: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
@@ -342,4 +342,10 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
     if report["missing_keys"]:  # the library would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         raise UserError(f"the model in {folder} lacks {len(missing)} of its weights, such as {missing[0]}; {expected}")
+    wrong = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if wrong:
+        raise UserError(
+            f"the model in {folder} has NaN or infinity in {len(wrong)} of its weights, such as {wrong[0]}; expected "
+            "numbers; its training diverged, or the file is damaged: take another"
+        )
     return model

@@ -43,9 +43,12 @@ def finished_runs(folder: Path) -> list[Run]:
     """`read_runs`, of which there must be some: raises UserError where there are none."""
     found = read_runs(folder)
     if not found:
-        raise UserError(
-            f"{folder} holds no finished run; expected at least one; train first: wmlkit reproduce, or notebook 03"
-        )
+        remedy = "train first: wmlkit reproduce, or notebook 03"
+        if _holds_run(folder):
+            remedy = "it is a run itself: give the folder that it lies in"
+        elif renamed := renamed_runs(folder):
+            remedy = f"a run counts under the name that it was given, which {', '.join(renamed)} has no more: rename it"
+        raise UserError(f"{folder} holds no finished run; expected at least one; {remedy}")
     return found
 
 
@@ -170,8 +173,12 @@ def distinct(values: Iterable[Any]) -> str:
 def renamed_runs(folder: Path) -> list[str]:
     """Folders of a preset's folder that hold a finished run under another name than its own, and so are not read."""
     there = folder.iterdir() if folder.is_dir() else ()
-    names = [path.name for path in there if (path / "done.json").is_file() and (path / "metrics.jsonl").is_file()]
+    names = [path.name for path in there if _holds_run(path)]
     return sorted(name for name in names if not RUN_NAME.fullmatch(name) and not name.startswith("."))
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "done.json").is_file() and (folder / "metrics.jsonl").is_file()
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -247,8 +247,8 @@ def _more_parts(state: State, rows: int, device: Device) -> None:
         if device.processes > 1:
             what, remedy = "one of several processes; expected parts that fit", "set a larger train.accumulate,"
         raise UserError(
-            f"memory ran out at step {state.step + 1} with {what}: {remedy} a smaller data.block_size or smaller "
-            "students, and run again"
+            f"memory ran out at step {state.step + 1} with {what}: {remedy} a smaller data.block_size, smaller "
+            "students or, where weights are learned, a smaller outer.batch_size, and run again"
         )
     state.parts *= 2
     _drop_gradients(state)

@@ -18,6 +18,7 @@ from .last_layer import logits_of
 
 log = logging.getLogger(__name__)
 
+UNNAMED = "unnamed"
 TextFolder = dict[str, list[list[str]]]  # domain -> documents of lines
 
 
@@ -28,12 +29,14 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
 
     Raises UserError for an architecture that is neither a masked nor a causal language model.
     """
-    architecture = declared_architecture(folder) or "unnamed"
+    architecture = declared_architecture(folder) or UNNAMED
     objective = objective_of_class(architecture)
     if objective is None:
+        unnamed = architecture == UNNAMED
+        remedy = "name its architecture in its config.json" if unnamed else "give one, or a run folder"
         raise UserError(
             f"{folder} holds the architecture {architecture!r}; expected a masked or causal language model "
-            "(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); name it under architectures in its config.json"
+            f"(...ForMaskedLM, ...ForCausalLM, ...LMHeadModel); {remedy}"
         )
     model = load_model(folder, objective)  # first: what is wrong with it would look like a fault of the tokenizer
     if objective == "clm" and _looks_ahead(model):

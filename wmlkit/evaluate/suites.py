@@ -253,7 +253,7 @@ def _pair(row: dict[str, Any], file: Path, number: int, protocol: Protocol) -> P
 def text_of(row: dict[str, Any], key: str, origin: str) -> str:
     """The text under `key`. Raises UserError, naming `origin`, where there is none or it is blank."""
     value = row.get(key)
-    if value is None:
+    if key not in row:
         raise UserError(f"{origin} has no key {key!r}; expected it beside {', '.join(list(row)[:6])}; add it")
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{origin} has {value!r} as {key}; expected a sentence; fill it in or remove the line")

@@ -95,9 +95,8 @@ def evaluate_target(
     if not is_run and any((target / name).is_file() for name in ("environment.json", "metrics.jsonl")):
         raise not_finished(target)
     if not is_run and not (target / "config.json").is_file():
-        raise UserError(
-            f"{target} is neither a finished run nor a model folder; expected done.json or config.json in it"
-        )
+        what = "is neither a finished run nor a model folder" if target.exists() else "does not exist"
+        raise UserError(f"{target} {what}; expected a folder with done.json or config.json in it; give such a folder")
     if corpus is not None and suite != "lm":
         raise UserError(f"--corpus came with suite {suite!r}; it is the text of suite lm: leave it off or use lm")
     if suite == "ensembles" and not is_run:
