@@ -15,7 +15,8 @@ from wmlkit.config import Config, load_preset
 from wmlkit.data import cleaning, nursery
 from wmlkit.data.corpora import folder_source, read_lines
 from wmlkit.data.encode import encode_documents
-from wmlkit.data.prepare import Prepared, open_prepared, prepare
+from wmlkit.data.prepare import prepare
+from wmlkit.data.prepared import Prepared, open_prepared
 from wmlkit.data.splits import group_documents
 from wmlkit.data.tokenizer import train_tokenizer
 from wmlkit.errors import UserError

@@ -15,7 +15,7 @@ from fake_runs import write_study
 from wmlkit import bilevel, paths, results, study
 from wmlkit.config import config_of_run
 from wmlkit.data import texts
-from wmlkit.data.prepare import open_prepared
+from wmlkit.data.prepared import open_prepared
 from wmlkit.data.texts import open_texts
 from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError

@@ -18,7 +18,8 @@ from wmlkit import paths
 from wmlkit.data import prepare as prepare_module
 from wmlkit.data import splits
 from wmlkit.data.encode import check_tokenizer, open_documents, open_tokens
-from wmlkit.data.prepare import Prepared, open_prepared, prepare
+from wmlkit.data.prepare import prepare
+from wmlkit.data.prepared import Prepared, open_prepared
 from wmlkit.data.statistics import GROWTH_POINTS, LINE_WORDS, DomainCounts, example_lines
 from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from wmlkit.errors import UserError
@@ -341,7 +342,7 @@ from pathlib import Path
 from wmlkit.settings import DataConfig
 from wmlkit.data import prepare as module
 out = Path(sys.argv[2])
-points = ["_clean_part", "train_tokenizer", "save_tokenizer", "write_documents", "_seal", "_publish", "open_prepared"]
+points = ["_clean_part", "train_tokenizer", "save_tokenizer", "write_documents", "seal", "_publish", "open_prepared"]
 def kill_after(name):
     original = getattr(module, name)
     def replacement(*args, **kwargs):

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from . import faults, paths
 from .config import Config
-from .data.prepare import Prepared
+from .data.prepared import Prepared
 from .data.texts import open_texts
 from .device import setup
 from .errors import UserError

@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from . import checkpoint, environment, faults, paths
 from .config import Config, check_steps
-from .data.prepare import Prepared, prepare
+from .data.prepare import prepare
+from .data.prepared import Prepared
 from .data.texts import Texts, open_texts
 from .data.tokenizer import load_tokenizer
 from .device import Device, forget_peak_memory, setup

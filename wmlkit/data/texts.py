@@ -15,7 +15,7 @@ from ..settings import TrainConfig
 from .batches import Batch, Rows, batch_source
 from .encode import check_tokenizer, open_documents, open_tokens
 from .masking import Masking
-from .prepare import Prepared
+from .prepared import Prepared
 
 Source = Callable[[int, float], Batch]  # (step, mask ratio) -> batch
 

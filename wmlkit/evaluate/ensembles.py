@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import bilevel, paths
 from ..config import Config, config_of_run
-from ..data.prepare import open_prepared
+from ..data.prepared import open_prepared
 from ..data.texts import Measured, open_texts
 from ..device import Device, setup
 from ..errors import UserError

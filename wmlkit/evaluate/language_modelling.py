@@ -26,7 +26,7 @@ from .. import paths
 from ..data import nursery
 from ..data.batches import segments
 from ..data.encode import decoded_documents, encode_documents, left_out, open_tokens
-from ..data.prepare import open_prepared
+from ..data.prepared import open_prepared
 from ..data.tokenizer import load_tokenizer, unknown_id
 from ..device import best_device
 from ..errors import UserError

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from ..config import Config
 from ..data.batches import Rows
 from ..data.encode import open_documents, open_tokens
-from ..data.prepare import Prepared
+from ..data.prepared import Prepared
 from .released import Defects
 
 DIGITS = "0123456789"

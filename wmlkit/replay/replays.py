@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerFast
 from .. import environment, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
-from ..data.prepare import Prepared, prepare
+from ..data.prepare import prepare
+from ..data.prepared import Prepared
 from ..data.texts import Source, masking, measured
 from ..data.tokenizer import load_tokenizer
 from ..device import Device, setup, side_by_side

@@ -22,7 +22,7 @@ from .. import checkpoint, paths
 from ..config import Config
 from ..data.batches import Rows, batch_source
 from ..data.encode import decoded_documents, encode_documents, open_tokens
-from ..data.prepare import Prepared
+from ..data.prepared import Prepared
 from ..data.texts import masking, measured
 from ..data.tokenizer import load_tokenizer, plain_backend, train_tokenizer
 from ..device import Device
