@@ -114,8 +114,9 @@ def _in_loss(differences: pd.DataFrame, told: tuple[str, str], peers: int = 0, s
 
 
 def _losses(differences: pd.DataFrame, told: tuple[str, str], peers: int = 0) -> list[str]:
-    """The sentences on dev loss: of the arms that the answer compares, and of mutual learning and none."""
-    compared = dict.fromkeys([told, ("wml", "independent")])
+    """The sentences on dev loss: of the arms that the answer compares, of mutual learning with learned and with equal
+    weights, and of mutual learning and none."""
+    compared = dict.fromkeys([told, ("wml", "dml"), ("wml", "independent")])
     return [sentence for a, b in compared for sentence in grounds.of_loss(differences, a, b, peers)]
 
 
