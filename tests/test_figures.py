@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +26,7 @@ from wmlkit.figures.data import figure_data
 from wmlkit.figures.files import write_figures
 from wmlkit.figures.marks import arms_of
 from wmlkit.figures.method import plot_method
-from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, TEXT, finish, panels, save_figure
+from wmlkit.figures.style import ARM_COLOURS, ARM_MARKERS, STYLE, TEXT, finish, panels, save_figure
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.runs import ARMS
 
@@ -227,6 +229,33 @@ def test_signs_of_formulas_in_a_user_s_names_are_drawn_as_they_are(paradigms: pd
     for ax in drawn:
         FigureCanvasAgg(ax.figure).draw()  # type: ignore[arg-type]
         assert name in [text.get_text() for text in ax.findobj(Text)]
+
+
+def test_signs_that_no_font_has_are_told_in_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    figure, ax = panels(1, 1)
+    ax.set_xlabel("\u65e5\u672c \u65e5")
+    save_figure(figure, tmp_path, "F1")
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "figure F1 has boxes for \u65e5\u672c"
+    ]
+    assert not recwarn.list
+    mended, ax = panels(1, 1)
+    ax.set_xlabel("mended")
+    save = mended.savefig
+
+    def warned(*given: Any, **options: Any) -> None:
+        warnings.warn("of another kind", UserWarning, stacklevel=1)
+        save(*given, **options)
+
+    mended.savefig = warned
+    save_figure(mended, tmp_path, "F2")
+    assert {str(one.message) for one in recwarn.list} == {"of another kind"} and len(caplog.records) == 1
+
+
+def test_the_user_s_own_fonts_stand_behind_the_first() -> None:
+    assert STYLE["font.family"] == ["DejaVu Sans", *mpl.rcParamsDefault["font.family"]]
 
 
 def test_the_dotted_line_of_the_losses_is_called_the_floor_as_in_the_caption(metrics: pd.DataFrame) -> None:

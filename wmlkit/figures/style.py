@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -22,13 +26,18 @@ COLOURS = sns.color_palette("colorblind").as_hex()
 ARM_COLOURS = {"independent": COLOURS[7], "dml": COLOURS[0], "wml": COLOURS[3], "distill": COLOURS[2]}
 ARM_MARKERS = {"independent": "o", "dml": "s", "wml": "D", "distill": "^"}
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.2,
+    "font.family": ["DejaVu Sans", *mpl.rcParams["font.family"]],  # the user's own for signs that the first lacks
+    "font.size": 7.5, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.2,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.4, "grid.alpha": 0.35,
     "axes.axisbelow": True, "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "wmlkit",
     "figure.facecolor": "white", "savefig.facecolor": "white",
 }  # fmt: skip
+
+_NO_GLYPH = re.compile(r"Glyph (\d+) ")  # matplotlib's warning
+
+log = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -57,23 +66,46 @@ def save_figure(figure: Any, folder: Path, name: str) -> Path:
     """Write ``<name>.png`` (200 dpi), ``.pdf`` (fonts embedded) and ``.svg``; returns the PNG's path.
 
     What was plotted goes into ``<name>.csv`` (`data.figure_data`), unless nothing but shapes was drawn. The same data
-    gives the same bytes: no dates, no versions, fixed ids.
+    gives the same bytes: no dates, no versions, fixed ids. Signs that no font has, as of another script, are told.
     """
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         "svg": {"Date": None, "Creator": None},
     }
-    for kind, fixed in metadata.items():
+    with _missing_signs_told(name):
+        for kind, fixed in metadata.items():
 
-        def save(temporary: Path, kind: str = kind, fixed: dict[str, Any] = fixed) -> None:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=fixed)
+            def save(temporary: Path, kind: str = kind, fixed: dict[str, Any] = fixed) -> None:
+                figure.savefig(temporary, format=kind, dpi=200, metadata=fixed)
 
-        paths.write_atomic(folder / f"{name}.{kind}", save)
+            paths.write_atomic(folder / f"{name}.{kind}", save)
     data = figure_data(figure)
     if len(data):
         paths.write_text(folder / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))
     return folder / f"{name}.png"
+
+
+@contextmanager
+def _missing_signs_told(name: str) -> Iterator[None]:
+    """One sentence on signs of the figure `name` that no font has, for matplotlib's warning of each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    signs: dict[str, None] = {}
+    for one in caught:
+        found = _NO_GLYPH.match(str(one.message))
+        if found:
+            signs[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if signs:
+        log.warning(
+            "figure %s has boxes for %s: no font of it has these signs; name one that has under font.family in your "
+            "matplotlibrc and make the figures again",
+            name,
+            "".join(signs),
+        )
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
