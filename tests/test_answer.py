@@ -111,7 +111,7 @@ def test_where_accuracy_shows_no_difference_the_headline_tells_the_dev_loss(tmp_
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
     score_wml(folder, 70.0, -0.1)  # -0.1, 0 and 0.1 points
     headline = given_by(folder).headline
-    assert headline.startswith("Not shown by accuracy") and " In dev loss (nats a scored token" in headline
+    assert headline.startswith("Not shown by the best peers' accuracy") and " In dev loss (nats a scored token" in headline
     score_wml(folder, 70.0, 3.0)
     headline = given_by(folder).headline
     assert headline.startswith("Yes") and "In dev loss" not in headline
@@ -144,7 +144,7 @@ def test_the_answer_says_which_evaluations_it_leaves_out(tmp_path: Path) -> None
     found = given_by(folder)
     assert "over 2 seeds" in found.headline
     assert any(
-        sentence.startswith("Left out of this, because most runs were evaluated otherwise: wml on nursery, seeds 1. ")
+        sentence.startswith("Left out of this, because other runs were evaluated otherwise: wml on nursery, seeds 1. ")
         for sentence in found.basis
     )
 

@@ -203,12 +203,12 @@ LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
         (
             MIXED,
             LOW,
-            "Not shown by accuracy on nursery: a difference between mutual learning (wml) and a teacher",
+            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teacher",
         ),
         (
             LOW,
             LOW,
-            "Not shown by accuracy on nursery: a difference between mutual learning (wml) and a teacher",
+            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teacher",
         ),
     ],
 )
@@ -280,11 +280,14 @@ def test_scores_near_chance_are_called_so(folder: Path) -> None:
 def test_a_teacher_that_was_given_is_told_of(folder: Path) -> None:
     told = "The teacher roberta-base was given, not trained on the runs' text"
     assert told not in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
-    for run in read_runs(folder):
-        if run.arm == "distill":
-            known = {"name": "roberta-base", "run": None, "dev_ce": None, **dict.fromkeys(TEACHER_COST)}
-            paths.write_json(run.folder / "done.json", {**run.done, "teacher": known, "teacher_outside_budget": True})
-    assert told in " ".join(given(folder, {"wml": HIGH, "distill": LOW}).basis)
+    taught = [run for run in read_runs(folder) if run.arm == "distill"]
+    for run in taught:
+        known = {"name": "roberta-base", "run": None, "dev_ce": None, **dict.fromkeys(TEACHER_COST)}
+        paths.write_json(run.folder / "done.json", {**run.done, "teacher": known, "teacher_outside_budget": True})
+    found = given(folder, {"wml": HIGH, "distill": LOW})
+    assert told in " ".join(found.basis) and found.headline.startswith("Only a hint, on nursery")
+    for run in taught:  # the folder is that of other tests too
+        paths.write_json(run.folder / "done.json", run.done)
 
 
 def test_the_nursery_s_pairs_cannot_answer_for_other_text(folder: Path) -> None:
@@ -313,7 +316,7 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
         f"In dev loss (nats a scored token), wml minus distill, 2 peers, 3 seeds: best peer {worse}; ensemble {worse}."
     )
     # accuracy near its ceiling cannot answer, so the headline says the loss
-    assert found.headline.startswith("Not shown by accuracy on nursery") and found.headline.endswith(
+    assert found.headline.startswith("Not shown by the best peers' accuracy on nursery") and found.headline.endswith(
         "In dev loss (nats a scored token, lower is better) wml is behind distill (best peer +0.027, ensemble +0.027)."
     )
     assert any("near 100 %" in one for one in found.basis) and found.basis[-1] == sentence

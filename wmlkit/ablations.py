@@ -21,8 +21,17 @@ def ablation_base(config: Config) -> Config:
 
 def check_changes(config: Config) -> None:
     """Raises UserError for a setting in ``[ablations]`` that changes no run: its runs would be the base's own, or
-    a teacher's, which is no arm of a comparison."""
+    a teacher's, which is no arm of a comparison. Files are told apart by their names, as they may lie elsewhere."""
+    settings = flat(ablation_base(config).resolved())
     for own in config.ablations.settings:
+        for key in set(own) & set(FILES):
+            others = [settings[key], *(other[key] for other in config.ablations.settings if key in other)]
+            alike = [other for other in others if other != own[key] and by_name(other) == by_name(own[key])]
+            if alike:
+                raise UserError(
+                    f"{own[key]!r} in ablations.settings and {alike[0]!r} have one name; expected another {key} to "
+                    "have a name of its own, by which tables tell them apart; rename one of the two"
+                )
         for key in own:
             if key.partition(".")[0] not in SHAPING or key in ("train.seed", *PLACES):
                 raise UserError(

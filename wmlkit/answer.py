@@ -64,7 +64,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     candidates = []  # for the headline
     for a, b in CONTRASTS:
         rows = most_peers_compared(chosen[(chosen["a"] == a) & (chosen["b"] == b)])
-        for member in ("best_peer", "ensemble"):
+        for member in ("best_peer", "mean_peer", "ensemble"):
             for _, row in rows[rows["member"] == member].iterrows():
                 compared = {"comparison": f"{a} - {b}", "peers": f"{int(row['peers'])}", "member": member}
                 shown.append({**compared, **readings.points(row)})
@@ -90,7 +90,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         *grounds.made_otherwise(others),
         *grounds.of_others(main_result),
         *grounds.of_weights(runs),
-        *grounds.of_ensembles(differences),
+        *grounds.of_ensembles(runs, differences),
         *grounds.of_length(runs, *told),
         *grounds.of_diversity(runs),
         *_losses(differences, told, peers),
@@ -123,6 +123,8 @@ def _losses(differences: pd.DataFrame, told: tuple[str, str], peers: int = 0) ->
 def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
     """caveat: why these accuracies cannot carry a Yes or a No, "" where they can."""
     taught = f"; a teacher is one more peer of {a}" if any(run.taught_peers for run in runs if run.arm == a) else ""
+    if any(run.done.get("teacher_outside_budget") for run in runs if run.arm == "distill"):
+        taught += "; the teacher may have seen other text"
     corpus = ", ".join(dict.fromkeys(run.corpus for run in runs))
     if int(row["n_seeds"]) == 1:
         return f"Open: on {corpus}, {a} and distill were compared with one seed only, which cannot answer the question."
@@ -131,7 +133,8 @@ def _headline(a: str, row: Any, runs: Sequence[Run], caveat: str) -> str:
         found += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f} over {int(row['n_seeds'])} seeds"
     verdict, doubt = readings.verdict(row), readings.doubt(row)
     if verdict == "none":
-        said = f"Not shown by accuracy on {corpus}: a difference between mutual learning ({a}) and a teacher"
+        said = f"Not shown by the best peers' accuracy on {corpus}: a difference between "
+        said += f"mutual learning ({a}) and a teacher"
     else:
         reply = "Only a hint" if doubt or caveat or taught else {"better": "Yes", "worse": "No"}[verdict]
         did = {"better": "beat", "worse": "fell behind"}[verdict]
@@ -149,9 +152,10 @@ def _why_not(runs: Sequence[Run], others: Sequence[Run], evaluation: tuple[str, 
     if not mutual:
         nothing = "these runs hold no mutual learning (arms wml and dml) to compare with distillation"
         return nothing + _elsewhere(others, "wml", "dml")
-    common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
-    if common == {1}:
+    if {peers for peers, _ in taught | mutual} == {1}:
         return "these runs have one peer each, which learns from no other"
+    taught, mutual = ({one for one in those if one[0] > 1} or those for those in (taught, mutual))
+    common = {peers for peers, _ in taught} & {peers for peers, _ in mutual}
     if not common:
         return (
             f"distillation has {_listed(peers for peers, _ in taught)} peers and mutual learning "

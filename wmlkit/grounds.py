@@ -105,14 +105,14 @@ def made_otherwise(others: Sequence[Run]) -> list[str]:
 
 
 def of_others(main_result: pd.DataFrame) -> list[str]:
-    """That some scores are in no mean and comparison, because their runs were evaluated otherwise."""
+    """That some scores are in no mean and comparison, because their runs were evaluated otherwise than others."""
     others = main_result[main_result["note"].fillna("").str.contains(OTHERWISE, regex=False)]
     others = others[others["setting"].str.startswith("evaluation.")]  # the others' runs have settings of their own
     if others.empty:
         return []
     places = dict.fromkeys(f"{row.arm} on {row.suite}, seeds {row.seeds}" for row in others.itertuples())
     return [
-        f"Left out of this, because most runs were evaluated otherwise: {'; '.join(places)}. T4 says in its column "
+        f"Left out of this, because other runs were evaluated otherwise: {'; '.join(places)}. T4 says in its column "
         "setting how, and `wmlkit evaluate RUN --force` evaluates a run again."
     ]
 
@@ -129,7 +129,8 @@ def of_weights(runs: Sequence[Run]) -> list[str]:
     began = given or [1 / peers] * peers
     told = _weights(given) if given else f"{began[0]:.3f} each"
     sentence = f"From {told} the learned weights of {peers_in_words(peers)} came to {_weights(ended)} (seeds' mean)."
-    if all(1 / HARDLY_MOVED < end / begin < HARDLY_MOVED for begin, end in zip(began, ended, strict=True)):
+    taught = any(run.taught_peers for run in learned)  # then the teacher's weight is one more, and may have moved
+    if not taught and all(_hardly_moved(began, run.done["peer_weights"]) for run in learned):
         sentence += (
             " They hardly moved, so wml was nearly dml and says little of weights that do; outer.lr and outer.every "
             "say how far they can go."
@@ -137,14 +138,20 @@ def of_weights(runs: Sequence[Run]) -> list[str]:
     return [sentence]
 
 
-def of_ensembles(differences: pd.DataFrame) -> list[str]:
+def _hardly_moved(began: Sequence[float], ended: Sequence[float]) -> bool:
+    return all(1 / HARDLY_MOVED < end / begin < HARDLY_MOVED for begin, end in zip(began, ended, strict=True))
+
+
+def of_ensembles(runs: Sequence[Run], differences: pd.DataFrame) -> list[str]:
     """What the fitted ensembles are for, where T4_differences compares those of `wml`."""
     fitted = results.main_setting(differences, suite="dev_ce", member="fitted_ensemble")
     if fitted.empty or not (fitted["a"] == "wml").any():
         return []
+    given = any(run.config["mutual"].get("peer_weights") for run in runs if run.arm == "dml")
+    others = "that of dml as it was given, those of other arms equally" if given else "that of the other arms equally"
     return [
-        "The ensemble of wml weighs its peers as they were learned to be weighed on held-out text, that of the other "
-        "arms equally. In the fitted ensemble every arm has the weights that are best on that text after training, so "
+        f"The ensemble of wml weighs its peers as they were learned to be weighed on held-out text, {others}. In the "
+        "fitted ensemble every arm has the weights that are best on that text after training, so "
         "that what is compared is what the peers have learned."
     ]
 

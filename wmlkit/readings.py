@@ -8,7 +8,6 @@ import pandas as pd
 
 from .readable import p_value, peers_in_words
 from .results import main_setting, most_peers_compared
-from .runs import distinct
 
 ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 _WORDS = {
@@ -85,12 +84,14 @@ def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: 
     }
     shown: dict[str, list[str]] = {found: [] for found in words}  # "better": above 0, here a higher loss
     rows = rows_of_loss(differences, a, b, peers)
+    most = max(row["n_seeds"] for row in rows)
     for row in rows:
         found = "hint" if doubt(row) else verdict(row)
-        shown[found].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}")
+        of_seeds = "" if row["n_seeds"] == most else f" over {_seeds(row['n_seeds'])}"
+        shown[found].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}{of_seeds}")
     told = [f"{words[found]} ({', '.join(members)})" for found, members in shown.items() if members]
-    other = distinct(f"{row['n_seeds']} seeds" for row in rows if row["n_seeds"] != seeds)
-    return f"In dev loss (nats a scored token, lower is better{', ' * bool(other)}{other}) {'; '.join(told)}."
+    other = "" if most == seeds else f", {_seeds(most)}"
+    return f"In dev loss (nats a scored token, lower is better{other}) {'; '.join(told)}."
 
 
 def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> str:
@@ -99,13 +100,18 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -
     if not rows:
         return f"These runs do not compare {a} with {b}."
     told = []
+    most = max(row["n_seeds"] for row in rows)
     for row in rows:
         found = f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}"
         if pd.isna(row["low"]):
             told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
         else:
+            over = "" if row["n_seeds"] == most else f" over {_seeds(row['n_seeds'])}"
             reading = _reading(row, _WORDS_OF_LOSS)
-            told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}; {reading})")
-    seeds = f"{row['n_seeds']} seed{'s' if row['n_seeds'] != 1 else ''}"
-    peers_told = peers_in_words(row["peers"])
-    return f"In dev loss (nats a scored token), {a} minus {b}, {peers_told}, {seeds}: {'; '.join(told)}."
+            told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}{over}; {reading})")
+    peers_told = peers_in_words(rows[0]["peers"])
+    return f"In dev loss (nats a scored token), {a} minus {b}, {peers_told}, {_seeds(most)}: {'; '.join(told)}."
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"

@@ -6,6 +6,7 @@ No number there is typed by hand: `wmlkit report RUNS --reference` writes them f
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -167,7 +168,7 @@ def glance(references: Path) -> str:
         table = most_peers_compared(main_setting(pd.read_csv(path)))
         table = table[table["member"] == "mean_peer"]
         peers, seeds = table["peers"].max(), table["n_seeds"].max()
-        pairs = next(iter(table.loc[table["suite"] != "dev_ce", "suite"]), None)
+        pairs = _pairs_named_first(path.with_name("T2.csv"), list(table["suite"].unique()))
         cells = []
         for b, suite in (("independent", "dev_ce"), ("dml", "dev_ce"), ("distill", "dev_ce"), ("distill", pairs)):
             rows = table[(table["a"] == "wml") & (table["b"] == b) & (table["suite"] == suite)]
@@ -179,6 +180,16 @@ def glance(references: Path) -> str:
         cells.append("" if pd.isna(times) else f"{times:.1f} times")
         lines.append(f"| {path.parent.parent.name} | {peers:.0f} | {seeds:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _pairs_named_first(settings: Path, suites: Sequence[str]) -> str | None:
+    """Of `suites` that of pairs which the runs' configuration, T2, names first; else any of pairs."""
+    named: list[str] = []
+    if settings.is_file():
+        used = pd.read_csv(settings, keep_default_na=False).set_index(["section", "name"])["value"]
+        named = json.loads(used.get(("evaluate", "suites"), "[]"))
+    pairs = [suite for suite in (*named, *suites) if suite in suites and suite not in ("dev_ce", "glue")]
+    return next(iter(pairs), None)
 
 
 def write_reference(folder: Path, target: Path, root: Path = paths.REPOSITORY) -> Path:

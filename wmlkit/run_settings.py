@@ -44,10 +44,7 @@ def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str
     main = [run for run in runs if not run.setting]
     if not main:
         return ""
-    there: dict[str, Any] = {}
-    for run in main:
-        idle = idle_keys(run.config)
-        there = {key: value for key, value in all_settings(run.config).items() if key not in idle} | there
+    there = settings_read(main)
     own = {key: value for key, value in all_settings(config.resolved()).items() if key in there}
     corpora = own["data.corpus"], there["data.corpus"]
     for settings in (own, there):
@@ -59,6 +56,16 @@ def beside_main(runs: Sequence[Run], config: Config, data_hash: str = "") -> str
     else:
         own["data.corpus"], there["data.corpus"] = (by_name(corpus) for corpus in corpora)
     return difference(own, there)
+
+
+def settings_read(runs: Sequence[Run]) -> dict[str, Any]:
+    """``{"train.lr": ..., ...}``: each setting that one of `runs` reads, as the first that does has it: what an arm
+    does not read may stand there with any value."""
+    read: dict[str, Any] = {}
+    for run in runs:
+        idle = idle_keys(run.config)
+        read = {key: value for key, value in all_settings(run.config).items() if key not in idle} | read
+    return read
 
 
 def by_name(place: str | None) -> str | None:

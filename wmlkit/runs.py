@@ -28,14 +28,19 @@ _PER_PEER_OPTIONAL = ("clipped",)  # not counted without train.grad_clip
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """All finished runs below a preset's folder, in the order of arms, peers, settings and seeds.
+    """All finished runs below a preset's folder, in the order of arms, peers, settings and seeds. A text has one name,
+    that of the first run that read it, whatever its folder was called elsewhere.
 
     A teacher's run is no arm of the comparison and is left out: it is known through the runs that learned from it.
     Raises UserError, naming the file, where one is not JSON or lacks what this version of wmlkit writes.
     """
     finished = [path for path in _run_folders(folder) if (path / "done.json").is_file()]
     read = [_read_run(path) for path in finished if not path.name.startswith("teacher-")]
-    named = [replace(run, setting=setting) for run, setting in zip(read, settings_apart(read), strict=True)]
+    called = {str(run.data["hash"]): run.corpus for run in reversed(read)}
+    named = [
+        replace(run, setting=setting, corpus=called[str(run.data["hash"])])
+        for run, setting in zip(read, settings_apart(read), strict=True)
+    ]
     return sorted(named, key=lambda run: (ARMS.index(run.arm), run.peers, run.setting, run.seed))
 
 

@@ -27,6 +27,7 @@ from .overfitting import stopped
 from .provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from .readable import MEMBERS
 from .run_files import Run
+from .run_settings import settings_read
 from .runs import finished_runs, read_runs
 from .score_tables import dev_text, glue, protocols, thirds
 
@@ -138,7 +139,9 @@ def differences(scores: pd.DataFrame, runs: Sequence[Run] = (), resamples: int =
         if (row.suite, row.protocol) != evaluation:  # forget the last one's items: a suite has tens of thousands a run
             evaluation, loaded = (row.suite, row.protocol), items_of(runs, scores, row.suite, row.protocol)
         a, b = (loaded.get((row.setting, row.peers, arm), {}) for arm in (row.a, row.b))
-        intervals[row.Index] = item_bootstrap(paired_items(a, b, row.member), rng, resamples)
+        items = paired_items(a, b, row.member)
+        whole = " ".join(map(str, sorted(set(items["seed"])))) == row.seeds  # else an interval around another mean
+        intervals[row.Index] = item_bootstrap(items, rng, resamples) if whole else (np.nan, np.nan)
     bounds = pd.DataFrame([intervals[index] for index in table.index], columns=["item_low", "item_high"], dtype=float)
     return results.with_unit(pd.concat([table.reset_index(drop=True), bounds], axis=1))
 
@@ -212,8 +215,8 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     compares methods.
     """
     runs = finished_runs(folder)
-    main = next((run for run in runs if not run.setting), runs[0])
-    largest = max(runs, key=lambda run: run.peers)
+    of_main = [run for run in runs if not run.setting] or runs[:1]
+    main, largest = of_main[0], max(of_main, key=lambda run: run.peers)
     # T8 stands beside the runs of the study, and where the ablations are read alone, beside themselves
     ablated = folder if noted_plan(folder) else paths.ablations(folder.parent, folder.name)
     asked = noted_plan(ablated)
@@ -221,7 +224,7 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(main.prepared) if (main.prepared / "statistics.json").is_file() else pd.DataFrame(),
-        "T2": lambda: hyperparameters(main.config["preset"], main.config | planned),
+        "T2": lambda: hyperparameters(main.config["preset"], _used(of_main) | planned),
         "T3": lambda: trained_students(largest),
         "T4": lambda: main_result(all_scores(folder), read_published(), runs),
         "T4_differences": lambda: differences(all_scores(folder), runs),
@@ -261,6 +264,15 @@ def _main_protocol(paradigms: pd.DataFrame, run: Run) -> pd.DataFrame:
         return paradigms
     named = paradigms["protocol"] == run.config["evaluate"]["protocol"]
     return paradigms[named | ~named.groupby([paradigms["setting"], paradigms["suite"]]).transform("any")]
+
+
+def _used(runs: Sequence[Run]) -> dict[str, Any]:
+    """The configuration of `runs` of one setting, with every value as a run that reads it has it."""
+    used = {section: dict(values) if isinstance(values, dict) else values for section, values in runs[0].config.items()}
+    for key, value in settings_read(runs).items():
+        section, name = key.split(".")
+        used.setdefault(section, {})[name] = value
+    return used
 
 
 def _configured(runs: Sequence[Run]) -> Config:

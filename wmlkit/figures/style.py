@@ -93,7 +93,7 @@ def _missing_signs_told(name: str) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     signs: dict[str, None] = {}
-    for one in caught:
+    for one in {str(one.message): one for one in caught}.values():  # each once, not once a format
         found = _NO_GLYPH.match(str(one.message))
         if found:
             signs[chr(int(found[1]))] = None
