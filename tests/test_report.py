@@ -203,12 +203,12 @@ LOW, HIGH, MIXED = [70.0, 71.0, 72.0], [80.0, 81.5, 82.0], [69.0, 72.0, 72.5]
         (
             MIXED,
             LOW,
-            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teacher",
+            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teach",
         ),
         (
             LOW,
             LOW,
-            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teacher",
+            "Not shown by the best peers' accuracy on nursery: a difference between mutual learning (wml) and a teach",
         ),
     ],
 )
