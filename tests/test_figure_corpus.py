@@ -124,6 +124,17 @@ def growth(largest: int = 7) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "domain", "words", "distinct"])
 
 
+def few_words() -> pd.DataFrame:
+    """A text of 54 words, said again and again."""
+    words = [factor * 10**power for power in range(5) for factor in (2, 5, 10)]
+    rows = [("train", domain, count, min(count, 54)) for domain in DOMAINS for count in words]
+    return pd.DataFrame(rows, columns=["split", "domain", "words", "distinct"])
+
+
+def long_names(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(domain="the sorrows of young Werther, first version, " + table["domain"])
+
+
 def six(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["domain"].isin(DOMAINS[:6])]
 
@@ -134,7 +145,10 @@ DRAWINGS: dict[str, Callable[[], Axes]] = {
     "growth": lambda: figure_corpus.plot_vocabulary_growth(growth()),
     "growth, six": lambda: figure_corpus.plot_vocabulary_growth(six(growth())),
     "growth, little text": lambda: figure_corpus.plot_vocabulary_growth(growth(3)),
+    "growth, few words": lambda: figure_corpus.plot_vocabulary_growth(few_words()),
     "mix": lambda: figure_corpus.plot_domain_mix(mix()),
+    "left, long names": lambda: figure_corpus.mix_figure(long_names(mix()), long_names(corpora())).axes[0],
+    "right, long names": lambda: figure_corpus.mix_figure(long_names(mix()), long_names(corpora())).axes[1],
     "fertility": lambda: figure_corpus.plot_fertility(corpora()),
     "left": lambda: figure_corpus.mix_figure(mix(), corpora()).axes[0],
     "right": lambda: figure_corpus.mix_figure(six(mix()), six(corpora())).axes[1],
@@ -152,6 +166,13 @@ def test_ten_domains_can_be_told_apart_without_colour() -> None:
     ax = figure_corpus.plot_line_lengths(lengths())
     assert [line.get_label() for line in ax.lines] == [domain.replace("_", " ") for domain in BABYLM2023]
     assert len({line.get_marker() for line in ax.lines}) == len({to_hex(line.get_color()) for line in ax.lines}) == 10
+
+
+def test_the_middle_of_a_long_name_is_left_out() -> None:
+    ax = figure_corpus.plot_domain_mix(long_names(mix()))
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert max(map(len, names)) <= figure_corpus.LONGEST_NAME and len(set(names)) == len(names)
+    assert names[0] == "the sorrow…childes" and names[-1] == "the sorrow…kipe 10"
 
 
 def test_bars_stand_at_the_names_of_their_domains() -> None:

@@ -196,7 +196,7 @@ def test_the_teacher_s_line_counts_each_seed_once(scores: pd.DataFrame) -> None:
     assert set(data[data["series"] == "teacher"]["y"]) == {line.get_ydata()[0]}  # type: ignore[index]
 
 
-@pytest.mark.parametrize("kinds", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("kinds", [1, 2, 3, 4, 6, 8])
 def test_few_phenomena_leave_room_for_the_words_at_their_side(paradigms: pd.DataFrame, kinds: int) -> None:
     few = paradigms[paradigms["arm"].eq("wml") & paradigms["peers"].eq(4) & paradigms["protocol"].eq("babylm2025")]
     few = pd.concat([few[few["seed"] == 0].head(3).assign(phenomenon=f"kind {i}") for i in range(kinds)])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
 from wmlkit.data import nursery
-from wmlkit.data.encode import open_tokens, write_documents
+from wmlkit.data.encode import open_tokens, unknown_tokens, write_documents
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
@@ -24,7 +24,6 @@ from wmlkit.evaluate.language_modelling import (
     evaluate_text,
     nursery_floor,
     prepared_texts,
-    unknown_tokens,
 )
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
@@ -146,15 +145,15 @@ def test_unknown_tokens_of_a_text_are_counted_unless_the_tokenizer_has_no_token_
     own = train_tokenizer(["a b c"], 270)
     write_documents(tmp_path / "dev.tokens", own, [["a b"], ["c"]])
     ids = open_tokens(tmp_path / "dev.tokens")[0]
-    assert unknown_tokens(tmp_path, own) == (0, len(ids))
+    assert unknown_tokens(tmp_path / "dev.tokens", own) == 0
     own.unk_token = own.convert_ids_to_tokens(int(ids[1]))
-    assert unknown_tokens(tmp_path, own) == (0, len(ids))
+    assert unknown_tokens(tmp_path / "dev.tokens", own) == 0
     for declared, end, expected in (({"unk_token": "<unk>"}, "</s>", 1), ({}, "</s>", 1), ({}, "<unk>", 0)):
         words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
         words.pre_tokenizer = pre_tokenizers.Whitespace()
         listed = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token=end, **declared)
         write_documents(tmp_path / "dev.tokens", listed, [["a b"]])
-        assert unknown_tokens(tmp_path, listed) == (expected, 4)
+        assert unknown_tokens(tmp_path / "dev.tokens", listed) == expected
 
 
 def test_bad_text_is_named(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -43,8 +43,8 @@ from wmlkit.evaluate import last_layer, score_sentences, target
 from wmlkit.evaluate.finetune import Classifier, Example, finetune
 from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS
-from wmlkit.evaluate.last_layer import logits_at
-from wmlkit.evaluate.outside import load_outside, read_texts
+from wmlkit.evaluate.last_layer import logits_at, logits_of
+from wmlkit.evaluate.outside import _looks_ahead, load_outside, read_texts
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
@@ -213,6 +213,24 @@ def test_a_causal_model_that_reads_what_it_is_to_predict_is_refused(
                 load_outside(folder)
 
 
+def test_the_text_that_shows_whether_a_model_looks_ahead_is_no_padding(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def noted(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+        read.extend(ids.flatten().tolist())
+        return logits_of(model, ids)
+
+    monkeypatch.setattr("wmlkit.evaluate.outside.logits_of", noted)
+    model = build("gpt_neox", tokenizer)
+    for padding in (0, 3, None):
+        model.config.pad_token_id = padding
+        assert not _looks_ahead(model)
+        assert read and padding not in read
+        read.clear()
+
+
 def test_a_class_is_read_from_states_that_are_narrower_than_the_layers(tokenizer: PreTrainedTokenizerFast) -> None:
     recipe = GLUE_PROTOCOLS["babylm2025"].recipe
     classifier = Classifier(build("opt", tokenizer), "clm", 2, recipe)  # layers of 16, states of 8
@@ -271,7 +289,7 @@ def test_dev_text_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "b.dev").write_text("One.\nTwo.\n\n\nThree.\n", encoding="utf-8")
     (tmp_path / "a.dev").write_text(" Four. \n", encoding="utf-8")
     (tmp_path / "c.txt").write_text("not read", encoding="utf-8")
-    assert read_texts(tmp_path) == {"a": [["Four."]], "b": [["One.", "Two."], ["Three."]]}
+    assert read_texts(tmp_path) == {"a": [[" Four. "]], "b": [["One.", "Two."], ["Three."]]}
     (tmp_path / "a.dev").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match="a.dev in .* is not UTF-8"):
         read_texts(tmp_path)

@@ -248,9 +248,12 @@ def test_an_unknown_token_that_only_the_engine_knows_is_counted() -> None:
 
 
 def test_a_text_of_which_a_given_tokenizer_makes_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="makes no token of the train and the held-out and the dev text; expected one"):
+    with pytest.raises(UserError, match="knows nothing of the train and the held-out and the dev text; expected one"):
         prepared_with(characters("ab"), ["\u0434\u0430 \u043d\u0435\u0442"] * 99, tmp_path)
     assert not list((tmp_path / "out").glob("data/*"))
+    (tmp_path / "words").mkdir()
+    with pytest.raises(UserError, match="knows nothing of the train"):
+        prepared_with(word_tokenizer(bos_token="<s>", eos_token="</s>"), ["zebra gnu"] * 99, tmp_path / "words")
 
 
 def test_what_a_tokenizer_leaves_out_of_a_corpus_is_told_as_that(tmp_path: Path) -> None:
@@ -261,7 +264,8 @@ def test_what_a_tokenizer_leaves_out_of_a_corpus_is_told_as_that(tmp_path: Path)
 
 
 def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None:
-    """The dev text of a corpus is decoded from its tokens, so that what was lost stands there as the word <unk>."""
+    """The dev text of a corpus is decoded from its tokens, so that what was lost comes back as the word <unk>; the
+    models read the tokens as they were."""
     for split in ("train", "dev"):
         (tmp_path / f"talk.{split}").write_text("the cat sees a zymurgy\n\n" * 40)
     tokenizer = make_tokenizer()
@@ -274,4 +278,9 @@ def test_text_that_was_lost_before_a_run_read_it_is_told(tmp_path: Path) -> None
     paths.write_json(run / "config.json", {"format": FORMAT, "config": {"model": {"objective": "clm"}}})
     paths.write_json(run / "done.json", {"peer_weights": [1.0]})
     document = evaluate_run_text(run, prepared.folder, words_per_domain=20)
-    assert document["unknown"] == pytest.approx(1 / 7)  # of five words, a start and an end
+    assert document["unknown"] == 1 / 5 and document["members"][0]["tokens"] == 20
+    whole = evaluate_text(student(tokenizer, "clm"), tokenizer, {"talk": [["the cat sees a zymurgy"]]})
+    ends = [of["members"][0]["nats_per_token"] for of in (document, whole)]
+    assert ends[0] == pytest.approx(ends[1])  # as the text that was lost would be read
+    (told,) = [note for note in paths.read_json(prepared.folder / "corpus.json")["notes"] if "unknown" in note]
+    assert told.startswith("14.3% of the dev text's tokens are the given tokenizer's unknown token")

@@ -311,6 +311,14 @@ def test_one_folder_is_not_scored_as_two_suites(tmp_path: Path) -> None:
         pairs_folder(two, "supplement", tmp_path)
 
 
+def test_a_suite_whose_name_ends_like_a_part_is_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "style_tuning"
+    folder.mkdir()
+    for given in (tmp_path, folder):
+        config = load_preset("smoke", {"evaluate.pairs": str(given)})
+        assert pairs_folder(config, "style_tuning", tmp_path / "out") == folder
+
+
 @pytest.mark.parametrize("suite", ["nursery", "nursery_tuning"])
 def test_pairs_that_a_killed_process_left_half_written_are_written_again(tmp_path: Path, suite: str) -> None:
     config = load_preset("nursery", {"evaluate.per_paradigm": 2})

@@ -112,6 +112,15 @@ def test_a_teacher_that_read_other_text_leaves_a_hint(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("ties", [0.9, 25.0])
+def test_pairs_that_no_model_tells_apart_are_told(tmp_path: Path, ties: float) -> None:
+    folder = write_study(tmp_path / "nursery", BOTH, protocols=PAIRS)
+    for path in folder.glob("*/evaluation/*.json"):
+        edit(path, lambda document: document | {"members": [one | {"ties": ties} for one in document["members"]]})
+    told = [one for one in given_by(folder).basis if one.startswith("25 % of the pairs or more are ties in every row")]
+    assert len(told) == (ties > 1)
+
+
 def test_runs_of_one_peer_hide_no_other_reason(tmp_path: Path) -> None:
     study = (("wml", 4), ("wml", 1), ("distill", 2), ("distill", 1))
     apart = write_study(tmp_path / "1" / "nursery", study, protocols=PAIRS)

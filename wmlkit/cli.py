@@ -155,7 +155,7 @@ def evaluate(
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Show only the ensembles of a run's peers.")] = False,
     corpus: Annotated[
         Path | None,
-        typer.Option(**A_PATH, help="lm: folder of .dev (else .txt) files; default: the run's dev text."),
+        typer.Option(**A_PATH, help="lm: folder of .dev (else .txt) files, taken as is; default: the run's dev text."),
     ] = None,
     words: Annotated[int | None, typer.Option(help="lm: words a domain; default: as the run has, else 2000.")] = None,
     tasks: Annotated[str, typer.Option(help="glue: some tasks, for example rte,wsc; default: all.")] = "",

@@ -26,6 +26,7 @@ FOREIGN_PAIRS = (
     "arms by dev loss, or score pairs of that text (evaluate.suites, evaluate.pairs)."
 )
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
+MANY_TIES = 1.0  # percent; models in single precision hardly have one of two different sentences
 CLIPPED_APART = 0.1  # shares of clipped updates of two arms; below, the threshold met outliers alone
 HARDLY_MOVED = 1.25  # times what a weight began with; docs/log.md 40 has what longer steps change
 
@@ -86,6 +87,11 @@ def of_runs(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, 
             sentences.append(f"All means lie near {where}: differences between arms say little about what was learned.")
         if where == "ceiling":
             sentences.append("All means lie near 100 %: accuracy has little room left to show a difference.")
+        if rows["ties"].min() >= MANY_TIES:
+            sentences.append(
+                f"{rows['ties'].min():.0f} % of the pairs or more are ties in every row of T4: both sentences have one "
+                "score, as where a tokenizer makes the same tokens of both. No model can tell such pairs apart."
+            )
         if foreign(runs, evaluation):
             sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .. import paths
 from ..errors import UserError, unknown_text_told
-from .tokenizer import plain_backend, text_batches, tokenizer_hash
+from .tokenizer import plain_backend, text_batches, tokenizer_hash, unknown_id
 
 MAGIC = b"WMLTOKEN1\n"
 HEADER_BYTES = 1024  # fixed, so that a stream can be written before its length and checksum are known
@@ -177,6 +177,14 @@ def left_out(tokenizer: PreTrainedTokenizerFast, lines: Iterable[str]) -> tuple[
     return sum(without), seen.total()
 
 
+def unknown_tokens(path: Path, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Unknown tokens in a token file; 0 where the token that stands for the unknown ends a text, too."""
+    unknown = unknown_id(tokenizer)
+    if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return 0
+    return int(np.count_nonzero(open_tokens(path)[0] == unknown))
+
+
 def write_documents(
     path: Path, tokenizer: PreTrainedTokenizerFast, documents: Iterable[list[str]]
 ) -> tuple[Header, np.ndarray]:
@@ -226,11 +234,16 @@ def decoded_documents(path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterato
     It is the text as the tokenizer sees it: exact for byte-level tokenizers that normalise nothing. Raises UserError
     for a tokenizer that did not make the tokens.
     """
+    for lines in stored_lines(path, tokenizer):
+        yield tokenizer.backend_tokenizer.decode_batch([line.tolist() for line in lines], skip_special_tokens=False)
+
+
+def stored_lines(path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[np.ndarray]]:
+    """The ids of these documents, an array a line, without start and end tokens."""
     tokens, header = open_tokens(path)
     check_tokenizer(header, tokenizer)
     starts = open_documents(path).tolist()
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         ids = tokens[start + 1 : stop]  # without the start token, which may be the end token too
         lines = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)[:-1]
-        plain = [line[:-1].tolist() for line in lines]
-        yield tokenizer.backend_tokenizer.decode_batch(plain, skip_special_tokens=False)
+        yield [line[:-1] for line in lines]

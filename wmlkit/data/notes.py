@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ..settings import DataConfig
 from .cleaning import CLEANERS, INDENTATION, WHITE_SPACE
 from .corpora import SUFFIXES, Source, few
-from .encode import left_out
+from .encode import decoded_documents, left_out, open_tokens, unknown_tokens
 from .splits import Part
 
 # Below this share of a text's lines a double space is a slip of the keyboard, which nobody wants back.
@@ -97,11 +98,17 @@ def repeated(parts: Sequence[Part], chosen: Mapping[str, Sequence[np.ndarray]]) 
     ]
 
 
-def given_back(
-    lines: Callable[[], Iterable[str]], decoded: Iterable[str], tokenizer: PreTrainedTokenizerFast
-) -> list[str]:
-    """A note where the dev text, its `lines`, comes back from its tokens, `decoded`, with more or fewer bytes: bits a
-    byte are measured on what comes back."""
+def given_back(lines: Callable[[], Iterable[str]], tokens: Path, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """A note where the dev text, its `lines`, holds what the tokenizer does not know, or comes back from its `tokens`
+    with more or fewer bytes: bits a byte are measured on what comes back."""
+    count = unknown_tokens(tokens, tokenizer)
+    if count:
+        return [
+            f"{count / len(open_tokens(tokens)[0]):.1%} of the dev text's tokens are the given tokenizer's unknown "
+            "token, which is one thing to the models whatever it stands for: their losses and bits a byte compare with "
+            "no others; take one that knows the text"
+        ]
+    decoded = (line for document in decoded_documents(tokens, tokenizer) for line in document)
     had, has = (sum(len(line.encode()) for line in text) for text in (lines(), decoded))
     if not had or abs(has / had - 1) <= GIVEN_BACK:
         return []

@@ -27,7 +27,7 @@ from ..identity import digest
 from ..settings import DataConfig
 from . import cleaning, nursery, splits
 from .corpora import Source, Split, find_source, folder_source, read_lines
-from .encode import count_tokens, decoded_documents, write_documents
+from .encode import count_tokens, unknown_tokens, write_documents
 from .notes import cleaned_by_name, given_back, idle_settings, not_read, repeated, unspaced, white_space
 from .prepared import Prepared, open_prepared, seal
 from .statistics import DomainCounts, check_tokens, domain_statistics, example_lines
@@ -202,8 +202,7 @@ def _fill(
     save_tokenizer(tokenizer, folder / "tokenizer")
     statistics = _encode_splits(folder, source, parts, chosen, tokenizer)
     if given:
-        back = (line for document in decoded_documents(folder / "dev.tokens", tokenizer) for line in document)
-        notes += given_back(lambda: _lines(parts, chosen["dev"]), back, tokenizer)
+        notes += given_back(lambda: _lines(parts, chosen["dev"]), folder / "dev.tokens", tokenizer)
     for note in notes:
         log.warning("%s: %s", source.name, note)
     statistics["tokenizer"] = {
@@ -278,7 +277,7 @@ def _encode_splits(
             text_tokens[index] += tokens - lines - count
             sizes = {"documents": count, "lines": lines, "words": int(part.words()[mask].sum()), "tokens": tokens}
             rows.append({"split": split, "domain": part.domain, **sizes})
-    check_tokens(rows)
+    check_tokens(rows, {split: unknown_tokens(folder / f"{split}.tokens", tokenizer) for split in splits.SPLITS})
     domains = []
     for index, part in enumerate(parts):
         used = np.logical_or.reduce([chosen[split][index] for split in splits.SPLITS])

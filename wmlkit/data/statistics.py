@@ -167,16 +167,16 @@ def read_statistics(prepared_folder: Path) -> dict[str, Any]:
     return dict(paths.read_json(path))
 
 
-def check_tokens(rows: Iterable[Mapping[str, Any]]) -> None:
+def check_tokens(rows: Iterable[Mapping[str, Any]], unknown: Mapping[str, int]) -> None:
     """Raises UserError where a split of ``statistics.json``'s "splits" has text and no token of it: a start token a
-    document and an end token a line are all that there is."""
-    of_text: Counter[str] = Counter()
+    document, an end token a line and the split's `unknown` tokens are all that there is."""
+    of_text: Counter[str] = Counter({split: -count for split, count in unknown.items()})
     for row in rows:
         of_text[row["split"]] += row["tokens"] - row["lines"] - row["documents"]
     without = [split.replace("_", "-") for split, tokens in of_text.items() if not tokens]
     if without:
         raise UserError(
-            f"the tokenizer makes no token of the {' and the '.join(without)} text; expected one at least; give "
+            f"the tokenizer knows nothing of the {' and the '.join(without)} text; expected one at least; give "
             "data.tokenizer one that knows the text's script, or leave it off to have one trained"
         )
 

@@ -25,9 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from .. import paths
 from ..data import nursery
 from ..data.batches import segments
-from ..data.encode import decoded_documents, encode_documents, left_out, open_tokens
+from ..data.encode import decoded_documents, encode_documents, left_out, stored_lines
 from ..data.prepared import open_prepared
-from ..data.tokenizer import load_tokenizer, unknown_id
+from ..data.tokenizer import load_tokenizer, tokenizer_hash, unknown_id
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
@@ -68,6 +68,7 @@ def evaluate_text(
     member_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Loss of one model (member "model") or of peers and their ensembles on `texts`, domain -> documents of lines.
 
@@ -75,7 +76,8 @@ def evaluate_text(
     (None: all; masked models need one forward pass a token), and each unit is read as ``<s> line </s> line </s>``, in
     the pieces that training cuts (`segments`), as long as the models allow; by_line: each line is a piece, for models
     that saw no line beside another (`data.packing` "lines"). Every token of the text is scored once, start and end
-    tokens never. The drawn text does not depend on the tokenizer, nor on by_line.
+    tokens never. The drawn text does not depend on the tokenizer, nor on by_line. known: the ids of each line, where
+    the texts were decoded from them: of an unknown token comes back its name, which would be read as text.
 
     Returns {"objective", "settings", "members": [{"member", "nats_per_token", "perplexity", "bits_per_byte",
     "tokens", "bytes", "domains": [the same by "domain"]}]}; a member's own numbers pool all tokens. Where the
@@ -92,9 +94,8 @@ def evaluate_text(
         units = draw_units(documents, words_per_domain, SEED)
         if not units:
             raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
-        encoded = [
-            item for ids in encode_documents(tokenizer, units) for item in pieces(ids, window, tokenizer, by_line)
-        ]
+        documents_of_ids = _known_documents(tokenizer, units, known) if known else encode_documents(tokenizer, units)
+        encoded = [item for ids in documents_of_ids for item in pieces(ids, window, tokenizer, by_line)]
         if not any(item.scored for item in encoded):
             raise UserError(
                 f"the tokenizer makes no token of the text of domain {domain!r}; expected one at least; "
@@ -110,7 +111,7 @@ def evaluate_text(
             token_budget=token_budget,
             device=device,
         )
-        without, characters = left_out(tokenizer, (line for unit in units for line in unit))
+        without, characters = (0, 0) if known else left_out(tokenizer, (line for unit in units for line in unit))
         return _Read(
             nats=-totals.sum(axis=1),
             tokens=sum(len(item.scored) for item in encoded),
@@ -168,6 +169,7 @@ def evaluate_run_text(
     weights, objective = run_facts(run_folder)
     models, tokenizer = load_peers(run_folder)
     texts = prepared_texts(prepared_folder)
+    drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
     document = evaluate_text(
         models,
         tokenizer,
@@ -178,12 +180,12 @@ def evaluate_run_text(
         member_weights=weights,
         token_budget=token_budget,
         device=best_device(),
+        known=_known_lines(
+            prepared_folder, tokenizer, {line for units in drawn.values() for unit in units for line in unit}
+        ),
     )
     document["data_hash"] = data_hash
-    count, tokens = unknown_tokens(prepared_folder, tokenizer)
-    document |= {"unknown": count / tokens} if count else {}
     if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
-        drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
     paths.write_json(paths.language_modelling(run_folder), document)
     return document
@@ -268,15 +270,24 @@ def prepared_texts(prepared_folder: Path) -> dict[str, list[list[str]]]:
     return texts
 
 
-def unknown_tokens(prepared_folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
-    """Unknown tokens of the dev text of a prepared corpus, and all its tokens.
+def _known_lines(
+    prepared_folder: Path, tokenizer: PreTrainedTokenizerFast, wanted: set[str]
+) -> dict[str, np.ndarray] | None:
+    """The ids of lines of `prepared_texts`, those that are `wanted`; None where another tokenizer made them."""
+    if tokenizer_hash(load_tokenizer(prepared_folder / "tokenizer")) != tokenizer_hash(tokenizer):
+        return None
+    both = (function(prepared_folder / "dev.tokens", tokenizer) for function in (decoded_documents, stored_lines))
+    pairs = (pair for texts, ids in zip(*both, strict=True) for pair in zip(texts, ids, strict=True))
+    return {text: ids for text, ids in pairs if text in wanted}
 
-    `prepared_texts` has such a token as its name, which a model then reads letter by letter: only here it is seen.
-    """
-    tokens, _ = open_tokens(prepared_folder / "dev.tokens")
-    unknown = unknown_id(tokenizer)
-    lost = unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, None)
-    return (int(np.count_nonzero(tokens == unknown)) if lost else 0), len(tokens)
+
+def _known_documents(
+    tokenizer: PreTrainedTokenizerFast, units: Documents, known: Mapping[str, np.ndarray]
+) -> Iterable[np.ndarray]:
+    """What `encode_documents` gives, of lines whose ids are known."""
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for unit in units:
+        yield np.array([start, *(token for line in unit for token in (*known[line].tolist(), end))])
 
 
 def draw_units(documents: Documents, words: int | None, seed: int) -> list[list[str]]:

@@ -50,7 +50,9 @@ def load_outside(folder: Path, reads_text: bool = False) -> tuple[PreTrainedMode
 @torch.inference_mode()
 def _looks_ahead(model: PreTrainedModel) -> bool:
     """Whether the logits of a text's beginning feel its last token."""
-    ids = torch.arange(min(8, max_length(model)), device=model.device)[None] % model.config.vocab_size
+    padding = getattr(model.config, "pad_token_id", None)  # as text it would want an attention mask
+    plain = [token for token in range(min(9, model.config.vocab_size)) if token != padding]
+    ids = torch.tensor([plain[: min(8, max_length(model))]], device=model.device)
     other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     before, after = (logits_of(model, one)[:, :-1].float() for one in (ids, other))
     return not torch.allclose(before, after, rtol=1e-3, atol=1e-4)
@@ -84,7 +86,7 @@ def read_texts(folder: Path) -> TextFolder:
         documents: list[list[str]] = [[]]
         for line in lines_of(folder, name):
             if line.strip():
-                documents[-1].append(line.strip())
+                documents[-1].append(line)
             elif documents[-1]:
                 documents.append([])
         texts[domain] = [document for document in documents if document]

@@ -122,7 +122,7 @@ def _first_phenomenon(file: Path) -> str:
 def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     """The folder of a suite's pairs; the nursery's and those of a part of a suite are written on first use."""
     whole, _, part = suite.rpartition("_")
-    if part in PARTS:
+    if part in PARTS and not _has_own_folder(config, suite):
         return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
         seed, count = config.data.seed, config.evaluate.per_paradigm or 200
@@ -145,6 +145,14 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     if found == base and hint and not _jsonl_files(base):
         raise UserError(f"{base} holds no folder ewok_filtered or ewok and no .jsonl file{hint}")
     return found
+
+
+def _has_own_folder(config: Config, suite: str) -> bool:
+    """Whether a suite that is called as a part of another is one by itself, by the name of its folder."""
+    if config.evaluate.pairs is None:
+        return False
+    base = paths.given(config.evaluate.pairs)
+    return base.name == suite or any((base / name).is_dir() for name in (f"{suite}_filtered", suite))
 
 
 @functools.cache

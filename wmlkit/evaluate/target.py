@@ -268,8 +268,7 @@ def _lost_lines(document: Mapping[str, Any]) -> list[str]:
         "left_out": "of the characters have no token at all",
     }
     return [
-        f"{100 * document[name]:.3g} % {what}: these bits a byte are too low and not comparable with those of other "
-        "tokenizers"
+        f"{100 * document[name]:.3g} % {what}: these bits a byte are not comparable with those of other tokenizers"
         for name, what in parts.items()
         if document.get(name)
     ]

@@ -6,6 +6,7 @@ the most words are shown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from ..errors import UserError
 from .style import COLOURS, COLUMN, TEXT, finish, new_axes, panels, sequence, short_number, styled
 
 MOST_DOMAINS = len(COLOURS)
+LONGEST_NAME = 18  # characters
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
 
 
@@ -51,9 +53,10 @@ def plot_vocabulary_growth(growth: pd.DataFrame, ax: Axes | None = None) -> Axes
         ax.plot(rows["words"], rows["distinct"], markersize=3, **look)
     first, most = growth["words"].min(), growth["distinct"].max()
     ax.plot([first, most], [first, most], color="black", linewidth=0.8, linestyle=":")
-    ax.annotate(
-        "every word new", (most, most), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=7
-    )
+    # left of the line's end; where that would lie across the axis, right of its middle
+    short = most < first * (growth["words"].max() / first) ** 0.44  # of the picture's width
+    end, off, align = ((first * most) ** 0.5, 12, "left") if short else (most, -6, "right")
+    ax.annotate("every word new", (end, end), (off, 0), textcoords="offset points", ha=align, va="center", fontsize=7)
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
@@ -114,7 +117,7 @@ def mix_figure(mix: pd.DataFrame, corpora: pd.DataFrame) -> Figure:
 
 
 def _domains_axis(ax: Axes, shown: list[str]) -> None:
-    ax.set_yticks(range(len(shown)), [_shown(domain) for domain in shown], parse_math=False)
+    ax.set_yticks(range(len(shown)), _shown(shown), parse_math=False)
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
 
@@ -122,10 +125,11 @@ def _domains_axis(ax: Axes, shown: list[str]) -> None:
 def _by_domain(table: pd.DataFrame, size: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
     """The training rows of each domain that is shown, and its look."""
     rows = table[table["split"] == "train"]
-    looks = zip(_largest(table, size), COLOURS, _MARKERS, strict=False)
+    domains = _largest(table, size)
+    looks = zip(domains, _shown(domains), COLOURS, _MARKERS, strict=False)
     return [
-        (rows[rows["domain"] == domain], {"color": colour, "marker": marker, "label": _shown(domain)})
-        for domain, colour, marker in looks
+        (rows[rows["domain"] == domain], {"color": colour, "marker": marker, "label": name})
+        for domain, name, colour, marker in looks
     ]
 
 
@@ -139,5 +143,9 @@ def _largest(table: pd.DataFrame, size: str) -> list[str]:
     return sorted(sizes.sort_values(ascending=False, kind="stable").index[:MOST_DOMAINS])
 
 
-def _shown(domain: str) -> str:
-    return domain.replace("_", " ")
+def _shown(domains: Sequence[str]) -> list[str]:
+    """The domains' names with spaces; of one that would take the picture's place the middle is left out, and where two
+    are then alike, their number among all stands behind."""
+    names = [domain.replace("_", " ") for domain in domains]
+    short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 8]}…{name[-7:]}" for name in names]
+    return [name if short.count(name) == 1 else f"{name[:-3]} {number}" for number, name in enumerate(short, start=1)]

@@ -61,9 +61,8 @@ def plot_phenomena(paradigms: pd.DataFrame, by: str = "phenomenon", ax: Axes | N
     )
     table = means.unstack("member").sort_index()
     table = table[sorted(table.columns, key=lambda name: (not name.startswith("peer_"), len(name), name))]
-    ax = new_axes(
-        ax, min(TEXT, 2.1 + 0.02 * max(map(len, table.index)) + 0.48 * len(table.columns)), 0.75 + 0.155 * len(table)
-    )
+    width = min(TEXT, 2.1 + 0.02 * max(map(len, table.index)) + 0.48 * len(table.columns))
+    ax = new_axes(ax, width, max(1.25, 0.75 + 0.155 * len(table)))  # the words beside the colours want their room
     image = ax.imshow(table, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*table.shape):
         value = table.iat[row, column]
