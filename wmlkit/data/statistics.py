@@ -170,14 +170,14 @@ def read_statistics(prepared_folder: Path) -> dict[str, Any]:
 def check_tokens(rows: Iterable[Mapping[str, Any]], unknown: Mapping[str, int]) -> None:
     """Raises UserError where a split of ``statistics.json``'s "splits" has text and no token of it: a start token a
     document, an end token a line and the split's `unknown` tokens are all that there is."""
-    of_text: Counter[str] = Counter({split: -count for split, count in unknown.items()})
+    of_text: Counter[str] = Counter()
     for row in rows:
         of_text[row["split"]] += row["tokens"] - row["lines"] - row["documents"]
-    without = [split.replace("_", "-") for split, tokens in of_text.items() if not tokens]
+    without = [split.replace("_", "-") for split, tokens in of_text.items() if tokens == unknown[split]]
     if without:
         raise UserError(
-            f"the tokenizer knows nothing of the {' and the '.join(without)} text; expected one at least; give "
-            "data.tokenizer one that knows the text's script, or leave it off to have one trained"
+            f"the tokenizer knows nothing of the {' and the '.join(without)} text; expected one that has tokens for it; "
+            "give data.tokenizer such a one, or leave it off to have one trained"
         )
 
 
