@@ -176,7 +176,7 @@ def check_tokens(rows: Iterable[Mapping[str, Any]], unknown: Mapping[str, int]) 
     without = [split.replace("_", "-") for split, tokens in of_text.items() if tokens == unknown[split]]
     if without:
         raise UserError(
-            f"the tokenizer knows nothing of the {' and the '.join(without)} text; expected one that has tokens for it; "
+            f"the tokenizer knows nothing of the {' and the '.join(without)} text; expected one that has its tokens; "
             "give data.tokenizer such a one, or leave it off to have one trained"
         )
 
