@@ -257,6 +257,7 @@ def test_one_of_several_processes_that_has_no_memory_asks_for_smaller_parts():
     state, device = SimpleNamespace(step=0, parts=1), SimpleNamespace(processes=2)
     with pytest.raises(UserError, match="one of several processes; .* set a larger train.accumulate, a ") as raised:
         steps._more_parts(state, 16, device)
+    assert "outer.batch_size" in str(raised.value)
     for key in re.findall(r"(?:train|data|outer)\.\w+", str(raised.value)):
         section, name = key.split(".")
         assert name in config().resolved()[section], key

@@ -27,7 +27,7 @@ from ..data import nursery
 from ..data.batches import segments
 from ..data.encode import decoded_documents, encode_documents, left_out, stored_lines
 from ..data.prepared import open_prepared
-from ..data.tokenizer import load_tokenizer, tokenizer_hash, unknown_id
+from ..data.tokenizer import load_tokenizer, unknown_id
 from ..device import best_device
 from ..errors import UserError
 from ..models import max_length
@@ -168,7 +168,7 @@ def evaluate_run_text(
         return known
     weights, objective = run_facts(run_folder)
     models, tokenizer = load_peers(run_folder)
-    texts = prepared_texts(prepared_folder)
+    texts, statistics = prepared_texts(prepared_folder), paths.read_json(prepared_folder / "statistics.json")
     drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
     document = evaluate_text(
         models,
@@ -180,12 +180,10 @@ def evaluate_run_text(
         member_weights=weights,
         token_budget=token_budget,
         device=best_device(),
-        known=_known_lines(
-            prepared_folder, tokenizer, {line for units in drawn.values() for unit in units for line in unit}
-        ),
+        known=None if statistics["tokenizer"].get("trained") else _known_lines(prepared_folder, tokenizer, drawn),
     )
     document["data_hash"] = data_hash
-    if paths.read_json(prepared_folder / "statistics.json")["corpus"] == "nursery":
+    if statistics["corpus"] == "nursery":
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
     paths.write_json(paths.language_modelling(run_folder), document)
     return document
@@ -271,11 +269,11 @@ def prepared_texts(prepared_folder: Path) -> dict[str, list[list[str]]]:
 
 
 def _known_lines(
-    prepared_folder: Path, tokenizer: PreTrainedTokenizerFast, wanted: set[str]
-) -> dict[str, np.ndarray] | None:
-    """The ids of lines of `prepared_texts`, those that are `wanted`; None where another tokenizer made them."""
-    if tokenizer_hash(load_tokenizer(prepared_folder / "tokenizer")) != tokenizer_hash(tokenizer):
-        return None
+    prepared_folder: Path, tokenizer: PreTrainedTokenizerFast, drawn: Mapping[str, Documents]
+) -> dict[str, np.ndarray]:
+    """The ids of the `drawn` lines of `prepared_texts`. Of a tokenizer that was trained here, which knows all bytes,
+    encoding gives the same."""
+    wanted = {line for units in drawn.values() for unit in units for line in unit}
     both = (function(prepared_folder / "dev.tokens", tokenizer) for function in (decoded_documents, stored_lines))
     pairs = (pair for texts, ids in zip(*both, strict=True) for pair in zip(texts, ids, strict=True))
     return {text: ids for text, ids in pairs if text in wanted}

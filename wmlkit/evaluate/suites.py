@@ -122,7 +122,8 @@ def _first_phenomenon(file: Path) -> str:
 def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     """The folder of a suite's pairs; the nursery's and those of a part of a suite are written on first use."""
     whole, _, part = suite.rpartition("_")
-    if part in PARTS and not _has_own_folder(config, suite):
+    own = _own_folder(config, suite)
+    if part in PARTS and own is None:
         return _part_folder(pairs_folder(config, whole, out), whole, part, out)
     if suite == "nursery":
         seed, count = config.data.seed, config.evaluate.per_paradigm or 200
@@ -135,7 +136,7 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
             f"give their folder with --set evaluate.pairs=FOLDER (wmlkit evaluate: --pairs FOLDER){hint}"
         )
     base = paths.given(config.evaluate.pairs)
-    found = next((base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir()), base)
+    found = own or base
     others = {one.rpartition("_")[0] if one.rpartition("_")[2] in PARTS else one for one in config.evaluate.suites}
     if found == base and len(others - {"nursery"}) > 1:  # one folder would be scored under several names
         raise UserError(
@@ -147,12 +148,13 @@ def pairs_folder(config: Config, suite: str, out: Path) -> Path:
     return found
 
 
-def _has_own_folder(config: Config, suite: str) -> bool:
-    """Whether a suite that is called as a part of another is one by itself, by the name of its folder."""
+def _own_folder(config: Config, suite: str) -> Path | None:
+    """The folder that has a suite's name, below evaluate.pairs or that itself; None where none has."""
     if config.evaluate.pairs is None:
-        return False
+        return None
     base = paths.given(config.evaluate.pairs)
-    return base.name == suite or any((base / name).is_dir() for name in (f"{suite}_filtered", suite))
+    below = (base / name for name in (f"{suite}_filtered", suite) if (base / name).is_dir())
+    return next(below, base if base.name == suite else None)
 
 
 @functools.cache
