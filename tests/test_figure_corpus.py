@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from test_figures import faults
 
@@ -166,6 +167,15 @@ def test_ten_domains_can_be_told_apart_without_colour() -> None:
     ax = figure_corpus.plot_line_lengths(lengths())
     assert [line.get_label() for line in ax.lines] == [domain.replace("_", " ") for domain in BABYLM2023]
     assert len({line.get_marker() for line in ax.lines}) == len({to_hex(line.get_color()) for line in ax.lines}) == 10
+
+
+def test_the_name_of_the_dotted_line_lies_within_the_axes() -> None:
+    """Its end is near the axis where a text has few words, so that the name would lie across that."""
+    for words in (growth(), few_words()):
+        ax = figure_corpus.plot_vocabulary_growth(words)
+        FigureCanvasAgg(ax.figure).draw()  # type: ignore[arg-type]
+        (name,) = [text for text in ax.texts if text.get_text() == "every word new"]
+        assert name.get_window_extent().x0 > ax.get_window_extent().x0
 
 
 def test_the_middle_of_a_long_name_is_left_out() -> None:
