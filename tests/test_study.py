@@ -187,6 +187,24 @@ def test_ablations_note_what_was_asked_for(start, tmp_path):
             noted_plan(folder)
 
 
+def test_points_of_a_curve_lack_where_the_run_itself_is_asked_for_them(tmp_path):
+    """The nursery's ablations have no curve, its study has one: 54 runs were told to lack what nobody had asked for."""
+    base = '"mutual.arm" = "independent", "mutual.num_peers" = 1'
+    settings = ["data.words=3000", "data.dev_words=1000", "train.steps=2", "ablations.seeds=[0]", "evaluate.curve=[1]"]
+    settings += ["ablations.settings=[]", "evaluate.per_paradigm=1"]
+
+    def told(base, stage="train"):
+        lines = []
+        study.run("smoke", [*settings, f"ablations.base={{{base}}}"], tmp_path, stage, lines.append, "ablations")
+        return [line for line in lines if "learning curve" in line]
+
+    assert told(f'{base}, "evaluate.curve" = []') == []  # trained in a process of its own
+    assert told(f'{base}, "evaluate.curve" = []') == []  # and found finished
+    (line,) = told(base)
+    assert line.startswith("wmlkit: independent-p1-s0-") and "lacks 2 of 2 points" in line
+    assert told(base, "evaluate") == []  # once is enough: notebooks ask for training and for scores
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

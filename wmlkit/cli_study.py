@@ -53,7 +53,6 @@ def study_run(
 ) -> None:
     """Train and evaluate the runs of a study, study.workers of them side by side; or some of them."""
     from . import study, study_plan
-    from .evaluate.curve import points_lacking
 
     if shard is not None and rows is not None:
         raise UserError("got both --shard and --rows; expected at most one: leave out the other")
@@ -69,8 +68,6 @@ def study_run(
             config, place, *study_plan.parse_shard("1/1" if shard is None else shard), stage, say, part
         )
     for folder in folders:
-        for sentence in points_lacking(config, folder):
-            say(f"wmlkit: {sentence}")
         print(folder)
 
 

@@ -24,6 +24,7 @@ from .data.prepare import prepare
 from .data.tokenizer import load_tokenizer
 from .device import side_by_side
 from .errors import Stopped, UserError, signal_name
+from .evaluate.curve import points_lacking
 from .evaluate.ensembles import evaluate_run_ensembles, has_ensembles, known_ensembles
 from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
 from .evaluate.pairs import check_suites, evaluate_run, known_evaluation
@@ -98,12 +99,18 @@ def run_rows(
         if stage in ("train", "all"):
             folder = train_run(one, out, progress=partial(_report, say, one, name))
             say(f"{name}: trained")
+            _say_lacking(say, one, folder)
         if stage in ("evaluate", "all"):
             folder = run_folder(one, out)
             evaluate_all(folder, one, out)
             say(f"{name}: evaluated")
         folders.append(folder)
     return folders
+
+
+def _say_lacking(say: Callable[[str], None], config: Config, folder: Path) -> None:
+    for sentence in points_lacking(config, folder):
+        say(f"wmlkit: {sentence}")
 
 
 def _taken(rows: Sequence[int]) -> Iterator[int]:
@@ -235,6 +242,9 @@ def run(
     commands = [_command(preset, overrides, out, rows, stage, part)] * min(config.study.workers, len(left))
     with tempfile.TemporaryDirectory() as taken:
         _run_processes(commands, {"OMP_NUM_THREADS": str(config.train.threads), TAKEN: taken}, progress)
+    for row, (folder, one) in enumerate(zip(folders, runs, strict=True), start=1):
+        if stage != "evaluate" and row not in left:  # the processes tell it of theirs
+            _say_lacking(progress, one, folder)
     return folders
 
 
