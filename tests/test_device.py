@@ -16,6 +16,7 @@ from small import make_batch, make_peers, make_tokenizer
 from wmlkit import device, environment, paths
 from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer
+from wmlkit.errors import UserError
 from wmlkit.evaluate import glue, language_modelling, minimal_pairs, target
 from wmlkit.evaluate.glue import GlueOptions
 from wmlkit.evaluate.scoring import score_encoded
@@ -184,3 +185,5 @@ def test_two_workers_are_two_processes_and_one_is_this_one():
     assert list(device.side_by_side(os.getpid, [(), ()], 1)) == [os.getpid()] * 2
     assert os.getpid() not in device.side_by_side(os.getpid, [(), ()], 2)
     assert list(device.side_by_side(pow, [(2, 3), (3, 2), (5, 1)], 2)) == [8, 9, 5]  # in the order of the calls
+    with pytest.raises(UserError, match="one of 2 processes side by side was ended from outside; .*study.workers=1"):
+        list(device.side_by_side(os._exit, [(9,)], 2))  # as the system ends one where memory runs out

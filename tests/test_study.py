@@ -140,6 +140,12 @@ def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
     assert (study.run_folder(study_plan.plan(config)[0], tmp_path) / "done.json").is_file()
 
 
+def test_a_process_that_the_system_ends_is_not_named_by_its_last_line():
+    script = "import os, time; print('step 5', flush=True); time.sleep(0.2); os.kill(os.getpid(), 9)"
+    with pytest.raises(UserError, match="one of 1 training processes was ended by SIGKILL; .*memory.*study.workers=1"):
+        study._run_processes([[sys.executable, "-c", script]], {}, lambda line: None)
+
+
 def test_a_listener_that_fails_stops_the_processes_instead_of_hanging():
     """A process whose lines nobody reads would wait for ever once the pipe is full."""
     talk = "import time\nfor i in range(40000): print(i, flush=True)\ntime.sleep(600)"

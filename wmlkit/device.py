@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from .errors import OUT_OF_MEMORY, UserError
 
 CLEAR_REFS = Path("/proc/self/clear_refs")  # of Linux: a 5 written there clears the record of the highest memory
 
@@ -171,11 +174,19 @@ def process_memory(name: str) -> float:
 
 
 def side_by_side(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """What `function` gives for each tuple of arguments, in their order, from `workers` processes (0, 1: this one)."""
+    """What `function` gives for each tuple of arguments, in their order, from `workers` processes (0, 1: this one).
+
+    Raises UserError where one of them is ended from outside.
+    """
     if workers <= 1:
         yield from (function(*arguments) for arguments in calls)
         return
     # spawn: a forked child would share this process's threads, and CUDA refuses it
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(function, *arguments) for arguments in calls]
-        yield from (future.result() for future in futures)
+        try:
+            yield from (future.result() for future in futures)
+        except BrokenProcessPool:
+            raise UserError(
+                f"one of {workers} processes side by side was ended from outside; {OUT_OF_MEMORY}"
+            ) from None

@@ -7,6 +7,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What is told of a process that was ended from outside.
+OUT_OF_MEMORY = (
+    "the system does that where memory runs out: fewer processes take less (--set study.workers=1, replay.workers=1); "
+    "run again: what is finished is kept"
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota, limit of a file's size
 
 

@@ -23,7 +23,7 @@ from .config import Config, load_preset
 from .data.prepare import prepare
 from .data.tokenizer import load_tokenizer
 from .device import side_by_side
-from .errors import Stopped, UserError, signal_name
+from .errors import OUT_OF_MEMORY, Stopped, UserError, signal_name
 from .evaluate.curve import points_lacking
 from .evaluate.ensembles import evaluate_run_ensembles, has_ensembles, known_ensembles
 from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
@@ -299,6 +299,8 @@ def _run_processes(commands: Sequence[list[str]], variables: dict[str, str], pro
             stop_asked(),
         )
     failed = [index for index, process in enumerate(processes) if process.wait() != 0]
+    if any(processes[index].returncode == -9 for index in failed):  # SIGKILL, which Windows has no name for
+        raise UserError(f"one of {len(commands)} training processes was ended by SIGKILL; {OUT_OF_MEMORY}")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(commands)} training processes failed; the last line was: "
