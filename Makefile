@@ -1,6 +1,6 @@
 # make setup       virtual environment in .venv with the exact versions of constraints.txt
 # make reproduce   every notebook of the nursery preset, then tables, figures and report (below runs/)
-# make test        lint, types and tests
+# make test        lint, types and tests, a file of tests after the other on each core (ARGS="-n 0": one process)
 # make clean       delete the environment and all caches; results (runs/) stay
 #
 # Needs Python 3.11 or newer, pip and make. On Linux without a GPU, this takes the small CPU build of torch:
@@ -34,7 +34,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* *.egg-info
