@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from . import bilevel, paths, train
 from .config import Config, config_of_run, load_preset
 from .data.prepare import prepare
-from .data.texts import open_texts
+from .data.texts import open_measured
 from .errors import UserError
 from .evaluate.minimal_pairs import check_fit, window_of
 from .evaluate.pairs import load_peers
@@ -234,12 +234,12 @@ def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
 @torch.inference_mode()
 def _dev(peers: Peers, out: Path, cells: int) -> Reading:
     config = peers.config
-    texts = open_texts(config, prepare(config.data, out), peers.tokenizer)
+    dev = open_measured("dev", config, prepare(config.data, out), peers.tokenizer)
     room = max(1, cells // (len(peers.models) * len(peers.tokenizer)))  # tokens
     logits, targets = [], []
     with evaluation_mode(peers.models):
-        for number in range(texts.dev.batches(config.train.final_eval_rows)):
-            batch = texts.dev.source(number, config.train.mask_ratio)
+        for number in range(dev.batches(config.train.final_eval_rows)):
+            batch = dev.source(number, config.train.mask_ratio)
             index = batch.scored[:room]
             inputs = (batch.input_ids, batch.attention_mask, batch.position_ids)
             hidden = [hidden_states(model, *inputs).flatten(0, 1)[index] for model in peers.models]

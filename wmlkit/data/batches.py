@@ -6,6 +6,7 @@ needs no replay, and every arm of a study sees the same tokens in the same order
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -127,14 +128,12 @@ def segments(
     pieces = []
     ends = np.append(documents, len(tokens))[1:].astype(np.int64)
     for start, end in zip(documents.astype(np.int64).tolist(), ends.tolist(), strict=True):
-        line_ends = np.flatnonzero(tokens[start:end] == eos_id) + start + 1
+        line_ends = (np.flatnonzero(tokens[start:end] == eos_id) + start + 1).tolist()
         position = start + 1  # after the start token
         while position < end:
             limit = min(position + block_size - 1, end)
-            fitting = line_ends[
-                np.searchsorted(line_ends, position, "right") : np.searchsorted(line_ends, limit, "right")
-            ]
-            stop = int(fitting[0 if by_line else -1]) if len(fitting) else limit
+            first, behind = bisect_right(line_ends, position), bisect_right(line_ends, limit)
+            stop = line_ends[first if by_line else behind - 1] if first < behind else limit
             pieces.append((position, stop - position))
             position = stop
     return np.array(pieces, dtype=np.int64).reshape(-1, 2)

@@ -82,11 +82,8 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     """
     data, train, objective = config.data, config.train, config.model.objective
 
-    def rows(split: str, block_size: int, seed: int = train.seed) -> Rows:
-        path = prepared.folder / f"{split}.tokens"
-        tokens, header = open_tokens(path)
-        check_tokenizer(header, tokenizer)
-        return Rows(tokens, open_documents(path), tokenizer, block_size, data.packing, seed, split)
+    def rows(split: str, block_size: int) -> Rows:
+        return _rows(split, block_size, train.seed, data.packing, prepared, tokenizer)
 
     plan = stages(config)
     texts = [rows("train", stage.block_size) for stage in plan]
@@ -102,8 +99,8 @@ def open_texts(config: Config, prepared: Prepared, tokenizer: PreTrainedTokenize
     return Texts(
         _in_turn(plan, steps, sources),
         batch_source(held_out, objective, config.outer.batch_size, tokenizer),
-        measured(rows("held_out", data.block_size, seed=0), config, tokenizer),
-        measured(rows("dev", data.block_size, seed=0), config, tokenizer),
+        open_measured("held_out", config, prepared, tokenizer),
+        open_measured("dev", config, prepared, tokenizer),
         passes,
     )
 
@@ -159,6 +156,21 @@ def _check_outer_passes(config: Config, rows: int) -> None:
         f"the outer problem would read the held-out text {again:.2f} times, and data.max_passes is "
         f"{allowed:g}: it is training text too; {rarer} data.held_out"
     )
+
+
+def _rows(
+    split: str, block_size: int, seed: int, packing: str, prepared: Prepared, tokenizer: PreTrainedTokenizerFast
+) -> Rows:
+    path = prepared.folder / f"{split}.tokens"
+    tokens, header = open_tokens(path)
+    check_tokenizer(header, tokenizer)
+    return Rows(tokens, open_documents(path), tokenizer, block_size, packing, seed, split)
+
+
+def open_measured(split: str, config: Config, prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> Measured:
+    """One text of a prepared corpus, "held_out" or "dev", as losses on it are measured."""
+    text = _rows(split, config.data.block_size, 0, config.data.packing, prepared, tokenizer)
+    return measured(text, config, tokenizer)
 
 
 def measured(text: Rows, config: Config, tokenizer: PreTrainedTokenizerFast) -> Measured:

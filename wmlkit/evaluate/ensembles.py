@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import bilevel, paths
 from ..config import Config, config_of_run
 from ..data.prepared import open_prepared
-from ..data.texts import Measured, open_texts
+from ..data.texts import Measured, open_measured
 from ..device import Device, setup
 from ..errors import UserError
 from ..forward import AtPositions, evaluation_mode
@@ -77,18 +77,17 @@ def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str
     device = setup(config.train.precision, config.train.threads)
     models, tokenizer = load_peers(run_folder)
     peers = [AtPositions(model).to(device.device) for model in models]
-    texts = open_texts(config, open_prepared(prepared_of(run_folder)), tokenizer)
+    prepared = open_prepared(prepared_of(run_folder))
+    held_out, dev = (open_measured(split, config, prepared, tokenizer) for split in ("held_out", "dev"))
     own, _ = run_facts(run_folder)
-    weights = np.stack(
-        [own, np.full(len(own), 1 / len(own)), fitted_weights(*_read(peers, texts.held_out, config, device))]
-    )
-    dev, held_out = (
+    weights = np.stack([own, np.full(len(own), 1 / len(own)), fitted_weights(*_read(peers, held_out, config, device))])
+    on_dev, on_held_out = (
         losses_on(text, peers, torch.tensor(weights), config, device, config.train.final_eval_rows)[len(peers) :]
-        for text in (texts.dev, texts.held_out)
+        for text in (dev, held_out)
     )
     members = [
-        {"member": name, "weights": of.tolist(), "dev_ce": on_dev, "held_out_ce": on_held_out}
-        for name, of, on_dev, on_held_out in zip(NAMES, weights, dev, held_out, strict=True)
+        {"member": name, "weights": of.tolist(), "dev_ce": dev_ce, "held_out_ce": held_out_ce}
+        for name, of, dev_ce, held_out_ce in zip(NAMES, weights, on_dev, on_held_out, strict=True)
     ]
     found = {"settings": _settings(run_folder), "data_hash": document["data"].get("hash"), "members": members}
     paths.write_json(paths.ensembles(run_folder), found)
