@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_study
+from fake_runs import PARADIGMS, evaluated, weigh, write_evaluation, write_glue, write_study
 
 from wmlkit import paths, tables
 from wmlkit.answer import Answer, answer
@@ -275,6 +275,7 @@ def test_one_seed_of_wml_does_not_hide_what_three_of_dml_have_shown(tmp_path: Pa
 def test_differences_of_fewer_seeds_than_their_means_say_so(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("independent", 2), ("dml", 2)), (0, 1, 2), protocols=("babylm2025",))
     write_study(folder, (("wml", 2),), (0, 1), protocols=("babylm2025",))
+    weigh(folder)
     (told,) = [sentence for sentence in given_by(folder).basis if "T4_diversity" in sentence]
     dml, wml = told.partition("; dml ")[2].split("; wml ")
     assert "over the 2 seeds of both, adjusted p" in wml and "seeds of both" not in dml

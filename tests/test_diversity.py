@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fake_runs import write_run, write_study
+from fake_runs import weigh, write_run, write_study
 from torch.nn import functional as F
 
 from wmlkit import bilevel, diversity, tables
@@ -21,7 +21,9 @@ from wmlkit.runs import read_runs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("out") / "nursery", protocols=("babylm2025",))
+    folder = write_study(tmp_path_factory.mktemp("out") / "nursery", protocols=("babylm2025",))
+    weigh(folder)
+    return folder
 
 
 def test_the_loss_of_averaged_logits_is_that_of_the_peers_less_their_divergence_from_it() -> None:
@@ -45,7 +47,7 @@ def test_a_frozen_teacher_is_no_member() -> None:
     assert found == pytest.approx({"weighted_mean_peer": 1.75, "ensemble": 1.0, "diversity": 0.75})
 
 
-def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_the_control(folder: Path) -> None:
+def test_the_table_holds_the_numbers_of_each_arm_and_the_difference_from_the_control(folder: Path) -> None:
     table = (
         diversity.diversity(diversity.diversity_table(read_runs(folder)))
         .set_index(["arm", "peers", "quantity"])
@@ -54,7 +56,7 @@ def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_t
     assert set(table.index) == {
         (arm, peers, quantity)
         for arm, peers in (("independent", 4), ("dml", 4), ("wml", 2), ("wml", 4), ("distill", 4))
-        for quantity in ("weighted_mean_peer", "ensemble", "diversity")
+        for quantity in ("weighted_mean_peer", "ensemble", "diversity", "uniform_diversity")
     }
     runs = {(run.arm, run.peers, run.seed): run.done for run in read_runs(folder)}
 
@@ -73,13 +75,19 @@ def test_the_table_holds_the_three_numbers_of_each_arm_and_the_difference_from_t
     assert table.loc[("independent", 4), "p"].isna().all()
     whole = table.groupby(level=["arm", "peers"]).apply(lambda rows: rows.droplevel([0, 1])["mean"])
     assert np.allclose(whole["weighted_mean_peer"] - whole["ensemble"], whole["diversity"])
+    alike = [
+        float(np.mean(runs["wml", 4, seed]["dev_ce"]) - runs["wml", 4, seed]["dev_ce_ensemble"]) for seed in range(3)
+    ]
+    assert table.loc[("wml", 4, "uniform_diversity"), "mean"] == pytest.approx(np.mean(alike) + 0.25)  # `weigh`
+    assert np.mean(alike) > np.mean(own) + 0.001  # equal weights lie on more peers
     assert "T4_diversity" in [path.stem for path in tables.write_tables(folder)]
 
 
 def test_the_readable_table_has_an_arm_a_row(folder: Path) -> None:
     ((_, shown),) = readable("T4_diversity", diversity.diversity(diversity.diversity_table(read_runs(folder))))
     assert list(shown["arm"] + shown["peers"]) == ["independent4", "dml4", "wml2", "wml4", "distill4"]
-    change = shown["diversity minus independent's [95 %]"]
+    change = shown["at equal weights, minus independent's [95 %]"]
+    assert all("[" in cell for cell in shown["diversity at equal weights"])
     assert change[0] == "" == change[2] and "[" in change[1] and shown["p"][3] != ""
     assert all("[" in cell for cell in shown["weighted mean of the peers"])
 

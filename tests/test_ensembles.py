@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_runs import write_study
+from fake_runs import weigh, write_study
 
 from wmlkit import bilevel, paths, results, study
 from wmlkit.config import config_of_run
@@ -122,14 +122,6 @@ def test_a_study_measures_them(run: Path) -> None:
     assert study._is_done(run, config, out, "all")
     paths.ensembles(run).unlink()
     assert not study._is_done(run, config, out, "all") and study._is_done(run, config, out, "train")
-
-
-def weigh(folder: Path) -> None:
-    """Write into each run of `folder` what `evaluate_run_ensembles` would find, 0.5 below the run's own ensemble."""
-    for path in folder.glob("*/done.json"):
-        ce = paths.read_json(path)["dev_ce_ensemble"]
-        members = [{"member": name, "dev_ce": ce - 0.25 * place} for place, name in enumerate(NAMES)]
-        paths.write_json(paths.ensembles(path.parent), {"settings": {}, "data_hash": "", "members": members})
 
 
 def test_tables_and_the_answer_have_them(tmp_path: Path) -> None:

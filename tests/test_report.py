@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_runs import write_run, write_study
+from fake_runs import weigh, write_run, write_study
 
 from wmlkit import captions, environment, paths, tables
 from wmlkit.answer import Answer, answer
-from wmlkit.diversity import diversity, diversity_table
+from wmlkit.diversity import UNIFORM, diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.report import _answer, _markdown, write_report
 from wmlkit.results import TEACHER_COST
@@ -344,10 +344,13 @@ def test_the_same_comparison_in_dev_loss_where_lower_is_better(folder: Path) -> 
     assert "near 100 %" not in " ".join(alone) and "dev loss" not in " ".join(alone)  # no spread: no interval
 
 
-def test_what_peers_are_worth_together(folder: Path) -> None:
+def test_what_peers_are_worth_together(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", STUDY, protocols=())
     scores = {"wml": HIGH, "independent": LOW, "distill": LOW}
+    assert "T4_diversity" not in " ".join(given(folder, scores).basis)  # equal weights were not measured
+    weigh(folder)
     told = [one for one in given(folder, scores).basis if "T4_diversity" in one]
-    table = diversity(diversity_table(read_runs(folder))).query("quantity == 'diversity'").set_index("arm")
+    table = diversity(diversity_table(read_runs(folder))).query(f"quantity == {UNIFORM!r}").set_index("arm")
     assert len(told) == 1 and "2 peers, nats a scored token, in brackets against independent): independent " in told[0]
     row = table.loc["wml"]
     assert f" {table.loc['independent', 'mean']:.3f}; " in told[0]

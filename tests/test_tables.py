@@ -15,7 +15,7 @@ from fake_runs import PARADIGMS, write_evaluation, write_glue, write_prepared, w
 
 from wmlkit import environment, items, paths, results, tables
 from wmlkit.config import load_preset, preset_names
-from wmlkit.diversity import diversity, diversity_table
+from wmlkit.diversity import UNIFORM, diversity, diversity_table
 from wmlkit.errors import UserError
 from wmlkit.figures.files import write_figures
 from wmlkit.hyperparameters import hyperparameters, value_sources
@@ -373,14 +373,14 @@ def test_readable_main_result_puts_interval_and_seeds_into_one_cell(folder: Path
 
 
 def test_a_difference_of_fewer_seeds_than_its_row_says_so() -> None:
-    row = {"arm": "wml", "peers": 2, "quantity": "diversity", "mean": 0.04, "low": 0.03, "high": 0.05, "n_seeds": 3,
+    row = {"arm": "wml", "peers": 2, "quantity": UNIFORM, "mean": 0.04, "low": 0.03, "high": 0.05, "n_seeds": 3,
            "values": "0.03 0.04 0.05", "note": "", "difference": -0.02, "difference_low": -0.05,
            "difference_high": 0.01, "differences": "-0.03 -0.01", "difference_n_seeds": 2, "p": 0.2,
            "p_adjusted": 0.3}  # fmt: skip
     ((_, shown),) = readable("T4_diversity", pd.DataFrame([row]))
-    assert shown["diversity minus independent's [95 %]"].item().endswith("-0.030  -0.010 (2 of 3 seeds)")
+    assert shown["at equal weights, minus independent's [95 %]"].item().endswith("-0.030  -0.010 (2 of 3 seeds)")
     ((_, shown),) = readable("T4_diversity", pd.DataFrame([{**row, "difference_n_seeds": 3}]))
-    assert "seeds" not in shown["diversity minus independent's [95 %]"].item()
+    assert "seeds" not in shown["at equal weights, minus independent's [95 %]"].item()
 
 
 def test_readable_bits_a_byte_have_three_decimals() -> None:

@@ -8,6 +8,9 @@ The ensemble averages logits, so at every position, whatever the true token is,
 exactly (Heskes 1998, Neural Computation 10(6); Wood et al. 2023, arXiv 2301.03962). D is the peers' diversity: it
 follows from losses that every run measures, and nothing has to be predicted again. Mutual learning lowers the first
 term and, since it draws the p_i together, the second one too.
+
+D depends on the weights as well: where they lie on few peers there is less of it, whatever the peers. So arms are
+compared with equal weights in all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from .run_files import Run
 from .runs import metric_lines
 
 CONTROL = "independent"  # what the other arms are compared with
+UNIFORM = "uniform_diversity"  # D at equal weights
 _OF_ONE = ["setting", "corpus", "peers", "quantity"]
 
 
@@ -39,12 +43,17 @@ def decomposed(ce: Sequence[float], ensemble_ce: float, weights: Sequence[float]
 
 
 def diversity_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a finished run of several peers and a quantity of `decomposed`, on dev text at the end: the columns that
-    all tables share, quantity, value."""
+    """One row a finished run of several peers and a quantity, on dev text at the end: the columns that all tables
+    share, quantity, value. The quantities are those of `decomposed`, with the run's weights, and `UNIFORM` where the
+    loss of the ensemble with equal weights was measured (`evaluate.ensembles`)."""
     rows = []
     for run in runs:
         if run.peers > 1:
-            found = decomposed(run.done["dev_ce"], run.done["dev_ce_ensemble"], run.done["peer_weights"])
+            ce = run.done["dev_ce"]
+            found = decomposed(ce, run.done["dev_ce_ensemble"], run.done["peer_weights"])
+            if "uniform_ensemble" in run.other_ensembles:
+                alike = decomposed(ce, run.other_ensembles["uniform_ensemble"], [1.0] * len(ce))
+                found[UNIFORM] = alike["diversity"]
             rows += [{**run.shared, "quantity": quantity, "value": value} for quantity, value in found.items()]
     return pd.DataFrame(rows)
 

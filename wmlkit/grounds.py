@@ -10,7 +10,7 @@ import pandas as pd
 
 from . import readings, results
 from .alike import OTHERWISE
-from .diversity import CONTROL, diversity, diversity_table
+from .diversity import CONTROL, UNIFORM, diversity, diversity_table
 from .overfitting import risen, stopped
 from .readable import p_value, peers_in_words
 from .run_files import Run
@@ -195,7 +195,7 @@ def of_diversity(runs: Sequence[Run]) -> list[str]:
     """What the peers of each arm are worth together; nothing without a difference, with its interval, from peers that
     learned alone."""
     table = diversity(diversity_table(runs))
-    table = table[table["quantity"] == "diversity"] if len(table) else table
+    table = table[table["quantity"] == UNIFORM] if len(table) else table
     shown = table[table["difference_low"].notna()] if len(table) else table
     if shown.empty:
         return []
@@ -209,7 +209,7 @@ def of_diversity(runs: Sequence[Run]) -> list[str]:
         change = f"{row['difference']:+.3f}, {interval}{over}, adjusted p {p_value(row['p_adjusted'])}"
         told.append(f"{row['arm']} {row['mean']:.3f} ({change})")
     return [
-        "On dev text an ensemble's loss is below the weighted mean of its peers' by as much as they differ "
+        "On dev text the loss of an ensemble that weighs its peers alike is below their mean by as much as they differ "
         f"(T4_diversity; {peers} peers, nats a scored token, in brackets against {CONTROL}): {'; '.join(told)}."
     ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .diversity import UNIFORM
 from .runs import ARMS, distinct
 
 MEMBERS = (  # in the order in which they are shown
@@ -181,11 +182,12 @@ def _diversity(table: pd.DataFrame) -> pd.DataFrame:
     for record in ordered.to_dict("records"):
         row = rows.setdefault(tuple(record[key] for key in keys), {key: record[key] for key in (*keys, "n_seeds")})
         row[record["quantity"]] = _with_interval(record, 3)
-        if record["quantity"] == "diversity":
-            row["diversity minus independent's [95 %]"] = _change(record, 3)
+        if record["quantity"] == UNIFORM:
+            row["at equal weights, minus independent's [95 %]"] = _change(record, 3)
             row |= {"p": p_value(record["p"]), "p, adjusted": p_value(record["p_adjusted"])}
     frame = pd.DataFrame(rows.values())
-    return _plain(frame.rename(columns={"weighted_mean_peer": "weighted mean of the peers"}))
+    names = {"weighted_mean_peer": "weighted mean of the peers", UNIFORM: "diversity at equal weights"}
+    return _plain(frame.rename(columns=names))
 
 
 def _of_protocols(table: pd.DataFrame) -> str:

@@ -107,7 +107,8 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -
             told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
         else:
             over = "" if row["n_seeds"] == most else f" over {_seeds(row['n_seeds'])}"
-            reading = _reading(row, _WORDS_OF_LOSS)
+            tiny = max(abs(row[end]) for end in ("low", "high")) < 0.0005
+            reading = "less than can be told in three digits" if tiny else _reading(row, _WORDS_OF_LOSS)
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}{over}; {reading})")
     peers_told = peers_in_words(rows[0]["peers"])
     return f"In dev loss (nats a scored token), {a} minus {b}, {peers_told}, {_seeds(most)}: {'; '.join(told)}."
