@@ -21,7 +21,7 @@ from wmlkit.figures.files import write_figures
 from wmlkit.hyperparameters import hyperparameters, value_sources
 from wmlkit.provenance import read_provenance, record_provenance
 from wmlkit.readable import readable
-from wmlkit.readings import loss_difference
+from wmlkit.readings import loss_difference, loss_in_short
 from wmlkit.runs import read_runs
 
 
@@ -420,6 +420,9 @@ def test_the_difference_in_loss_is_told_as_its_interval_carries_it() -> None:
     one = table[table["member"] == "best_peer"].assign(n_seeds=1, low=np.nan, high=np.nan, setting=np.nan)
     assert loss_difference(one, "wml", "independent").endswith(", 1 seed: best peer +0.012 (no interval: one seed).")
     assert loss_difference(table, "wml", "distill") == "These runs do not compare wml with distill."
+    tiny = table[table["member"] == "mean_peer"].assign(mean=-0.0003, low=-0.0004, high=-0.0002)
+    assert loss_difference(tiny, "wml", "independent").endswith("-0.000 to -0.000; less than three digits tell).")
+    assert "no difference is shown (mean peer -0.000)" in loss_in_short(tiny, "wml", "independent", 4, 3)
 
 
 def test_where_no_arms_are_compared_there_is_an_empty_table(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: 
     rows = rows_of_loss(differences, a, b, peers)
     most = max(row["n_seeds"] for row in rows)
     for row in rows:
-        found = "hint" if doubt(row) else verdict(row)
+        found = "none" if _tiny(row) else "hint" if doubt(row) else verdict(row)
         of_seeds = "" if row["n_seeds"] == most else f" over {_seeds(row['n_seeds'])}"
         shown[found].append(f"{row['member'].replace('_', ' ')} {row['mean']:+.3f}{of_seeds}")
     told = [f"{words[found]} ({', '.join(members)})" for found, members in shown.items() if members]
@@ -107,11 +107,15 @@ def loss_difference(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -
             told.append(f"{found} (no interval: {'one seed' if row['n_seeds'] == 1 else 'all seeds gave the same'})")
         else:
             over = "" if row["n_seeds"] == most else f" over {_seeds(row['n_seeds'])}"
-            tiny = max(abs(row[end]) for end in ("low", "high")) < 0.0005
-            reading = "less than can be told in three digits" if tiny else _reading(row, _WORDS_OF_LOSS)
+            reading = "less than three digits tell" if _tiny(row) else _reading(row, _WORDS_OF_LOSS)
             told.append(f"{found} (95 % interval {row['low']:+.3f} to {row['high']:+.3f}{over}; {reading})")
     peers_told = peers_in_words(rows[0]["peers"])
     return f"In dev loss (nats a scored token), {a} minus {b}, {peers_told}, {_seeds(most)}: {'; '.join(told)}."
+
+
+def _tiny(row: Any) -> bool:
+    """Whether an interval of losses has no end that three digits tell from 0: its sign is nothing to speak of."""
+    return max(abs(row["low"]), abs(row["high"])) < 0.0005
 
 
 def _seeds(count: int) -> str:
