@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from . import losses
 from .forward_mode import differentiable
-from .losses import WHOLE, MutualOptions, Share
+from .losses import MutualOptions, Share
 from .updates import Parameters, Update
 
 Sum = Callable[[Sequence[Tensor]], list[Tensor]]  # of each tensor over all processes that hold parts of a batch
@@ -40,10 +40,10 @@ class InnerBatch:
 
     forward: Sequence[Forward]
     targets: Tensor
-    scored: Tensor | None = None
-    batch_size: int = 1
-    frozen: Callable[[], list[Tensor]] = list
-    share: Share = WHOLE
+    scored: Tensor | None
+    batch_size: int
+    frozen: Callable[[], list[Tensor]]
+    share: Share
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class OuterBatch:
 
     forward: Sequence[Forward]
     targets: Tensor
-    frozen: Callable[[], list[Tensor]] = list
-    share: float = 1.0
+    frozen: Callable[[], list[Tensor]]
+    share: float
 
 
 def outer_loss(logits: Sequence[Tensor], targets: Tensor, peer_weights: Tensor, objective: str) -> Tensor:
@@ -118,7 +118,7 @@ def hypergradient_terms(
     options: MutualOptions,
     *,
     updates: Sequence[Update] | None,
-    objective: str = "logit_ensemble",
+    objective: str,
     gradients: Sequence[Parameters] | None = None,
     total: Sum = list,
 ) -> tuple[Tensor, Tensor, Tensor]:

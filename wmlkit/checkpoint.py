@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -107,7 +108,7 @@ def restore(
         document = paths.read_json(path / "state.json")
         tensors = load_file(path / "tensors.safetensors")
         version = document["version"]
-    except Exception as error:  # safetensors raises its own kind for a truncated file
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:  # not memory that ran out
         raise _damaged(path, error) from None
     if version != VERSION:
         raise UserError(

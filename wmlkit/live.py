@@ -65,7 +65,7 @@ def view(config: Config, out: str | Path | None = None) -> Callable[[dict[str, A
             shown.clear()
         shown[row["step"]] = row
         text = study.progress_line(config, row)
-        last = row["step"] == config.train.steps
+        last = row["step"] == study.steps_of(config, row)
         picture.draw(lambda: training_figure(config, list(shown.values())), text, last)
 
     return show
@@ -96,7 +96,7 @@ def training_figure(config: Config, rows: Sequence[Row]) -> Figure:
     plot_peer_weights(metrics[metrics["peer"].isna() | (metrics["peer"] <= len(last["ce"]))], ax=right)
     name = "teacher" if last.get("teacher") else config.mutual.arm
     speed = f", {last['tokens_per_second']:,.0f} tokens a second" if "tokens_per_second" in last else ""
-    figure.suptitle(f"{name}, step {last['step']} of {config.train.steps}{speed}", fontsize=8)
+    figure.suptitle(f"{name}, step {last['step']} of {study.steps_of(config, last)}{speed}", fontsize=8)
     return figure
 
 

@@ -89,8 +89,9 @@ def cross_entropies(
 ) -> Tensor:
     """CE_i = mean over scored positions of -log p_i[y], in nats: P tensors (N, V) and targets (N,) -> (P,).
 
-    scored: (N,) boolean, None for all. Raises UserError when nothing is scored, as 0/0 is not a loss, and for a target
-    that is no token (-100).
+    scored: (N,) boolean, None for all. Without any position (N = 0, as in a part of a batch) 0. On a CPU raises
+    UserError where `scored` leaves out all positions of a whole batch, as 0/0 is not a loss, and for a target that is
+    no token (-100).
 
     >>> blind = torch.zeros(1, 4)  # one token, four words, all as likely
     >>> cross_entropies([blind, torch.tensor([[2.0, 0.0, 0.0, 0.0]])], torch.tensor([0]))  # ln 4 and less

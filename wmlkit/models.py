@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .errors import UserError, first_line
+from .faults import is_out_of_memory
 from .settings import ModelConfig, Objective
 from .shapes import Student
 from .untrusted import check_model, read_settings
@@ -336,6 +337,8 @@ def load_model(folder: str | Path, objective: str) -> PreTrainedModel:
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # the library raises whatever its parts raise: SafetensorError, ValueError, ...
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"the model in {folder} cannot be loaded ({first_line(error)}); {expected}") from None
     finally:
         logging.set_verbosity(verbosity)

@@ -28,7 +28,7 @@ from .evaluate.pairs import load_peers
 from .evaluate.protocols import credit, get_protocol, is_tie
 from .evaluate.spans import Encoded, encode_spans
 from .evaluate.suites import pairs_folder, read_suite, sample_pairs
-from .forward import evaluation_mode
+from .forward import AtPositions, evaluation_mode
 from .models import hidden_states, lm_logits
 from .run_files import run_document, run_facts
 from .runs import read_runs
@@ -241,9 +241,7 @@ def _dev(peers: Peers, out: Path, cells: int) -> Reading:
         for number in range(dev.batches(config.train.final_eval_rows)):
             batch = dev.source(number, config.train.mask_ratio)
             index = batch.scored[:room]
-            inputs = (batch.input_ids, batch.attention_mask, batch.position_ids)
-            hidden = [hidden_states(model, *inputs).flatten(0, 1)[index] for model in peers.models]
-            logits.append(torch.stack([lm_logits(m, h) for m, h in zip(peers.models, hidden, strict=True)]).float())
+            logits.append(torch.stack([AtPositions(model)(batch, index).float() for model in peers.models]))
             targets.append(batch.targets[index])
             room -= len(index)
             if room == 0:

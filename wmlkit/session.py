@@ -43,7 +43,7 @@ class Session:
     folder: Path
     files: list[Path] = field(default_factory=list)
 
-    def provenance(self, seeds: Sequence[int] = ()) -> dict[str, Any]:
+    def provenance(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What made a table or figure of this notebook."""
         words = ["wmlkit", "reproduce", "--preset", self.preset, "--only", self.notebook[:2]]
         words += ["--out", str(self.out)] if self.out != paths.output() else []

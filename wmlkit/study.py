@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,19 @@ def run_name(config: Config) -> str:
     return f"{config.mutual.arm} P={config.mutual.num_peers} seed {config.train.seed}"
 
 
+def steps_of(config: Config, row: Mapping[str, Any]) -> int:
+    """Steps of the run that a row of metrics.jsonl is of: that of `config`, or of its teacher."""
+    of_teacher = row.get("teacher") or config.mutual.arm == "teacher"
+    return (config.mutual.teacher_steps if of_teacher else None) or config.train.steps
+
+
 def progress_line(config: Config, row: dict[str, Any], name: str = "") -> str:
     """One line of text for a row of metrics.jsonl; name: of the run, `run_name` unless given."""
     values = row.get("dev_ce", row["ce"])
     ce = " ".join("none" if value is None else f"{value:.3f}" for value in values)
     weights = " ".join(f"{value:.3f}" for value in row["peer_weights"])
     kind = "dev" if "dev_ce" in row else "train"
-    name, steps = name or run_name(config), config.train.steps
-    if row.get("teacher") or config.mutual.arm == "teacher":
-        steps = config.mutual.teacher_steps or steps
+    name, steps = name or run_name(config), steps_of(config, row)
     if row.get("teacher"):
         name = f"teacher of {name}"
     parts = f", memory ran out: batches in {row['parts']} parts" if "parts" in row else ""
@@ -191,8 +195,8 @@ def evaluate_all(folder: Path, config: Config, out: Path) -> list[dict[str, Any]
     return documents
 
 
-def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[Path]:
-    """The first suite under every protocol, on the runs of one arm and number of peers; returns their folders."""
+def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> None:
+    """Score the first suite under every protocol, on the runs of one arm and number of peers."""
     suite = config.evaluate.suites[0]
     runs = [one for one in plan(config) if (one.mutual.arm, one.mutual.num_peers) == (arm, peers)]
     folders = [run_folder(one, out) for one in runs]
@@ -202,7 +206,6 @@ def evaluate_protocols(config: Config, out: Path, arm: Arm, peers: int) -> list[
         calls += [(folder, suite, pairs_folder(chosen, suite, out), chosen) for folder in folders]
     if not all(_is_evaluated(folder, suite, one, out) for folder, _, _, one in calls):
         list(side_by_side(_evaluate_alone, calls, config.study.workers))
-    return folders
 
 
 def _evaluate_alone(folder: Path, suite: str, pairs: Path, config: Config) -> None:

@@ -12,7 +12,7 @@ from .results import scores_table
 from .runs import environment_of, read_runs
 
 
-def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[str, Any]:
+def summary(folder: Path, minutes: Mapping[str, float]) -> dict[str, Any]:
     """The document of ``summary.json``: preset, commit, device, minutes and the results of the main setting.
 
     Commits and devices are those of the runs. minutes: "train" is the time of all runs and of the teachers trained for
@@ -31,7 +31,7 @@ def summary(folder: Path, minutes: Mapping[str, float] | None = None) -> dict[st
         "preset": str(runs[0].config["preset"]) if runs else folder.name,
         "commit": environment_of(runs, "commit"),
         "device": environment_of(runs, "device"),
-        "minutes": {"train": train, "evaluate": None, "total": None, **(minutes or {})},
+        "minutes": {"train": train, "evaluate": None, "total": None, **minutes},
         "results": results,
     }
 

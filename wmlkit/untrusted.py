@@ -66,23 +66,19 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
             waiting.extend(value)
 
 
-def check_model(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder that holds its weights as safetensors and names no code.
-
-    Raises UserError for any other folder.
-    """
+def check_model(folder: Path) -> None:
+    """Raises UserError unless `folder` is that of a model with its weights as safetensors, and names no code."""
     if not any((folder / name).is_file() for name in ("model.safetensors", INDEX)):
         raise UserError(
             f"{folder} has no model.safetensors; wmlkit loads weights from safetensors only, because other formats can "
             "run code: convert the model; a peer of a run that lost them comes back with `wmlkit train --force`"
         )
-    settings = read_settings(folder / "config.json")
+    read_settings(folder / "config.json")
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds an adapter of another model; expected a whole model: merge the two first")
     if not (folder / "model.safetensors").is_file():
         _check_index(folder)
     check_tokenizer(folder)
-    return settings
 
 
 def check_tokenizer(folder: Path) -> None:

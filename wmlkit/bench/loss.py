@@ -107,7 +107,7 @@ def _fast(case: Case) -> Run:
     return lambda: case.fast("scored", MutualOptions())
 
 
-def bench_loss(name: str = "small", repeats: int = 7) -> dict[str, Any]:
+def bench_loss(name: str, repeats: int) -> dict[str, Any]:
     """The loss and its backward pass in each form, then the fast form by peers, vocabulary and positions.
 
     `time_8_peers_to_2` and `memory_8_peers_to_2` are 4 where the loss is linear in the number of peers.

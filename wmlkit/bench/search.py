@@ -19,7 +19,7 @@ LARGE = {  # a space of many thousand shapes around the paper's
 }
 
 
-def bench_search(repeats: int = 5) -> dict[str, Any]:
+def bench_search(repeats: int) -> dict[str, Any]:
     """Sizes of the paper's 75 shapes in closed form and by building each model on torch's meta device, which agree or
     an error is raised; and the exact search of the paper's space and of a large one."""
     check_repeats(repeats)

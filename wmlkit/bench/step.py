@@ -162,7 +162,7 @@ def step_variants(work: Work) -> dict[str, Run]:
     }
 
 
-def bench_step(name: str = "small", repeats: int = 7) -> dict[str, Any]:
+def bench_step(name: str, repeats: int) -> dict[str, Any]:
     """A step of four peers in each form: medians of interleaved repeats, memory, tokens a second, FLOP.
 
     In the setting `all-positions` released, reference and fast compute the same number, or an error is raised.

@@ -27,7 +27,7 @@ from .measure import Run, check_repeats, interleaved, matrix_product, peaks, row
 WORDS = 60_000  # of nursery text: enough for the preset's vocabulary
 
 
-def bench_train(preset: str = "nursery", repeats: int = 7, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def bench_train(preset: str, repeats: int, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The parts of a step of arm `wml` in a preset's sizes, on nursery text unless `overrides` (KEY=VALUE) name other.
 
     inner: forward, loss, backward of all peers. outer: one outer step, of which a run takes one every `outer.every`

@@ -119,7 +119,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
 def segments(
     tokens: NDArray[np.integer], documents: NDArray[np.integer], block_size: int, eos_id: int, by_line: bool = False
 ) -> NDArray[np.int64]:
-    """Cut documents into pieces of at most `block_size` tokens, at a line end where one is near: (S, 2) start, length.
+    """Cut documents into pieces of at most `block_size` tokens, start token included, at the last line end that fits,
+    in a longer line wherever the piece is full: (S, 2) start, length.
 
     Every document starts with the start token and ends each line with `eos_id`. A piece that continues a
     document has no start token of its own: `Rows` puts one there, so it is one token shorter.

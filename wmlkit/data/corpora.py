@@ -58,7 +58,7 @@ class Source:
 
     name: str
     files: tuple[TextFile, ...]
-    skipped: tuple[str, ...] = ()  # names of an own corpus' files that are no text by their names and not about it
+    skipped: tuple[str, ...]  # names of an own corpus' files that are no text by their names and not about it
 
     def domains(self) -> list[str]:
         """Names of the domains, training before dev-only ones, alphabetically."""

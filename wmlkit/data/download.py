@@ -47,7 +47,7 @@ class _Interrupted(Exception):
     """An attempt failed in a way that another attempt may mend."""
 
 
-def get_json(url: str, patience: Patience = PATIENT) -> Any:
+def get_json(url: str, patience: Patience) -> Any:
     """The JSON document at `url`. Raises UserError when it cannot be had."""
 
     def attempt() -> Any:

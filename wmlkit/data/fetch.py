@@ -148,7 +148,7 @@ def _fetch_release(name: str, work: Path, api: str, elsewhere: Mapping[str, str]
     _record(name, corpus, sources)
 
 
-def list_project(url: str, patience: Patience = PATIENT) -> Iterator[Remote]:
+def list_project(url: str, patience: Patience) -> Iterator[Remote]:
     """All files of an OSF folder listing and the folders below it, following its pages. Raises UserError."""
     waiting = [(url, PurePosixPath())]
     seen: set[str] = set()

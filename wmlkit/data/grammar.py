@@ -75,9 +75,9 @@ class Slot:
     """One word of a shape: drawn from `category`, given the word at position `parent` (None: freely)."""
 
     category: str
-    parent: int | None = None
-    kept_out: bool = False
-    label: str = ""
+    parent: int | None
+    kept_out: bool
+    label: str
 
 
 @dataclass(frozen=True)
@@ -244,11 +244,10 @@ def _of_length(length: int) -> tuple[tuple[Shape, ...], np.ndarray]:
     return fitting, admits
 
 
-def visible_probability(words: list[str | None], weights: dict[str, float] | None = None, strict: bool = True) -> float:
+def visible_probability(words: list[str | None], weights: dict[str, float] | None = None) -> float:
     """Probability of all sentences that agree with `words`, None being a masked word; exact.
 
-    `weights`: factor of each pattern name (a domain's); `strict` False ignores which combinations are held
-    out: a sentence of probability 0 is then ungrammatical, not merely absent from the training text.
+    `weights`: factor of each pattern name (a domain's).
     """
     fitting, admits = _of_length(len(words))
     index = [len(vocabulary()) if word is None else vocabulary().get(word, -1) for word in words]
@@ -257,16 +256,11 @@ def visible_probability(words: list[str | None], weights: dict[str, float] | Non
     survivors = np.flatnonzero(admits[:, np.arange(len(words)), index].all(axis=1))
     factor = weights or {}
     total = sum(shape.weight * factor.get(shape.name, 1.0) for shape in shapes())
-    return (
-        math.fsum(
-            fitting[s].weight * factor.get(fitting[s].name, 1.0) * _shape_probability(fitting[s].slots, words, strict)
-            for s in survivors
-        )
-        / total
-    )
+    found = [fitting[s] for s in survivors]
+    return math.fsum(s.weight * factor.get(s.name, 1.0) * _shape_probability(s.slots, words) for s in found) / total
 
 
-def _shape_probability(chosen: tuple[Slot, ...], words: list[str | None], strict: bool) -> float:
+def _shape_probability(chosen: tuple[Slot, ...], words: list[str | None]) -> float:
     """Sum over the masked words by passing messages from children to parents, which always stand before them."""
     messages = [np.ones(len(category(slot.category).words)) for slot in chosen]
     result = 1.0
@@ -278,10 +272,8 @@ def _shape_probability(chosen: tuple[Slot, ...], words: list[str | None], strict
             message = message * np.array([w == word for w in own.words])
         if slot.parent is None:
             result *= float(own.probabilities @ message)
-        elif strict:
+        else:
             messages[slot.parent] = messages[slot.parent] * (
                 conditional(chosen[slot.parent].category, slot.category, slot.kept_out) @ message
             )
-        else:
-            result *= float(own.probabilities @ message)
     return result

@@ -30,7 +30,8 @@ def mask_tokens(
     masking: Masking,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(inputs, scored): exactly round(ratio x candidates) positions scored, drawn without replacement.
+    """(inputs, scored): round(ratio x candidates) positions scored, at least one of any candidates, drawn without
+    replacement.
 
     ids, candidates: (B, T). Special tokens are no candidates and are never drawn as random replacements.
     Of the scored positions a share `masking.random` shows a random token, `masking.keep` the true one, the rest

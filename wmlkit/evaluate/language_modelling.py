@@ -30,10 +30,9 @@ from ..data.prepared import open_prepared
 from ..data.tokenizer import load_tokenizer, unknown_id
 from ..device import best_device
 from ..errors import UserError
-from ..models import max_length
 from ..run_files import known_result, other_format, run_document, run_facts
 from ..settings import Objective
-from .minimal_pairs import check_fit, members_of, objective_of
+from .minimal_pairs import check_fit, members_of, objective_of, window_of
 from .pairs import load_peers
 from .scoring import score_encoded
 from .spans import Encoded
@@ -87,7 +86,7 @@ def evaluate_text(
     """
     peers, ensembles, names = members_of(models, member_weights)
     objective = objective or objective_of(peers[0])
-    window = min(tokenizer.model_max_length, *(max_length(model) for model in peers))
+    window = window_of(peers, tokenizer)
     unknown = unknown_id(tokenizer)
 
     def read(domain: str, documents: Documents) -> _Read:
@@ -153,7 +152,7 @@ def evaluate_run_text(
     run_folder: Path,
     prepared_folder: Path,
     *,
-    words_per_domain: int | None = 2000,
+    words_per_domain: int | None,
     token_budget: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:

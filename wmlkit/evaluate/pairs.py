@@ -193,8 +193,8 @@ def _origins(pairs: Sequence[Pair]) -> list[str]:
     return [pair.origin for pair in pairs for _ in range(2)]
 
 
-def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> Path:
-    """Write both parts of an evaluation into the run folder, the document last; returns its path.
+def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dict[str, Any]]) -> None:
+    """Write both parts of an evaluation into the run folder, the document last.
 
     An earlier document goes first: killed in between, it would stand beside items of another evaluation.
     """
@@ -202,7 +202,7 @@ def write_evaluation(run_folder: Path, document: dict[str, Any], items: list[dic
     lines = [json.dumps(item, ensure_ascii=False, allow_nan=False) for item in items]
     path.unlink(missing_ok=True)
     paths.write_text(path.with_suffix(".items.jsonl"), "\n".join(lines) + "\n")
-    return paths.write_json(path, document)
+    paths.write_json(path, document)
 
 
 def evaluate_run(

@@ -102,7 +102,7 @@ def _floor(runs: Sequence[Run]) -> float | None:
     return found[0] if found else None
 
 
-def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None = None) -> Figure:
+def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None) -> Figure:
     """F2: losses on training text beside those on dev text, of `results.metrics_table` of one arm."""
     figure, axes = panels(1, 2, height=2.7)  # each with its own axis: dev loss is first measured when most is learned
     plot_losses(metrics, "train", entropy_floor, ax=axes[0])
