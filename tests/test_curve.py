@@ -83,7 +83,7 @@ def test_the_last_point_scores_what_was_exported(curved, out):
     weights, objective = run_facts(curved)
     folder = pairs_folder(config(), "nursery", out)
     document, _ = evaluate_pairs(
-        models, tokenizer, folder, suite="nursery", per_paradigm=2, member_weights=weights, objective=objective
+        models, tokenizer, folder, suite="nursery", per_paradigm=2, ensemble_weights=weights, objective=objective
     )
     assert point["evaluations"] == [document] and document["members"][0]["n"] == 17 * 2
     table = evaluations.curve_table(out / "smoke")

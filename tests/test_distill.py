@@ -38,6 +38,7 @@ from wmlkit.errors import UserError
 from wmlkit.forward import frozen_logits, inner_batch, outer_batch, parameters_of
 from wmlkit.identity import run_hash
 from wmlkit.losses import MutualOptions, distillation_loss, mutual_loss, mutual_loss_reference
+from wmlkit.progress import progress_line
 from wmlkit.readable import readable
 from wmlkit.runs import read_runs
 from wmlkit.state import State
@@ -298,14 +299,14 @@ def test_the_teacher_is_trained_once(distilled, out):
     other = config(train__seed=1, mutual__num_peers=1)
     train.run(other, out, progress=told.append)  # another seed: another teacher, whose steps are reported as such
     assert len(teacher_runs(out)) == 2
-    lines = [study.progress_line(other, row) for row in told]
+    lines = [progress_line(other, row) for row in told]
     assert lines[-1].startswith("distill P=1 seed 1: step 6/6")
     assert sum(line.startswith("teacher of distill P=1 seed 1") for line in lines) == 4  # steps 2, 3, 4, 6
     longer, row = other.updated({"mutual.teacher_steps": 24}), {"ce": [1.0], "peer_weights": [1.0], "step": 6}
     for settings, told, steps in (
         (longer, {"teacher": True}, 24), (longer, {}, 6), (longer.updated({"mutual.arm": "teacher"}), {}, 24),
     ):  # fmt: skip
-        assert f": step 6/{steps} train" in study.progress_line(settings, row | told)
+        assert f": step 6/{steps} train" in progress_line(settings, row | told)
 
 
 def test_runs_side_by_side_wait_for_one_teacher(out):

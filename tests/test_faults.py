@@ -13,11 +13,12 @@ import torch
 from compare import rows, weights
 from small import make_batch, make_peers
 
-from wmlkit import bilevel, checkpoint, faults, measure, paths, steps, study, train
+from wmlkit import bilevel, checkpoint, faults, measure, paths, steps, train
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
 from wmlkit.evaluate import minimal_pairs
 from wmlkit.forward import AtPositions
+from wmlkit.progress import progress_line
 
 NAN, INF = float("nan"), float("inf")
 SETTINGS = {"train.log_every": 1, "train.checkpoint_every": 2, "train.keep_checkpoints": 9, "evaluate.curve": []}
@@ -124,7 +125,7 @@ def test_skipped_steps_change_nothing_and_are_counted(monkeypatch, tmp_path):
     assert [row.get("skipped") for row in logged[:5]] == [None, None, 1, 2, 2] and logged[-1]["skipped"] == 2
     two, four = (torch_file(folder, step) for step in (2, 4))
     assert all(torch.equal(two[name], four[name]) for name in two)  # two steps, not one update
-    assert "2 steps skipped" in study.progress_line(settings, logged[-1])
+    assert "2 steps skipped" in progress_line(settings, logged[-1])
     assert paths.read_json(folder / "done.json")["steps"] == 12
 
 
@@ -154,7 +155,7 @@ def test_a_loss_that_is_not_finite_may_be_skipped_and_is_null(monkeypatch, tmp_p
     settings = config(train__skip_not_finite=1)
     row = rows(train.run(settings, tmp_path))[2]
     assert row["ce"][0] > 0 and row["ce"][1] is None and row["skipped"] == 1
-    assert "none" in study.progress_line(settings, row)
+    assert "none" in progress_line(settings, row)
     with pytest.raises(UserError, match="step 3: the ce of peer 2"):
         train.run(config(), tmp_path)
 
@@ -185,7 +186,7 @@ def test_a_batch_that_does_not_fit_is_split(limit, undisturbed, monkeypatch, tmp
 
     monkeypatch.setattr(AtPositions, "features", small_memory)
     shown = []
-    folder = train.run(config(), tmp_path, progress=lambda row: shown.append(study.progress_line(config(), row)))
+    folder = train.run(config(), tmp_path, progress=lambda row: shown.append(progress_line(config(), row)))
     parts = {8: 2, 3: 8}[limit]
     assert [row["parts"] for row in rows(folder)] == [parts] * 12  # found once, then kept
     assert all(f"memory ran out: batches in {parts} parts" in line for line in shown)

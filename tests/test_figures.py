@@ -157,7 +157,7 @@ def test_the_check_of_the_layout_sees_faults(drawings: dict[str, Callable[[], Ax
 
 
 def test_axes_that_are_given_are_used(metrics: pd.DataFrame) -> None:
-    figure, axes = panels(1, 2)
+    figure, axes = panels(2)
     assert figures.plot_peer_weights(metrics, ax=axes[0]) is axes[0]
     assert figures.plot_hypergradients(metrics, ax=axes[1]).figure is figure
 
@@ -234,14 +234,14 @@ def test_signs_of_formulas_in_a_user_s_names_are_drawn_as_they_are(paradigms: pd
 def test_signs_that_no_font_has_are_told_in_one_sentence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    figure, ax = panels(1, 1)
+    figure, ax = panels(1)
     ax.set_xlabel("\u65e5\u672c \u65e5")
     save_figure(figure, tmp_path, "F1")
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
         "figure F1 has boxes for \u65e5\u672c"
     ]
     assert not recwarn.list
-    mended, ax = panels(1, 1)
+    mended, ax = panels(1)
     ax.set_xlabel("mended")
     save = mended.savefig
 

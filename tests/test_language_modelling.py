@@ -86,7 +86,7 @@ def test_equals_one_forward_pass_a_token(objective: str, by_line: bool, tokenize
     models = [tiny(tokenizer, objective, seed) for seed in range(2)]
     weights = {"peer_1": [1.0, 0.0], "peer_2": [0.0, 1.0], "ensemble": [0.9, 0.1], "uniform_ensemble": [0.5, 0.5]}
     document = evaluate_text(
-        models, tokenizer, TEXTS, words_per_domain=None, member_weights=[0.9, 0.1], by_line=by_line
+        models, tokenizer, TEXTS, words_per_domain=None, ensemble_weights=[0.9, 0.1], by_line=by_line
     )
     assert document["objective"] == objective
     assert [member["member"] for member in document["members"]] == list(weights)

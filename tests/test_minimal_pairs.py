@@ -179,7 +179,7 @@ def test_only_the_sentence_after_its_context_is_scored(family: str, tokenizer: P
 def test_peers_and_ensembles_from_one_pass(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
     models = [tiny(family, tokenizer, seed) for seed in range(3)]
     weights, sentences = [0.6, 0.3, 0.1], SENTENCES[:8]
-    scores = score_sentences(models, tokenizer, sentences, member_weights=weights)
+    scores = score_sentences(models, tokenizer, sentences, ensemble_weights=weights)
     rows = {"peer_1": [1, 0, 0], "peer_3": [0, 0, 1], "ensemble": weights, "uniform_ensemble": [1 / 3] * 3}
     assert list(scores) == ["peer_1", "peer_2", "peer_3", "ensemble", "uniform_ensemble"]
     for name, row in rows.items():
@@ -214,7 +214,7 @@ def test_states_at_places_of_a_roberta_that_looks_back_only() -> None:
 
 def test_temperature_divides_the_logits(tokenizer: PreTrainedTokenizerFast) -> None:
     models = [tiny("roberta", tokenizer, seed) for seed in range(2)]
-    scores = score_sentences(models, tokenizer, SENTENCES[:4], temperature=2.5, member_weights=[0.75, 0.25])
+    scores = score_sentences(models, tokenizer, SENTENCES[:4], temperature=2.5, ensemble_weights=[0.75, 0.25])
     expected = [naive_plain(models, [0.3, 0.1], tokenizer, s, "mlm") for s in SENTENCES[:4]]
     np.testing.assert_allclose(scores["ensemble"], expected, atol=1e-5, rtol=0)
 
@@ -348,12 +348,12 @@ def test_bad_input_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
         score_sentences(model, tokenizer, ["The cat sleeps.", "  "])
     with pytest.raises(UserError, match="2 sentences came with 1 contexts"):
         score_sentences(model, tokenizer, SENTENCES[:2], contexts=["A cat."])
-    with pytest.raises(UserError, match="member_weights"):
-        score_sentences([model, model], tokenizer, SENTENCES[:2], member_weights=[1.0])
-    with pytest.raises(UserError, match="member_weights"):
-        score_sentences([model, model], tokenizer, SENTENCES[:2], member_weights=[0.5, float("nan")])
+    with pytest.raises(UserError, match="ensemble_weights"):
+        score_sentences([model, model], tokenizer, SENTENCES[:2], ensemble_weights=[1.0])
+    with pytest.raises(UserError, match="ensemble_weights"):
+        score_sentences([model, model], tokenizer, SENTENCES[:2], ensemble_weights=[0.5, float("nan")])
     with pytest.raises(UserError, match="single model"):
-        score_sentences(model, tokenizer, SENTENCES[:2], member_weights=[1.0])
+        score_sentences(model, tokenizer, SENTENCES[:2], ensemble_weights=[1.0])
     for temperature in (0.0, 1e-320, float("nan"), float("inf")):
         with pytest.raises(UserError, match=r"temperature is .*; expected a number from 0.001 to 1000; change it"):
             score_sentences(model, tokenizer, SENTENCES[:2], temperature=temperature)

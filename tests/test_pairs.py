@@ -76,9 +76,9 @@ def tiny(tokenizer: PreTrainedTokenizerFast, seed: int = 0, family: str = "rober
 
 def test_document_of_peers_follows_from_the_scores(suite: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     models = [tiny(tokenizer, seed) for seed in range(2)]
-    document, items = evaluate_pairs(models, tokenizer, suite, member_weights=[0.8, 0.2])
+    document, items = evaluate_pairs(models, tokenizer, suite, ensemble_weights=[0.8, 0.2])
     scores = score_sentences(
-        models, tokenizer, [text for pair in NUMBER + ORDER for text in pair], member_weights=[0.8, 0.2]
+        models, tokenizer, [text for pair in NUMBER + ORDER for text in pair], ensemble_weights=[0.8, 0.2]
     )
     assert [member["member"] for member in document["members"]] == list(scores)
     for member in document["members"]:
@@ -394,7 +394,7 @@ def test_run_is_evaluated_once(run_folder: Path, suite: Path, tokenizer: PreTrai
     assert len(items) == 4 and list(items[0]) == ["paradigm", "pair_id", "tokens", "scores"]
     models = [tiny(tokenizer, seed=index) for index in (1, 2)]
     direct, _ = evaluate_pairs(
-        models, tokenizer, suite, suite="toy", per_paradigm=2, ties="first", member_weights=[0.7, 0.3]
+        models, tokenizer, suite, suite="toy", per_paradigm=2, ties="first", ensemble_weights=[0.7, 0.3]
     )
     assert direct == document
 
@@ -421,8 +421,8 @@ def test_scores_made_otherwise_are_shown_and_not_kept(
     assert evaluate_target(run_folder, "toy", config, tmp_path, **how) == found  # nor taken for what is kept
     assert {path: path.read_bytes() for path in (run_folder / "evaluation").iterdir()} == kept
     assert found["settings"] == plain["settings"] | how
-    direct, items = evaluate_pairs(models, tokenizer, suite, suite="toy", member_weights=[0.7, 0.3], **how)
-    assert found == direct and items != evaluate_pairs(models, tokenizer, suite, member_weights=[0.7, 0.3])[1]
+    direct, items = evaluate_pairs(models, tokenizer, suite, suite="toy", ensemble_weights=[0.7, 0.3], **how)
+    assert found == direct and items != evaluate_pairs(models, tokenizer, suite, ensemble_weights=[0.7, 0.3])[1]
     (first, *_), texts = items, requests_of(read_pairs(suite, "babylm2025", None), tokenizer)[0]
     assert first["scores"]["peer_2"] == pytest.approx(score_sentences(models[1], tokenizer, texts[:2], **how), abs=1e-6)
     assert [line for line in result_lines(found) if "only shown" in line] == [result_lines(found)[-1]]

@@ -61,7 +61,7 @@ def peers(request):
 def test_token_scores_add_up_to_the_scores_of_the_evaluation(peers):
     weights = np.array([0.3, 0.7])
     tokens_a, tokens_b, verdict = playground.compare(replace(peers, weights=weights), FIRST, SECOND)
-    expected = score_sentences(peers.models, peers.tokenizer, [FIRST, SECOND], member_weights=weights)
+    expected = score_sentences(peers.models, peers.tokenizer, [FIRST, SECOND], ensemble_weights=weights)
     for name, row in zip(("peer_1", "peer_2", "ensemble"), peers.names, strict=True):
         sums = [tokens_a.loc[row].sum(), tokens_b.loc[row].sum()]
         assert sums == pytest.approx(expected[name], abs=1e-4)
@@ -133,7 +133,7 @@ def test_the_accuracy_is_that_of_the_evaluation(peers):
     assert sample.count == 17 * 6
     weights = [0.2, 0.8]
     (folder,) = (out / "data").glob("nursery-pairs-*")
-    document, _ = evaluate_pairs(peers.models, peers.tokenizer, folder, member_weights=weights)
+    document, _ = evaluate_pairs(peers.models, peers.tokenizer, folder, ensemble_weights=weights)
     score = {member["member"]: member["score"] for member in document["members"]}
     assert playground.ensemble_effect(sample, np.array(weights))[1] == pytest.approx(score["ensemble"])
     assert playground.ensemble_effect(sample, np.array([0.0, 1.0]))[1] == pytest.approx(score["peer_2"])

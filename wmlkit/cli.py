@@ -109,8 +109,8 @@ def train(
     from accelerate import PartialState
 
     from .evaluate.curve import points_lacking
+    from .progress import progress_line
     from .runs import unfinished_beside
-    from .study import progress_line
     from .train import run, run_folder, settled
 
     options = {"mutual.arm": ("--arm", arm), "mutual.num_peers": ("--peers", peers), "train.seed": ("--seed", seed)}

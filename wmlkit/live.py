@@ -21,12 +21,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import results, study, study_plan, train
+from . import results, study_plan, train
 from .config import Config
 from .data.prepare import prepare
 from .figures.style import panels
 from .figures.training import plot_losses, plot_peer_weights, plot_study_losses
 from .guard import LIVE
+from .progress import dev_lines, progress_line, steps_of
 
 _FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG")  # Jupyter, VS Code, Colab
 _SECONDS = 1.0  # between two pictures
@@ -54,7 +55,7 @@ def view(config: Config, out: str | Path | None = None) -> Callable[[dict[str, A
     With `out`, the output folder, rows that the run logged before it was interrupted are shown too.
     """
     if not somebody_looks():
-        return lambda row: print(study.progress_line(config, row)) if "dev_ce" in row else None
+        return lambda row: print(progress_line(config, row)) if "dev_ce" in row else None
     shown: dict[int, Row] = {}  # by step: a step that is logged again counts once
     if out is not None:
         shown = {row["step"]: row for row in _logged(train.run_folder(config, Path(out)))}
@@ -64,8 +65,8 @@ def view(config: Config, out: str | Path | None = None) -> Callable[[dict[str, A
         if any(bool(row.get("teacher")) != bool(old.get("teacher")) for old in shown.values()):
             shown.clear()
         shown[row["step"]] = row
-        text = study.progress_line(config, row)
-        last = row["step"] == study.steps_of(config, row)
+        text = progress_line(config, row)
+        last = row["step"] == steps_of(config, row)
         picture.draw(lambda: training_figure(config, list(shown.values())), text, last)
 
     return show
@@ -74,7 +75,7 @@ def view(config: Config, out: str | Path | None = None) -> Callable[[dict[str, A
 def study_view(config: Config, out: Path) -> Callable[[str], None]:
     """`progress` for `study.run`: the losses of all its runs on dev text, and the weights that moved last."""
     if not somebody_looks():
-        return study.dev_lines(print)
+        return dev_lines(print)
     prepared = prepare(config.data, out)
     runs = [(one, train.run_folder(one, out, prepared)) for one in study_plan.plan(config)]
     picture = _Picture()
@@ -91,19 +92,19 @@ def training_figure(config: Config, rows: Sequence[Row]) -> Figure:
     """Losses (train and dev) and peer weights of one run over the tokens seen, from rows of ``metrics.jsonl``."""
     last = max(rows, key=lambda row: row["step"])
     metrics = _tidy(config, rows, peers=len(last["ce"]))
-    figure, (left, right) = panels(1, 2, height=3.0)
+    figure, (left, right) = panels(2, height=3.0)
     plot_losses(metrics, ax=left)
     plot_peer_weights(metrics[metrics["peer"].isna() | (metrics["peer"] <= len(last["ce"]))], ax=right)
     name = "teacher" if last.get("teacher") else config.mutual.arm
     speed = f", {last['tokens_per_second']:,.0f} tokens a second" if "tokens_per_second" in last else ""
-    figure.suptitle(f"{name}, step {last['step']} of {study.steps_of(config, last)}{speed}", fontsize=8)
+    figure.suptitle(f"{name}, step {last['step']} of {steps_of(config, last)}{speed}", fontsize=8)
     return figure
 
 
 def study_figure(runs: Sequence[tuple[Config, Path]]) -> Figure:
     """Dev losses of all runs of a study, and the peer weights of the weighted run that wrote last."""
     logged = [(config, folder, rows) for config, folder in runs if (rows := _logged(folder))]
-    figure, (left, right) = panels(1, 2, height=3.0)
+    figure, (left, right) = panels(2, height=3.0)
     if logged:
         plot_study_losses(pd.concat([_tidy(config, rows) for config, _, rows in logged], ignore_index=True), ax=left)
     weighted = [one for one in logged if one[0].mutual.arm == "wml" and one[0].mutual.num_peers > 1]

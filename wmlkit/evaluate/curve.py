@@ -86,7 +86,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
                 protocol=chosen.protocol,
                 ties=chosen.ties,
                 per_paradigm=chosen.curve_per_paradigm,
-                member_weights=state.ensemble_weights.tolist(),
+                ensemble_weights=state.ensemble_weights.tolist(),
                 objective=config.model.objective,
                 token_budget=chosen.token_budget,
                 pairs=pairs[suite],

@@ -64,7 +64,7 @@ def evaluate_text(
     objective: Objective | None = None,
     words_per_domain: int | None = 2000,
     by_line: bool = False,
-    member_weights: Sequence[float] | None = None,
+    ensemble_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
     known: Mapping[str, np.ndarray] | None = None,
@@ -84,7 +84,7 @@ def evaluate_text(
     no token at all for some, "left_out": the share of such characters.
     Raises UserError for a domain without text or a loss that is not finite.
     """
-    peers, ensembles, names = members_of(models, member_weights)
+    peers, ensembles, names = members_of(models, ensemble_weights)
     objective = objective or objective_of(peers[0])
     window = window_of(peers, tokenizer)
     unknown = unknown_id(tokenizer)
@@ -128,7 +128,7 @@ def evaluate_text(
         "temperature": 1.0,
         "window": window,
         "by_line": by_line,
-        "ensemble_weights": None if member_weights is None else [float(weight) for weight in member_weights],
+        "ensemble_weights": None if ensemble_weights is None else [float(weight) for weight in ensemble_weights],
         "dtype": str(peers[0].dtype).removeprefix("torch."),
     }
     document: dict[str, Any] = {"objective": objective, "settings": settings, "members": members}
@@ -176,7 +176,7 @@ def evaluate_run_text(
         objective=objective,
         words_per_domain=words_per_domain,
         by_line=reads_lines(run_folder),
-        member_weights=weights,
+        ensemble_weights=weights,
         token_budget=token_budget,
         device=best_device(),
         known=None if statistics["tokenizer"].get("trained") else _known_lines(prepared_folder, tokenizer, drawn),

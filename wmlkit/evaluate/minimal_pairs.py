@@ -34,7 +34,7 @@ def score_sentences(
     reduction: Reduction = "sum",
     prefix: Prefix = "none",
     temperature: float = 1.0,
-    member_weights: Sequence[float] | None = None,
+    ensemble_weights: Sequence[float] | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
     origins: Sequence[str] | None = None,
@@ -43,7 +43,7 @@ def score_sentences(
 
     One model gives an array (N,). A list of P peers that share the tokenizer gives a dictionary of such arrays from
     one pass: "peer_1" ... "peer_P", "ensemble" and "uniform_ensemble". An ensemble's distribution is
-    softmax(sum_i w_i z_i / temperature) over the peers' logits z_i, with w = `member_weights` (uniform if None)
+    softmax(sum_i w_i z_i / temperature) over the peers' logits z_i, with w = `ensemble_weights` (uniform if None)
     for "ensemble" and w_i = 1/P for "uniform_ensemble".
 
     contexts: text before each sentence, joined by one space; only the sentence's tokens are scored.
@@ -59,7 +59,7 @@ def score_sentences(
     Raises UserError for an empty sentence, one longer than a model's window, a tokenizer that does not fit the
     models, or a score that is not finite.
     """
-    peers, weights, names = members_of(models, member_weights)
+    peers, weights, names = members_of(models, ensemble_weights)
     objective = objective or objective_of(peers[0])
     if within_word and objective == "clm":
         raise UserError("within_word is for masked models; a causal model never sees later pieces: leave it off")
@@ -156,23 +156,23 @@ def _check_words(sentences: Sequence[str], encoded: Sequence[Encoded], origins: 
 
 
 def members_of(
-    models: PreTrainedModel | Sequence[PreTrainedModel], member_weights: Sequence[float] | None
+    models: PreTrainedModel | Sequence[PreTrainedModel], ensemble_weights: Sequence[float] | None
 ) -> tuple[list[PreTrainedModel], np.ndarray, list[str]]:
     """(peers, weights of "ensemble" (uniform if None) and "uniform_ensemble", (2, P), names of all of these): whom a
     pass over `models` scores. Of a single model the weights are (0, 1) and the name is "model"."""
     if isinstance(models, PreTrainedModel):
-        if member_weights is not None:
-            raise UserError("member_weights came with a single model; they weigh a list of peers: pass a list")
+        if ensemble_weights is not None:
+            raise UserError("ensemble_weights came with a single model; they weigh a list of peers: pass a list")
         return [models], np.zeros((0, 1)), ["model"]
     peers = list(models)
     count = len(peers)
     if not count:
         raise UserError("the list of models is empty; expected at least one model")
     uniform = np.full(count, 1 / count)
-    weights = uniform if member_weights is None else np.asarray(member_weights, dtype=float)
+    weights = uniform if ensemble_weights is None else np.asarray(ensemble_weights, dtype=float)
     if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise UserError(
-            f"member_weights are {list(member_weights or [])} for {count} peers; "
+            f"ensemble_weights are {list(ensemble_weights or [])} for {count} peers; "
             "expected one number a peer, none negative, not all zero"
         )
     names = [*(f"peer_{i}" for i in range(1, count + 1)), "ensemble", "uniform_ensemble"]

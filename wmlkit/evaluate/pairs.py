@@ -52,7 +52,7 @@ def evaluate_pairs(
     per_paradigm: int | None = None,
     temperature: float = 1.0,
     within_word: bool = False,
-    member_weights: Sequence[float] | None = None,
+    ensemble_weights: Sequence[float] | None = None,
     objective: Objective | None = None,
     token_budget: int | None = None,
     device: str | torch.device | None = None,
@@ -66,7 +66,7 @@ def evaluate_pairs(
     does) or "protocol" (the rule of the protocol's own year).
     per_paradigm: pairs a paradigm, drawn with `SEED`; None: all. The ordering fault of babylm2024-released comes from
     sentences that occur twice, so it needs all pairs to show.
-    temperature, within_word, member_weights, objective, token_budget, device: see `score_sentences`.
+    temperature, within_word, ensemble_weights, objective, token_budget, device: see `score_sentences`.
     pairs: those that `folder` and `per_paradigm` give, where they have been read already (`read_pairs`).
 
     Returns the evaluation document (suite, protocol, settings, data_hash and for each member score, official_score,
@@ -92,7 +92,7 @@ def evaluate_pairs(
         reduction=rules.reduction(objective),
         prefix=rules.prefix,
         temperature=temperature,
-        member_weights=member_weights,
+        ensemble_weights=ensemble_weights,
         token_budget=token_budget,
         device=device,
         origins=_origins(pairs),
@@ -110,7 +110,7 @@ def evaluate_pairs(
             rules,
             rule,
             objective,
-            ensemble_weights=None if member_weights is None else [float(weight) for weight in member_weights],
+            ensemble_weights=None if ensemble_weights is None else [float(weight) for weight in ensemble_weights],
             per_paradigm=per_paradigm,
             temperature=temperature,
             within_word=within_word,
@@ -231,7 +231,7 @@ def evaluate_run(
         protocol=config.protocol,
         ties=config.ties,
         per_paradigm=config.per_paradigm,
-        member_weights=weights,
+        ensemble_weights=weights,
         objective=objective,
         token_budget=config.token_budget,
         device=best_device(),

@@ -161,7 +161,7 @@ def _pairs(
         protocol=chosen.protocol,
         ties=chosen.ties,
         per_paradigm=chosen.per_paradigm,
-        member_weights=weights,
+        ensemble_weights=weights,
         objective=objective,
         **how,
         token_budget=chosen.token_budget,
@@ -210,7 +210,7 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
         objective=objective,
         words_per_domain=words,
         by_line=by_line,
-        member_weights=weights,
+        ensemble_weights=weights,
         token_budget=config.evaluate.token_budget,
         device=best_device(),
     )

@@ -110,7 +110,7 @@ def plot_fertility(corpora: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def mix_figure(mix: pd.DataFrame, corpora: pd.DataFrame) -> Figure:
     """`plot_domain_mix` and `plot_fertility` side by side; each has its own domains, so each names them."""
     domains = min(MOST_DOMAINS, mix["domain"].nunique())
-    figure, (left, right) = panels(1, 2, height=1.0 + 0.3 * domains)
+    figure, (left, right) = panels(2, height=1.0 + 0.3 * domains)
     plot_domain_mix(mix, ax=left)
     plot_fertility(corpora, ax=right)
     return figure

@@ -104,7 +104,7 @@ def _floor(runs: Sequence[Run]) -> float | None:
 
 def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None) -> Figure:
     """F2: losses on training text beside those on dev text, of `results.metrics_table` of one arm."""
-    figure, axes = panels(1, 2, height=2.7)  # each with its own axis: dev loss is first measured when most is learned
+    figure, axes = panels(2, height=2.7)  # each with its own axis: dev loss is first measured when most is learned
     plot_losses(metrics, "train", entropy_floor, ax=axes[0])
     plot_losses(metrics, "dev", entropy_floor, ax=axes[1]).set_ylabel("dev loss (nats / scored token)")
     return figure
@@ -113,10 +113,10 @@ def losses_figure(metrics: pd.DataFrame, entropy_floor: float | None) -> Figure:
 def outer_figure(metrics: pd.DataFrame) -> Figure:
     """F3: peer weights and, where there is an outer loop, their hypergradients."""
     if "hypergradient" not in set(metrics["quantity"]):
-        figure, axes = panels(1, 1, width=COLUMN, height=2.5)
+        figure, axes = panels(1, width=COLUMN, height=2.5)
         plot_peer_weights(metrics, ax=axes)
         return figure
-    figure, axes = panels(1, 2, height=2.5)
+    figure, axes = panels(2, height=2.5)
     plot_peer_weights(metrics, ax=axes[0])
     plot_hypergradients(metrics, ax=axes[1])
     return figure
@@ -125,7 +125,7 @@ def outer_figure(metrics: pd.DataFrame) -> Figure:
 def scores_figure(scores: pd.DataFrame) -> Figure:
     """F4: the best peer beside the ensemble, of `results.scores_table` of one suite and protocol."""
     members = [name for name in ("best_peer", "ensemble") if name in set(scores["member"])]
-    figure, axes = panels(1, len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
+    figure, axes = panels(len(members), width=COLUMN * len(members), height=2.6, sharey=True, squeeze=False)
     for ax, member in zip(axes[0], members, strict=True):
         plot_scores_by_peers(scores, member, ax=ax)
     return figure

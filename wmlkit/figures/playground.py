@@ -23,7 +23,7 @@ DOTS = 110  # an inch, of the pictures that move
 def effect_figure(edges: pd.DataFrame) -> Figure:
     """`playground.edges`: one peer's weight from 0 to 1, the others in proportion; left the dev loss of the ensemble,
     right its accuracy."""
-    figure, axes = panels(1, 2, height=2.8)
+    figure, axes = panels(2, height=2.8)
     colours = sequence(edges["peer"].nunique())
     for ax, column, label in zip(
         axes, ("dev_ce", "accuracy"), ("dev loss of the ensemble (nats)", "pairs right (%)"), strict=True
@@ -83,7 +83,7 @@ def effect_picture(edges: pd.DataFrame) -> Callable[[np.ndarray, float, float], 
 @styled
 def search_picture(grid: pd.DataFrame, target: float, nearest: pd.DataFrame, max_step_ms: float) -> Figure:
     """All shapes, parameters against the time of a step; the target, the limit and the nearest shape marked."""
-    figure, ax = panels(1, 1, width=4.6, height=2.9)
+    figure, ax = panels(1, width=4.6, height=2.9)
     plot_pareto(grid, unit="time of a step (ms)", ax=ax)
     ax.axvline(target / 1e6, color="black", linewidth=0.8, linestyle=":", label="target")
     ax.axhline(max_step_ms, color="0.4", linewidth=0.8, linestyle="--", label="longest step")
@@ -97,7 +97,7 @@ def search_picture(grid: pd.DataFrame, target: float, nearest: pd.DataFrame, max
 @styled
 def replay_picture(metrics: pd.DataFrame, step: int, now: pd.DataFrame) -> Figure:
     """Peer weights up to `step` of `metrics` (as for F3), and as bars those of `playground.weights_at` that step."""
-    figure, (left, right) = panels(1, 2, height=2.6, width_ratios=(2, 1))
+    figure, (left, right) = panels(2, height=2.6, width_ratios=(2, 1))
     plot_peer_weights(metrics[metrics["step"] <= step], ax=left)
     weights = metrics[metrics["quantity"] == "peer_weights"]
     left.set_xlim(0, 1.02 * weights["tokens"].max())

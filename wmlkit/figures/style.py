@@ -55,10 +55,10 @@ def styled(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 @styled
-def panels(rows: int, columns: int, width: float = TEXT, height: float = 2.4, **options: Any) -> tuple[Figure, Any]:
-    """An empty figure of `rows` x `columns` axes, in inches, to pass to the plot functions as `ax`."""
+def panels(columns: int, width: float = TEXT, height: float = 2.4, **options: Any) -> tuple[Figure, Any]:
+    """An empty figure of `columns` axes side by side, in inches, to pass to the plot functions as `ax`."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    return figure, figure.subplots(1, columns, **options)
 
 
 @styled
