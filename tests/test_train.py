@@ -23,7 +23,7 @@ from compare import interrupted, rows, weights
 from small import BLOCK, make_batch, make_peers, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from wmlkit import checkpoint, environment, paths, steps, study, train
+from wmlkit import checkpoint, environment, models, paths, steps, study, train
 from wmlkit.bilevel import hypergradient, mirror_step
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
@@ -602,6 +602,23 @@ def test_a_damaged_checkpoint_is_named(out):
     tensors = last / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"checkpoint .*{last.name} cannot be read"):
+        train.run(settings, out)
+
+
+def test_files_are_not_called_damaged_where_memory_ran_out(out, monkeypatch):
+    """Who believed it would delete a good checkpoint, or export a good model again."""
+    settings = config(train__seed=10, train__steps=1)
+    folder = train.run(settings, out)
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(models.AutoModelForMaskedLM, "from_pretrained", full)
+    with pytest.raises(MemoryError):
+        models.load_model(paths.peer(folder, 1), "mlm")
+    (folder / "done.json").unlink()
+    monkeypatch.setattr(checkpoint, "load_file", full)
+    with pytest.raises(MemoryError):
         train.run(settings, out)
 
 
