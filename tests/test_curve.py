@@ -185,5 +185,5 @@ def test_a_curve_asked_of_a_finished_run_is_told_to_be_lacking(curved):
     assert points_lacking(config(), curved) == []
     assert points_lacking(config(evaluate__curve=[]), curved) == []
     (told,) = points_lacking(config(evaluate__curve=[300, 500, 600, 1_000_000]), curved)
-    assert "lacks 2 of 4 points" in told and "words-0000000500" in told and "train --force" in told
+    assert "lacks 2 of 4 points" in told and "words-0000000500" in told and f"remove {curved} and run" in told
     assert points_lacking(config(evaluate__curve=[500], data__corpus="elsewhere"), curved) == []

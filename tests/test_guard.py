@@ -14,7 +14,7 @@ import psutil
 import pytest
 from compare import rows, weights
 
-from wmlkit import guard, train
+from wmlkit import checkpoint, guard, train
 from wmlkit.config import load_preset
 from wmlkit.errors import Stopped, UserError, disk_is_full
 from wmlkit.guard import exclusive, stop_signals
@@ -39,6 +39,24 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_ends_in_the_same_bytes(number,
     assert not (folder / "done.json").exists()
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"]
     assert train.run(load_preset("smoke"), tmp_path) == folder
+    assert weights(folder) == weights(undisturbed) and rows(folder) == rows(undisturbed)
+
+
+@pytest.mark.parametrize("moment", ["last step", "last checkpoint"])
+def test_a_signal_at_the_end_of_training_is_not_lost(moment, undisturbed, tmp_path, monkeypatch):
+    """A study would train its next run, until the cluster kills it."""
+
+    def ask(*step):
+        if 12 in step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    save = checkpoint.save
+    if moment == "last checkpoint":
+        monkeypatch.setattr(checkpoint, "save", lambda to, step, *more: (ask(step), save(to, step, *more)))
+    with pytest.raises(Stopped, match="SIGTERM at step 12 of 12, with a checkpoint"):
+        train.run(load_preset("smoke"), tmp_path, progress=(lambda row: ask(row["step"])) if "step" in moment else None)
+    monkeypatch.undo()
+    folder = train.run(load_preset("smoke"), tmp_path)
     assert weights(folder) == weights(undisturbed) and rows(folder) == rows(undisturbed)
 
 

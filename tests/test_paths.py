@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+
+import pytest
 
 from wmlkit import paths
+from wmlkit.errors import UserError
 
 
 def test_a_notebook_opened_by_hand_finds_what_reproduce_left(tmp_path, monkeypatch):
@@ -24,6 +28,12 @@ def test_what_is_said_comes_before_what_is_usual(tmp_path, monkeypatch):
     assert paths.output("here") == tmp_path / "here"
     monkeypatch.chdir(paths.REPOSITORY / "notebooks")
     assert paths.output("here") == paths.REPOSITORY / "notebooks" / "here"
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """Old file systems have such names; tokenizers ended in a traceback there, after the text was prepared."""
+    with pytest.raises(UserError, match=r"the output folder .*lat\\udcfc' has bytes .*LC_ALL=C.UTF-8"):
+        paths.output(os.fsdecode(bytes(tmp_path) + b"/lat\xfc"))
 
 
 def test_checksums_of_files(tmp_path):

@@ -23,7 +23,7 @@ from wmlkit.errors import UserError
 from wmlkit.items import item_bootstrap, items_table, paired_items
 from wmlkit.provenance import of_runs
 from wmlkit.run_files import FORMAT
-from wmlkit.runs import read_runs, unfinished_beside, unfinished_runs
+from wmlkit.runs import finished_runs, read_runs, unfinished_beside, unfinished_runs
 from wmlkit.summary import write_summary
 
 STUDY = (("independent", 2), ("wml", 2), ("distill", 2))
@@ -480,6 +480,14 @@ def test_summary_has_exactly_the_documented_keys(tmp_path: Path) -> None:
     table = results.scores_table(folder)
     scored = table[table["setting"] == ""].set_index("member")["score"]
     assert [row["score"] for row in document["results"]] == pytest.approx(list(scored[members]))
+
+
+def test_an_output_folder_is_told_from_a_preset_s(tmp_path: Path) -> None:
+    write_study(tmp_path / "out" / "smoke", (("wml", 2),), seeds=(0,), protocols=())
+    with pytest.raises(UserError, match=r"holds no finished run; .* give the preset's folder in it: .*/out/smoke$"):
+        finished_runs(tmp_path / "out")
+    with pytest.raises(UserError, match="train first: wmlkit reproduce"):
+        finished_runs(tmp_path)  # nothing that is one level down
 
 
 def test_reading_results_waits_for_no_model():

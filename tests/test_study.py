@@ -140,10 +140,21 @@ def test_a_process_that_fails_is_named_by_its_last_line(tmp_path):
     assert (study.run_folder(study_plan.plan(config)[0], tmp_path) / "done.json").is_file()
 
 
-def test_a_process_that_the_system_ends_is_not_named_by_its_last_line():
-    script = "import os, time; print('step 5', flush=True); time.sleep(0.2); os.kill(os.getpid(), 9)"
-    with pytest.raises(UserError, match="one of 1 training processes was ended by SIGKILL; .*memory.*study.workers=1"):
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("os.kill(os.getpid(), 9)", "one of 1 .* was ended by SIGKILL; the system .*memory.*study.workers=1"),
+        ("os.kill(os.getpid(), 11)", "one of 1 .* was ended by SIGSEGV; run the same command again to go on"),
+        ("os._exit(143)", "one of 1 .* was ended by SIGTERM; run the same command again to go on"),  # as `Stopped` ends
+        ("os._exit(1)", "1 of 1 training processes failed; the last line was: step 5; mend that"),
+    ],
+)
+def test_a_process_that_a_signal_ends_is_not_named_by_its_last_line(end, expected):
+    script = f"import os, time; print('step 5', flush=True); time.sleep(0.2); {end}"
+    with pytest.raises(UserError, match=expected):
         study._run_processes([[sys.executable, "-c", script]], {}, lambda line: None)
+    with pytest.raises(UserError, match="training processes failed; it said nothing; mend"):
+        study._run_processes([[sys.executable, "-c", "exit(1)"]], {}, lambda line: None)
 
 
 def test_a_listener_that_fails_stops_the_processes_instead_of_hanging():
@@ -242,6 +253,7 @@ def test_slices_are_done_with_a_seed_at_about_the_same_time(count):
             sum(study_plan.work(runs[row - 1]) for row in part if runs[row - 1].train.seed <= seed) for part in slices
         ]
         assert max(upto) * count / whole < (seed + 1) / 3 + 0.16
+    assert study_plan.shard(runs, 1, 10**30) == study_plan.shard(runs, 1, 100) and not study_plan.shard(runs, 99, 100)
     many = [study_plan.shard(runs, index, 5) for index in range(1, 6)]
     assert max(sum(study_plan.work(runs[row - 1]) for row in part) for part in many) * 5 / whole < 1.15
 

@@ -90,6 +90,10 @@ def study_submit(
     if cluster not in ("slurm", "local"):
         raise UserError(f"--cluster got {cluster!r}; expected slurm or local; change it")
     _load(preset, set_, ablations)  # what is wrong with it is told here, not by each job
+    if gpus < 0:
+        raise UserError(f"--gpus got {gpus}; expected 0 or more; change it")
+    if partition and cluster == "local":
+        raise UserError("--partition says nothing of --cluster local, which is this machine; leave out one of them")
     more: dict[str, Any] = {"slurm_partition": partition} if partition else {}
     more |= {"gpus_per_node": gpus} if cluster == "slurm" else {}
     part: Part = "ablations" if ablations else "runs"

@@ -42,13 +42,22 @@ def notebooks() -> Path:
 
 
 def output(out: str | Path | None = None) -> Path:
-    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory; ``~`` as in `given`.
+    """The output folder: `out`, else $WMLKIT_OUT, else ``runs`` in the working directory; ``~`` as in `given`. Raises
+    UserError for a name that is no text.
 
     JupyterLab's working directory is the notebook's own: there ``runs`` lies beside the folder ``notebooks``, so that a
     notebook opened by hand finds what `wmlkit reproduce` left.
     """
     default = REPOSITORY / "runs" if Path.cwd() == REPOSITORY / "notebooks" else "runs"
-    return given(str(out or os.environ.get("WMLKIT_OUT") or default)).resolve()
+    chosen = given(str(out or os.environ.get("WMLKIT_OUT") or default)).resolve()
+    try:
+        str(chosen).encode()
+    except UnicodeEncodeError:  # tokenizers and JSON know names of text alone
+        raise UserError(
+            f"the output folder {ascii(str(chosen))} has bytes in its name that are no text here; expected UTF-8, and "
+            "a locale that reads it; rename the folder, or set LC_ALL=C.UTF-8"
+        ) from None
+    return chosen
 
 
 def given(path: str) -> Path:

@@ -34,8 +34,7 @@ def read_runs(folder: Path) -> list[Run]:
     A teacher's run is no arm of the comparison and is left out: it is known through the runs that learned from it.
     Raises UserError, naming the file, where one is not JSON or lacks what this version of wmlkit writes.
     """
-    finished = [path for path in _run_folders(folder) if (path / "done.json").is_file()]
-    read = [_read_run(path) for path in finished if not path.name.startswith("teacher-")]
+    read = [_read_run(path) for path in _finished(folder) if not path.name.startswith("teacher-")]
     called = {str(run.data["hash"]): run.corpus for run in reversed(read)}
     named = [
         replace(run, setting=setting, corpus=called[str(run.data["hash"])])
@@ -53,6 +52,8 @@ def finished_runs(folder: Path) -> list[Run]:
             remedy = "it is a run itself: give the folder that it lies in"
         elif renamed := renamed_runs(folder):
             remedy = f"a run counts under the name that it was given, which {', '.join(renamed)} has no more: rename it"
+        elif inside := [path for path in sorted(folder.iterdir()) if path.is_dir() and _finished(path)]:
+            remedy = f"give the preset's folder in it: {inside[0]}"
         raise UserError(f"{folder} holds no finished run; expected at least one; {remedy}")
     return found
 
@@ -190,6 +191,10 @@ def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected a preset's folder with runs in it; train first")
     return sorted(path for path in folder.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name))
+
+
+def _finished(folder: Path) -> list[Path]:
+    return [path for path in _run_folders(folder) if (path / "done.json").is_file()]
 
 
 def _read_run(folder: Path) -> Run:

@@ -7,6 +7,7 @@ processes of this machine take one run after the other of what is left to do. Fi
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -268,13 +269,22 @@ def _run_processes(commands: Sequence[list[str]], variables: dict[str, str], pro
             stop_asked(),
         )
     failed = [index for index, process in enumerate(processes) if process.wait() != 0]
-    if any(processes[index].returncode == -9 for index in failed):  # SIGKILL, which Windows has no name for
-        raise UserError(f"one of {len(commands)} training processes was ended by SIGKILL; {OUT_OF_MEMORY}")
+    signals = [number for index in failed if (number := _signal_of(processes[index].returncode))]
+    if signals:
+        remedy = OUT_OF_MEMORY if signals[0] == 9 else "run the same command again to go on: what is finished is kept"
+        raise UserError(f"one of {len(commands)} training processes was ended by {signal_name(signals[0])}; {remedy}")
     if failed:
+        said = f"the last line was: {tails[failed[0]].strip()}" if tails[failed[0]].strip() else "it said nothing"
         raise UserError(
-            f"{len(failed)} of {len(commands)} training processes failed; the last line was: "
-            f"{tails[failed[0]].strip()}; mend that and run again: finished runs and checkpoints are kept"
+            f"{len(failed)} of {len(commands)} training processes failed; {said}; mend that and run again: finished "
+            "runs and checkpoints are kept"
         )
+
+
+def _signal_of(status: int) -> int:
+    """The signal that ended a process with this exit status, at once or after a checkpoint (`Stopped.status`); or 0."""
+    number = -status if status < 0 else status - 128
+    return number if number in set(signal.Signals) else 0
 
 
 def _wait(

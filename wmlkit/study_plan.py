@@ -108,6 +108,7 @@ def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
     """
     if not 1 <= index <= count:
         raise UserError(f"shard {index}/{count} does not exist; expected I/N with 1 <= I <= N, for example 1/2")
+    count = min(count, len(runs))  # further slices are empty
     load = [0.0] * count
     slices: list[list[int]] = [[] for _ in range(count)]
     seeds = [run.train.seed for run in runs]
@@ -116,7 +117,7 @@ def shard(runs: Sequence[Config], index: int, count: int) -> list[int]:
         lightest = min(range(count), key=lambda s: load[s])
         slices[lightest].append(position)
         load[lightest] += work(runs[position])
-    return [position + 1 for position in sorted(slices[index - 1])]
+    return [position + 1 for position in sorted(slices[index - 1])] if index <= count else []
 
 
 def parse_shard(text: str) -> tuple[int, int]:

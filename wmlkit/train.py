@@ -226,13 +226,19 @@ def _train(
                         train.keep_checkpoints,
                         state.average_models,
                     )
-            if stopped and not last:
+            if stopped:
                 device.wait()
-                raise Stopped(
-                    f"{folder.name} was stopped by {signal_name(stopped)} at step {state.step} of {train.steps}, with "
-                    "a checkpoint; run the same command again to go on",
-                    stopped,
-                )
+                raise _stopped(folder, state.step, train.steps, stopped)
+        if stopped := _stop_signal(stop_asked, device, True):  # while the last checkpoint was written
+            raise _stopped(folder, state.step, train.steps, stopped)
+
+
+def _stopped(folder: Path, step: int, steps: int, number: int) -> Stopped:
+    return Stopped(
+        f"{folder.name} was stopped by {signal_name(number)} at step {step} of {steps}, with a checkpoint; run the "
+        "same command again to go on",
+        number,
+    )
 
 
 def _stop_signal(stop_asked: Callable[[], int], device: Device, meets: bool) -> int:

@@ -50,7 +50,8 @@ def points_lacking(config: Config, folder: Path) -> list[str]:
         return []
     return [
         f"{folder.name} is trained and lacks {len(lacking)} of {len(passed)} points of its learning curve "
-        f"(evaluate.curve), the first is {lacking[0]}; only training it again makes them (wmlkit train --force)"
+        f"(evaluate.curve), the first is {lacking[0]}; only training it again makes them: remove {folder} and run the "
+        "same command again"
     ]
 
 
