@@ -318,7 +318,7 @@ def test_ablations_stand_below_the_arms(root):
     table["difference_n_seeds"] = table["n_seeds"].where(table["ablation"] != "arm = distill", 2)
     table.to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, root)
-    shown = read(root)[1].partition("The base is wml with 2 peers and 200 steps;")[2].splitlines()
+    shown = read(root)[1].partition("The base is wml with 2 peers and 150 steps;")[2].splitlines()
     assert shown[2] == "| change | FLOP | accuracy on nursery | dev loss |"
     assert shown[4].startswith("| base | 2e+12 | 77.7 [")
     (dml,) = (line for line in shown if line.startswith("| arm = dml | 2.5 times |"))
