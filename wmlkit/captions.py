@@ -33,10 +33,10 @@ TABLES = {
     "choice of items matters for these runs, nothing about other seeds.",
     "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses "
     "(weighted_mean_peer), that of the ensemble, and the difference, which is how much the peers differ (diversity, "
-    "the mean of KL from the ensemble to each). Where weights lie on few peers there is less of it, so arms are "
-    "compared with equal weights in all (uniform_diversity). Nats per scored token; 95 % t-intervals over seeds; "
-    "difference: against independent with as many peers, paired by seed (empty without one), p_adjusted over the arms "
-    "of a quantity (Benjamini-Hochberg). Losses of two settings compare where no note says that they are of other "
+    "the mean of KL from the ensemble to each). It depends on the weights too (with all on one peer it is 0), so "
+    "arms are compared with equal weights in all (uniform_diversity). Nats per scored token; 95 % t-intervals over "
+    "seeds; difference: against independent with as many peers, paired by seed (empty without one), p_adjusted over "
+    "the arms of a quantity (Benjamini-Hochberg). Losses of two settings compare where no note says that they are of other "
     "tokens.",
     "T4_stopped": "As T4_differences in dev loss, had each run been stopped where its loss on held-out text, the mean "
     "over its peers, was lowest; of train.eval_rows rows. Only where the dev loss of some arm, at its largest number "
@@ -120,8 +120,8 @@ FIGURES = {
     "F6": "Accuracy by phenomenon and peer (percent, mean over seeds); 50 is chance. " + OF_FOREMOST,
     "F05_diversity": "How much the peers differ while they train (nats per scored token of dev text), by arm, with the "
     "largest number of peers. Mean over seeds; the band spans the seeds. So much the ensemble's loss lies below the "
-    "weighted mean of its peers' losses, with the weights of the moment: those of wml may lie on few peers, which "
-    "leaves less of it.",
+    "weighted mean of its peers' losses, with the weights of the moment: those of wml may lie on few peers, and with "
+    "all on one there is none.",
     "F06_ablations": "What each change of T8 does to the mean over the peers of a run, minus the base's. Left: "
     "accuracy, better to the right. Right: dev loss, better to the left. Diamonds: mean over seeds, filled where the "
     "interval leaves out 0; bars: 95 % t-interval over seeds; grey dots: the seeds.",

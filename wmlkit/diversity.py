@@ -9,7 +9,7 @@ exactly (Heskes 1998, Neural Computation 10(6); Wood et al. 2023, arXiv 2301.039
 follows from losses that every run measures, and nothing has to be predicted again. Mutual learning lowers the first
 term and, since it draws the p_i together, the second one too.
 
-D depends on the weights as well: where they lie on few peers there is less of it, whatever the peers. So arms are
+D depends on the weights as well: with all of them on one peer it is 0, however much the peers differ. So arms are
 compared with equal weights in all of them.
 """
 
