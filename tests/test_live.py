@@ -110,13 +110,16 @@ def logged(step, teacher=False):
 
 
 def test_a_teacher_and_its_students_are_not_drawn_into_one_picture(monkeypatch):
-    drawn = []
+    drawn, lasts = [], []
     monkeypatch.setattr(live, "somebody_looks", lambda: True)
-    monkeypatch.setattr(live._Picture, "draw", lambda self, figure, text, last: drawn.append(figure()))
+    monkeypatch.setattr(
+        live._Picture, "draw", lambda self, figure, text, last: (drawn.append(figure()), lasts.append(last))
+    )
     steps = {"train.steps": 9, "mutual.teacher_steps": 4, "train.warmup_steps": 0}
     show = live.view(load_preset("smoke", {"mutual.arm": "distill", **steps}))
     for row in (logged(2, teacher=True), logged(4, teacher=True), logged(2), logged(4)):
         show(row)
+    assert lasts == [False, True, False, False]  # the last row of each is drawn whatever came just before it
     titles = [figure.get_suptitle() for figure in drawn]
     assert [title.split(",")[0] for title in titles] == ["teacher", "teacher", "distill", "distill"]
     assert [title.rpartition(" ")[2] for title in titles] == ["4", "4", "9", "9"]  # steps of each, not of the other

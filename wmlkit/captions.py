@@ -33,10 +33,10 @@ TABLES = {
     "choice of items matters for these runs, nothing about other seeds.",
     "T4_diversity": "What an ensemble gains over its peers: the weighted mean of their dev losses "
     "(weighted_mean_peer), that of the ensemble, and the difference, which is how much the peers differ (diversity, "
-    "the mean of KL from the ensemble to each). It depends on the weights too (with all on one peer it is 0), so "
-    "arms are compared with equal weights in all (uniform_diversity). Nats per scored token; 95 % t-intervals over "
-    "seeds; difference: against independent with as many peers, paired by seed (empty without one), p_adjusted over "
-    "the arms of a quantity (Benjamini-Hochberg). Losses of two settings compare where no note says that they are of other "
+    "the mean of KL from the ensemble to each). It depends on the weights too (with all on one peer it is 0), so arms "
+    "are compared with equal weights in all (uniform_diversity). Nats per scored token; 95 % t-intervals over seeds; "
+    "difference: against independent with as many peers, paired by seed (empty without one), p_adjusted over the arms "
+    "of a quantity (Benjamini-Hochberg). Losses of two settings compare where no note says that they are of other "
     "tokens.",
     "T4_stopped": "As T4_differences in dev loss, had each run been stopped where its loss on held-out text, the mean "
     "over its peers, was lowest; of train.eval_rows rows. Only where the dev loss of some arm, at its largest number "
