@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_runs import weigh, write_study
+from scipy.optimize import OptimizeResult
 
 from wmlkit import bilevel, paths, results, study
 from wmlkit.config import config_of_run
@@ -49,6 +50,16 @@ def test_a_peer_that_knows_nothing_gets_no_weight() -> None:
     targets = torch.tensor([0, 1, 0])
     right = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
     assert fitted_weights(torch.stack([-right, right, torch.zeros(3, 2)]), targets) == pytest.approx([0, 1, 0])
+
+
+def test_a_fit_that_stopped_too_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two peers, one position: CE = log(1 + e^(4 w_2 - 4 w_1)), its slope at equal weights (-2, 2), so a gap of 2."""
+    logits, targets = torch.tensor([[[4.0, 0.0]], [[0.0, 4.0]]]), torch.tensor([0])
+    with pytest.raises(UserError, match=r"may be nan nats above"):
+        fitted_weights(logits * torch.nan, targets)
+    monkeypatch.setattr(ensembles, "minimize", lambda *_, **__: OptimizeResult(x=np.array([0.5, 0.5]), message="early"))
+    with pytest.raises(UserError, match=r"may be 2 nats above the lowest held-out loss were found \(early\)"):
+        fitted_weights(logits, targets)
 
 
 @pytest.fixture

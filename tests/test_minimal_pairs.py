@@ -397,5 +397,5 @@ def test_real_pairs_equal_the_naive_scorer(family: str) -> None:
 
 
 def test_one_score_that_is_not_finite_is_named():
-    with pytest.raises(UserError, match="the score of second is nan under model 2"):
-        minimal_pairs._check_finite(np.array([[0.0, 0.0], [0.0, np.nan]]), ["first", "second"])
+    with pytest.raises(UserError, match="the score of second is nan under ensemble;"):
+        minimal_pairs._check_finite(np.array([[0, 0], [0, np.nan]]), ["peer_1", "ensemble"], ["first", "second"])

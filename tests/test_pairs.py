@@ -221,8 +221,8 @@ def test_a_score_that_is_no_number_is_named_by_file_and_line(suite: Path, tokeni
         return output.masked_fill((options["input_ids"] == min(only_here))[..., None], float("nan"))
 
     model.base_model.embeddings.register_forward_hook(break_it, with_kwargs=True)
-    for models in (model, [model, tiny(tokenizer, seed=1)]):
-        with pytest.raises(UserError, match=r"the score of order.jsonl line 2 is nan under model 1"):
+    for models, name in ((model, "model"), ([model, tiny(tokenizer, seed=1)], "peer_1")):
+        with pytest.raises(UserError, match=rf"the score of order.jsonl line 2 is nan under {name};"):
             evaluate_pairs(models, tokenizer, suite)
 
 

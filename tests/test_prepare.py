@@ -378,9 +378,19 @@ def test_work_that_goes_on_is_left_alone_and_what_a_killed_process_left_is_remov
     """Whatever the processes' numbers and their machines' names."""
     (left := tmp_path / ".prepare-machine-1-x").mkdir()
     with prepare_module._workspace(tmp_path) as first, prepare_module._workspace(tmp_path) as second:
+        prepare_module._remove_leftovers(tmp_path)
         assert first.is_dir() and second.is_dir() and first != second
         assert not left.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_prepared_is_found_without_writing(tmp_path: Path) -> None:
+    """As in a folder of finished runs that may only be read. A folder's time changes with what is made in it."""
+    corpora = [write_corpus(tmp_path / "mine"), "nursery"]
+    first = [prepare(config(corpus, words=5000), tmp_path).folder for corpus in corpora]
+    before = (tmp_path / "data").stat().st_mtime_ns
+    assert [prepare(config(corpus, words=5000), tmp_path).folder for corpus in corpora] == first
+    assert (tmp_path / "data").stat().st_mtime_ns == before
 
 
 def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

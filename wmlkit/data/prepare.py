@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -53,17 +53,18 @@ def prepare(data: DataConfig, out: Path, needs_mask: bool = False) -> Prepared:
     """
     tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer, needs_mask)
     text = (*_nursery_sizes(data), data.seed)
-    if data.corpus == "nursery" and text in _nursery_sums:
-        content = _content_hash(_nursery_sums[text], data, tokenizer)
-        final = paths.prepared(out, "nursery", content)
-        if (final / "done.json").is_file():
-            return _opened(final, content)
     source = None if data.corpus == "nursery" else find_source(data.corpus, out)
     if source is not None and source.name == "nursery":  # results and run folders know a corpus by its name
         raise UserError(
             f"data.corpus {data.corpus} would be taken for the embedded text, because of its name; expected another "
             "name than nursery; rename it"
         )
+    _remove_leftovers(out / "data")
+    if sums := _nursery_sums.get(text) if source is None else _sums(source):
+        content = _content_hash(sums, data, tokenizer)
+        final = paths.prepared(out, "nursery" if source is None else source.name, content)
+        if (final / "done.json").is_file():  # found without writing: the folder may be read-only
+            return _opened(final, content)
     with _workspace(out / "data") as work:
         if source is None:
             nursery.write_corpus(work / "nursery", *text)
@@ -101,18 +102,22 @@ def _nursery_sizes(data: DataConfig) -> tuple[int, int]:
     return words, data.dev_words or max(words // 20, 1000)
 
 
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the folders for unfinished work that killed processes left below `parent`, where it may be written to."""
+    for leftover in parent.glob(".prepare-*/"):
+        with suppress(OSError), _held(leftover):  # Timeout, one of them, where its process is alive
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 @contextmanager
 def _workspace(parent: Path) -> Iterator[Path]:
     """A folder for unfinished work below `parent`, removed at the end whatever happens.
 
-    What a killed process left there is removed too. Each process holds a lock beside its folder for as long as it
-    lives; process numbers would not do, as containers and machines that share the folder have the same ones.
+    Each process holds a lock beside its folder for as long as it lives; process numbers would not do, as containers and
+    machines that share the folder have the same ones.
     """
     created = [folder for folder in (parent, parent.parent) if not folder.exists()]
     paths.make_folder(parent)
-    for leftover in parent.glob(".prepare-*/"):
-        with suppress(Timeout), _held(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
     work = parent / f".prepare-{uuid.uuid4().hex}"
     try:
         with _held(work):

@@ -33,11 +33,15 @@ from .language_modelling import prepared_of
 from .pairs import load_peers
 
 NAMES = ("ensemble", "uniform_ensemble", "fitted_ensemble")
+UNFITTED = 0.01  # nats that a fit may leave, by its own bound; 0.0003 and less were seen of peers that learned
 FLOATS = 2**27  # of logits that weights are fitted on: 512 MiB, more than the nursery's held-out text takes
 
 
 def fitted_weights(logits: Tensor, targets: Tensor) -> np.ndarray:
     """(P,) weights on the simplex whose ensemble of `logits` (P, N, V) has the lowest cross-entropy of `targets` (N,).
+
+    Raises UserError where the loss may be more than `UNFITTED` above the lowest one. As it is convex, it is so by no
+    more than the duality gap slope . w - min(slope): its tangent at w falls no further anywhere on the simplex.
 
     >>> right, wrong = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     >>> fitted_weights(torch.stack([right, wrong]), torch.tensor([0])).round(6).tolist()
@@ -54,8 +58,15 @@ def fitted_weights(logits: Tensor, targets: Tensor) -> np.ndarray:
     on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)}
     equal, precise = np.full(count, 1 / count), {"ftol": 1e-8}
     found = minimize(loss, equal, jac=True, bounds=[(0, 1)] * count, constraints=on_simplex, options=precise)
-    weights = found.x.clip(min=0)
-    return np.asarray(weights / weights.sum())
+    weights = found.x.clip(min=0) / found.x.clip(min=0).sum()
+    _, slope = loss(weights)
+    gap = slope @ weights - slope.min()
+    if not gap <= UNFITTED:  # nor of a slope that is no number
+        raise UserError(
+            f"weights of the ensemble that may be {gap:.2g} nats above the lowest held-out loss were found "
+            f"({found.message}); expected {UNFITTED} at most; a peer has probably diverged: look at its training loss"
+        )
+    return np.asarray(weights)
 
 
 def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str, Any]:

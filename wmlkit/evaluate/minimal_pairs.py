@@ -102,7 +102,7 @@ def score_sentences(
     if reduction == "mean":
         totals = totals / np.array([len(item.scored) for item in encoded])
     scores = totals[:, unique_of]
-    _check_finite(scores, origins)
+    _check_finite(scores, names, origins)
     return scores[0] if isinstance(models, PreTrainedModel) else dict(zip(names, scores, strict=True))
 
 
@@ -179,11 +179,11 @@ def members_of(
     return peers, np.stack([weights, uniform]), names
 
 
-def _check_finite(scores: np.ndarray, origins: Sequence[str]) -> None:
+def _check_finite(scores: np.ndarray, names: Sequence[str], origins: Sequence[str]) -> None:
     bad = np.argwhere(~np.isfinite(scores))
     if len(bad):
         member, item = bad[0]
         raise UserError(
-            f"the score of {origins[item]} is {scores[member, item]} under model {member + 1}; expected a finite "
+            f"the score of {origins[item]} is {scores[member, item]} under {names[member]}; expected a finite "
             "number; the model has probably diverged: look at its training loss or train it in fp32"
         )
