@@ -108,7 +108,8 @@ def test_what_is_known_is_not_measured_again(run: Path, monkeypatch: pytest.Monk
 def test_a_text_too_long_is_fitted_on_its_beginning(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "MEASURED_TOKENS", 256)  # several batches of this little text
     whole = evaluate_run_ensembles(run, force=True)["members"]
-    monkeypatch.setattr(ensembles, "FLOATS", 1)  # one batch, at least
+    tokens = 2 * len(load_tokenizer(run / "peers" / "peer_1"))  # numbers of two peers' logits
+    monkeypatch.setattr(ensembles, "FLOATS", 101 * tokens - 1)
     seen: list[int] = []
     fit = ensembles.fitted_weights
     monkeypatch.setattr(ensembles, "fitted_weights", lambda *of: seen.append(len(of[1])) or fit(*of))
@@ -116,7 +117,7 @@ def test_a_text_too_long_is_fitted_on_its_beginning(run: Path, monkeypatch: pyte
     assert first[0] == whole[0]
     monkeypatch.setattr(ensembles, "FLOATS", 2**27)
     evaluate_run_ensembles(run)
-    assert 0 < seen[0] < seen[1]
+    assert seen[0] == 100 < seen[1]
 
 
 def test_a_run_of_one_peer_has_none(tmp_path: Path) -> None:

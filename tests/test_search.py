@@ -55,6 +55,7 @@ RELEASED = SearchConfig(
 )
 BASE = Student(12, 12, 768, 3072)
 RELEASED_ARGUMENTS = (ModelConfig(), 50265, 512)  # RoBERTa
+WORKLOAD = Workload(batch_size=64, scored=0.2, flop_per_second=5e10)
 SMALL = SearchConfig(num_layers=(1, 2), num_heads=(2,), hidden_size=(16, 32))
 SMALL_BASE = Student(4, 2, 32, 64)
 SMALL_ARGUMENTS = (ModelConfig(), 300, 16)
@@ -369,7 +370,7 @@ def test_cost_model_agrees_with_counted_operations_and_kept_tensors(family):
     assert counter.get_total_flops() == pytest.approx(predicted, rel=0.01)
 
     parameters = count_parameters(student, family, V, T)
-    work = Workload(B, scored)
+    work = Workload(B, scored, 1e9)
     activations = memory_mib(student, family, V, T, work) * 2**20 - 16 * parameters
     activations -= 4 * positions * V  # the gradient of the logits does not exist yet in the forward pass
     assert step("sdpa") == pytest.approx(activations, rel=0.12)
@@ -389,7 +390,7 @@ def test_costs_scale_as_stated():
 
 
 def test_limits_leave_out_what_is_too_slow_or_too_large():
-    work = Workload()
+    work = WORKLOAD
     free = search_students(BASE, 4, RELEASED, *RELEASED_ARGUMENTS)
     cost = {shape_of(f): step_seconds(Student(*f_shape(f)), "roberta", 50265, 512, work) for f in free}
     limit = 1000 * cost[8, 512] * 0.99
@@ -449,7 +450,7 @@ def test_pareto_front_is_what_nothing_beats(points):
 
 
 def test_landscape_holds_every_shape_with_its_front():
-    grid = landscape(BASE, RELEASED, *RELEASED_ARGUMENTS, Workload())
+    grid = landscape(BASE, RELEASED, *RELEASED_ARGUMENTS, WORKLOAD)
     assert len(grid) == 75
     largest = max(grid, key=lambda g: g.parameters)
     fastest = min(grid, key=lambda g: g.step_ms)

@@ -27,13 +27,13 @@ from wmlkit import checkpoint, environment, models, paths, steps, study, train
 from wmlkit.bilevel import hypergradient, mirror_step
 from wmlkit.config import load_preset
 from wmlkit.data.encode import open_tokens
-from wmlkit.environment import model_card
 from wmlkit.errors import UserError, disk_is_full
 from wmlkit.forward import AtPositions, inner_batch, outer_batch, parameters_of
 from wmlkit.identity import idle_keys
 from wmlkit.losses import MutualOptions
 from wmlkit.models import build_model, layers, max_length
 from wmlkit.optim import build_optimizers, schedule
+from wmlkit.record import model_card
 from wmlkit.results import run_metrics
 from wmlkit.search import Found
 from wmlkit.settings import ModelConfig

@@ -15,9 +15,8 @@ from .alike import told_apart
 from .config import Config
 from .run_files import Run
 from .run_settings import OF_OTHER_TOKENS, OTHER_TOKENS, difference, made_with, most_common
-from .runs import evaluations, read_runs
+from .runs import COMPARED, evaluations, read_runs
 
-MEMBERS = ("best_peer", "mean_peer", "ensemble", "fitted_ensemble")
 _KEYS = ["suite", "protocol", "member", "evaluated"]
 
 
@@ -40,7 +39,7 @@ def ablation_table(folder: Path, config: Config) -> pd.DataFrame:
     changed = {run.folder.name: changes(run.config, base) for run in runs}
     names = {name: ablation_name(own) for name, own in changed.items()}
     scores = results.with_mean_peer(scores)
-    scores = scores[scores["member"].isin(MEMBERS)].assign(ablation=scores["run"].map(names))
+    scores = scores[scores["member"].isin(COMPARED)].assign(ablation=scores["run"].map(names))
     scores = scores.assign(evaluated=_otherwise(runs, scores, changed))
     by = ["ablation", "corpus", "arm", "peers", *_KEYS]
     rows = results.with_notes(results.over_seeds(scores, by), scores, by)

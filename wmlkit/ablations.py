@@ -9,8 +9,7 @@ from typing import Any, get_args
 from . import paths
 from .config import Config
 from .errors import UserError
-from .identity import PLACES, SHAPING, idle_keys
-from .run_settings import FILES, by_name, flat
+from .identity import FILES, PLACES, SHAPING, by_name, flat, idle_keys
 from .settings import Arm
 
 

@@ -76,7 +76,7 @@ def search(
     config = load_preset(preset, with_options(set_, {"search.method": ("--method", method)}))
     if vocab_size is None:
         prepared = prepare(config.data, paths.output(out), config.needs_mask)
-        found = students_of(config, paths.output(out), prepared, load_tokenizer(prepared.folder / "tokenizer"))
+        found = students_of(config, paths.output(out), prepared, load_tokenizer(paths.tokenizer(prepared.folder)))
     elif config.search.prefer == "proxy":
         raise UserError("search.prefer is 'proxy', which trains on the corpus; leave out --vocab-size")
     else:

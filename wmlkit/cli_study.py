@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,19 +12,22 @@ from .config import Config, load_preset, parse_assignment
 from .errors import UserError
 from .guard import started_together
 
+if TYPE_CHECKING:  # `--help` need not wait for tables
+    from .study_plan import Part
+
 study_app = typer.Typer(help="Many runs: seeds x arms x settings.", no_args_is_help=True)
 
 Ablations = Annotated[bool, typer.Option("--ablations", help="The runs of [ablations] instead of those of [study].")]
 
 
-def _load(preset: str, set_: list[str] | None, ablations: bool) -> Config:
-    """The configuration; what is asked for and says nothing of a study's runs is told."""
+def _load(preset: str, set_: list[str] | None, ablations: bool) -> tuple[Config, Part]:
+    """The configuration, and which part of it; what is asked for and says nothing of a study's runs is told."""
     from .study_plan import unread
 
-    config = load_preset(preset, set_ or [])
-    for sentence in unread(dict(map(parse_assignment, set_ or [])), config, "ablations" if ablations else "runs"):
+    config, part = load_preset(preset, set_ or []), cast("Part", "ablations" if ablations else "runs")
+    for sentence in unread(dict(map(parse_assignment, set_ or [])), config, part):
         say(f"wmlkit: {sentence}")
-    return config
+    return config, part
 
 
 @study_app.command("plan")
@@ -34,7 +37,7 @@ def study_plan(
     """The runs of a study, one a line."""
     from .study_plan import plan_table
 
-    table = plan_table(_load(preset, set_, ablations), "ablations" if ablations else "runs")
+    table = plan_table(*_load(preset, set_, ablations))
     if as_json:
         emit(table.to_dict("records"))
     else:
@@ -57,8 +60,7 @@ def study_run(
     if shard is not None and rows is not None:
         raise UserError("got both --shard and --rows; expected at most one: leave out the other")
 
-    config, place = _load(preset, set_, ablations), paths.output(out)
-    part: study_plan.Part = "ablations" if ablations else "runs"
+    (config, part), place = _load(preset, set_, ablations), paths.output(out)
     if rows is not None:
         folders = study.run_rows(config, place, study_plan.parse_rows(rows), stage, say, part)
     elif shard is None and min(config.study.workers, len(study_plan.plan(config, part))) > 1 and not started_together():
@@ -85,18 +87,17 @@ def study_submit(
     set_: Set = None,
 ) -> None:
     """Submit the slices of a study as jobs; prints their numbers."""
-    from .submit import Cluster, Part, submit
+    from .submit import Cluster, submit
 
     if cluster not in ("slurm", "local"):
         raise UserError(f"--cluster got {cluster!r}; expected slurm or local; change it")
-    _load(preset, set_, ablations)  # what is wrong with it is told here, not by each job
+    _, part = _load(preset, set_, ablations)  # what is wrong with it is told here, not by each job
     if gpus < 0:
         raise UserError(f"--gpus got {gpus}; expected 0 or more; change it")
     if partition and cluster == "local":
         raise UserError("--partition says nothing of --cluster local, which is this machine; leave out one of them")
     more: dict[str, Any] = {"slurm_partition": partition} if partition else {}
     more |= {"gpus_per_node": gpus} if cluster == "slurm" else {}
-    part: Part = "ablations" if ablations else "runs"
     where: Cluster = "local" if cluster == "local" else "slurm"
     for job in submit(preset, set_ or [], paths.output(out), shards, where, stage, part, minutes, **more):
         print(job.job_id)

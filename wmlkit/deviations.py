@@ -83,7 +83,7 @@ def measured(folder: Path) -> dict[str, str]:
 
     Raises UserError where a table is missing.
     """
-    tables = folder / "tables"
+    tables = paths.tables(folder)
     missing = [name for name in TABLES if not (tables / f"{name}.csv").is_file()]
     if missing:
         raise UserError(f"{tables} has no {missing[0]}.csv; expected what notebook 07 saves; run it there first")

@@ -1,4 +1,4 @@
-"""Device and precision, with the reason for them; nobody else asks torch what hardware there is."""
+"""Device and precision, with the reason for them; what processes that train together say to one another."""
 
 from __future__ import annotations
 

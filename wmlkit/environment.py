@@ -1,4 +1,4 @@
-"""What made a run: versions, commit, device, command; and the model card of an exported peer."""
+"""What made a run: versions, commit, device, command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from .run_files import read_object
 
 if TYPE_CHECKING:  # tables and reports, which want the commit, need not wait for torch
     from .device import Device
-    from .search import Found
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "scipy")
 
@@ -138,36 +137,3 @@ def continued(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
         if earlier != latest:
             told[name] = earlier if earlier.endswith(between + latest) else earlier + between + latest
     return told
-
-
-def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:
-    """README.md of an exported peer. A licence is named where all of the text is wmlkit's own."""
-    mutual, model = config.mutual, config.model
-    own_text = config.data.corpus == "nursery" and not mutual.teacher
-    licence = "license: mit\n" if own_text else ""
-    remark = (
-        "The nursery's text is written by a grammar: a model trained on it knows nothing of English."
-        if own_text
-        else "No licence is named here: it follows from that of the text. Name it before the model is published."
-    )
-    shape = f"{student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size}"
-    return f"""---
-{licence}library_name: transformers
-pipeline_tag: {"fill-mask" if model.masked else "text-generation"}
-tags: [babylm, wmlkit]
----
-# Peer {peer} of {mutual.num_peers}, arm `{mutual.arm}`, preset `{config.preset}`, seed {config.train.seed}
-
-Trained by wmlkit {own_version()}, a reproduction of "When Babies Teach Babies" (arXiv 2411.16487).
-
-| | |
-|---|---|
-| family | {model.family} ({model.objective}) |
-| layers, heads, width, FFN | {shape} |
-| parameters | {student.parameters:,} |
-| corpus | {Path(config.data.corpus).name} |
-| words seen, repetitions counted | {words:,} |
-| dev loss | {dev_ce:.4f} nats per scored token |
-
-{remark}
-"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from .config import Config
@@ -13,6 +14,7 @@ from .settings import OuterConfig
 SHAPING = ("data", "model", "search", "mutual", "outer", "train")  # sections of what a run learns from, and how
 # Where a run's text lies and what is said of it for people: no part of what a run is, the text's content is
 PLACES = ("data.corpus", "data.tokenizer", "data.legality")
+FILES = ("search.saved", "mutual.teacher")  # their content counts: without it they are compared by their names
 OF_EACH_RUN = ("mutual.arm", "mutual.num_peers", "train.seed")  # what the runs of one study differ in
 # Settings that came later. With these values a run is what it was without them, and keeps its name
 LATER: dict[str, dict[str, Any]] = {
@@ -31,6 +33,16 @@ def digest(document: Any) -> str:
     """SHA-256 of a JSON document in canonical form, as hexadecimal digits."""
     text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"train.lr": ..., ...}``: what of a configuration shapes runs."""
+    return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
+
+
+def by_name(place: str | None) -> str | None:
+    """The last part of a path or of a hub's id: the same file may lie elsewhere."""
+    return place and PurePath(place).name
 
 
 def idle_keys(config: Mapping[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from . import results
 from .items import TOKENS, items_table
-from .readable import MEMBERS
 from .run_files import Run
+from .runs import MEMBERS
 
 GOOD_HAS = ("fewer", "as many", "more")  # tokens than the bad sentence
 

@@ -80,6 +80,26 @@ def losses_on(
     return each
 
 
+@torch.no_grad()  # not inference_mode: weights are fitted on these
+def logits_on(
+    text: Measured, peers: Sequence[AtPositions], config: Config, device: torch.device, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Logits (P, N, V), float32, and targets (N,) of the scored tokens of `text`, in the rows and with the masks that
+    training ends with measuring: of the first ones, as many as `cells` logits hold, and one at least."""
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    with evaluation_mode([peer.model for peer in peers]):
+        for number in range(text.batches(config.train.final_eval_rows)):
+            batch = text.source(number, config.train.mask_ratio).to(device)
+            found = torch.stack([peer(batch, batch.scored).float() for peer in peers])
+            room = max(cells // (len(peers) * found.shape[-1]), 1) - sum(len(part) for part in targets)
+            logits.append(found[:, :room])
+            targets.append(batch.targets[batch.scored[:room]])
+            if room <= len(batch.scored):
+                break
+    return torch.cat(logits, dim=1), torch.cat(targets)
+
+
 def evaluation_row(state: State, texts: Texts, config: Config, device: Device, rows: int | None) -> dict[str, Any]:
     """Losses on dev text (for reports) and on held-out text (for choosing the best peer), on `rows` rows of each.
 

@@ -5,7 +5,7 @@ Layout below the output folder (``runs`` unless ``--out`` says otherwise)::
     OUT/downloads/<name>/                         fetched releases
     OUT/data/<name>-<hash8>/                      prepared corpora, shared by all presets, and pairs
     OUT/search/                                   losses that the search has measured
-    OUT/start/<preset>/                           the peers that notebook 00 trains
+    OUT/start/<preset>/                           the peers that notebooks 00 and 08 train
     OUT/<preset>/<arm>-p<P>-s<seed>-<hash8>/      one folder a run
     OUT/<preset>/replay/<name>/                   one folder a replay of the released code
     OUT/<preset>-ablations/                       runs of [ablations], and what was asked for, ablations.json
@@ -82,14 +82,24 @@ def without(folder: Path, wanted: str) -> str:
     return "is a file, not a folder" if folder.exists() else "does not exist"
 
 
+def data(out: Path) -> Path:
+    """Folder of the prepared corpora and of pairs that wmlkit writes."""
+    return out / "data"
+
+
 def prepared(out: Path, name: str, data_hash: str) -> Path:
     """Folder of a prepared corpus."""
-    return out / "data" / f"{name}-{data_hash[:8]}"
+    return data(out) / f"{name}-{data_hash[:8]}"
 
 
 def prepared_named(out: Path, folder_name: str) -> Path:
     """A prepared corpus by the name of its folder, as a run notes it."""
-    return out / "data" / folder_name
+    return data(out) / folder_name
+
+
+def tokenizer(prepared_folder: Path) -> Path:
+    """Folder of the tokenizer of a prepared corpus."""
+    return prepared_folder / "tokenizer"
 
 
 def proxy_losses(out: Path, key: str) -> Path:
@@ -104,7 +114,7 @@ def start(out: Path) -> Path:
 
 def pairs(out: Path, name: str) -> Path:
     """Folder of minimal pairs that wmlkit writes: the nursery's, or a part of a suite."""
-    return out / "data" / name
+    return data(out) / name
 
 
 def fetched(out: Path, name: str) -> Path:
@@ -120,6 +130,21 @@ def reference(name: str) -> Path:
 def preset(out: Path, name: str) -> Path:
     """Folder of everything that one preset produces."""
     return out / name
+
+
+def tables(preset_folder: Path) -> Path:
+    """Folder of a preset's tables, with what made them."""
+    return preset_folder / "tables"
+
+
+def figures(preset_folder: Path) -> Path:
+    """Folder of a preset's figures, with what made them."""
+    return preset_folder / "figures"
+
+
+def executed(preset_folder: Path) -> Path:
+    """Folder of the notebooks as `wmlkit reproduce` ran them."""
+    return preset_folder / "notebooks"
 
 
 def ablations(out: Path, preset_name: str) -> Path:
@@ -157,9 +182,19 @@ def trained_on(model_folder: Path) -> Path:
     return model_folder / "wmlkit.json"
 
 
+def checkpoints(run_folder: Path) -> Path:
+    """Folder of a run's checkpoints."""
+    return run_folder / "checkpoints"
+
+
+def evaluations(run_folder: Path) -> Path:
+    """Folder of a run's results on suites."""
+    return run_folder / "evaluation"
+
+
 def evaluation(run_folder: Path, suite: str, protocol: str) -> Path:
     """Result of one suite under one protocol; the scores of its items stand beside it in ``.items.jsonl``."""
-    return run_folder / "evaluation" / f"{suite}-{protocol}.json"
+    return evaluations(run_folder) / f"{suite}-{protocol}.json"
 
 
 def curve(run_folder: Path) -> Path:

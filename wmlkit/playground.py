@@ -24,11 +24,12 @@ from .data.prepare import prepare
 from .data.texts import open_measured
 from .errors import UserError
 from .evaluate.minimal_pairs import check_fit, window_of
-from .evaluate.pairs import load_peers
-from .evaluate.protocols import credit, get_protocol, is_tie
+from .evaluate.pairs import load_peers, origins_of, read_pairs, texts_of
+from .evaluate.protocols import credit, is_tie
 from .evaluate.spans import Encoded, encode_spans
-from .evaluate.suites import pairs_folder, read_suite, sample_pairs
+from .evaluate.suites import pairs_folder
 from .forward import AtPositions, evaluation_mode
+from .measure import logits_on
 from .models import hidden_states, lm_logits
 from .run_files import run_document, run_facts
 from .runs import read_runs
@@ -211,15 +212,15 @@ def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
     hold. `out`: the output folder that the run lies in.
     """
     config = peers.config
-    dev = _dev(peers, out, cells // 2)
-    protocol = get_protocol("babylm2025")
+    text = open_measured("dev", config, prepare(config.data, out), peers.tokenizer)
+    models = [AtPositions(model) for model in peers.models]
+    logits, targets = logits_on(text, models, config, torch.device("cpu"), cells // 2)
+    dev = Reading(logits, targets, np.zeros(len(targets), dtype=int))
     suite = config.evaluate.suites[0] if config.evaluate.pairs or config.evaluate.suites[0] == "nursery" else "nursery"
-    pairs = sample_pairs(read_suite(pairs_folder(config, suite, out), protocol), 24, seed=0)
-    order = np.random.default_rng(0).permutation(len(pairs))
-    texts = [text for n in order for text in (pairs[n].good, pairs[n].bad)]
-    contexts = [text for n in order for text in (pairs[n].good_context, pairs[n].bad_context)]
-    origins = [pairs[n].origin for n in order for _ in range(2)]
-    encoded = encode_spans(peers.tokenizer, texts, contexts, peers.objective, "none", origins)
+    found = read_pairs(pairs_folder(config, suite, out), "babylm2025", 24)
+    pairs = [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+    origins = origins_of(pairs)
+    encoded = encode_spans(peers.tokenizer, *texts_of(pairs), peers.objective, "none", origins)
     window = window_of(peers.models, peers.tokenizer)
     fitting = [n for n in range(len(pairs)) if all(len(item.ids) <= window for item in encoded[2 * n : 2 * n + 2])]
     places = [place for n in fitting or [0] for place in (2 * n, 2 * n + 1)]  # none: the first is named below
@@ -229,25 +230,6 @@ def draw_sample(peers: Peers, out: Path, cells: int = CELLS) -> Sample:
     count = max(1, int(np.searchsorted(used, room, side="right")))
     check_fit(peers.models, peers.tokenizer, encoded[: 2 * count], origins[: 2 * count])
     return Sample(dev, _read(peers, encoded[: 2 * count]), count)
-
-
-@torch.inference_mode()
-def _dev(peers: Peers, out: Path, cells: int) -> Reading:
-    config = peers.config
-    dev = open_measured("dev", config, prepare(config.data, out), peers.tokenizer)
-    room = max(1, cells // (len(peers.models) * len(peers.tokenizer)))  # tokens
-    logits, targets = [], []
-    with evaluation_mode(peers.models):
-        for number in range(dev.batches(config.train.final_eval_rows)):
-            batch = dev.source(number, config.train.mask_ratio)
-            index = batch.scored[:room]
-            logits.append(torch.stack([AtPositions(model)(batch, index).float() for model in peers.models]))
-            targets.append(batch.targets[index])
-            room -= len(index)
-            if room == 0:
-                break
-    wanted = torch.cat(targets)
-    return Reading(torch.cat(logits, dim=1), wanted, np.zeros(len(wanted), dtype=int))
 
 
 def normalised(parts: Sequence[float]) -> np.ndarray:

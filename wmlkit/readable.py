@@ -12,11 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .diversity import UNIFORM
-from .runs import ARMS, distinct
-
-MEMBERS = (  # in the order in which they are shown
-    "best_peer", "mean_peer", "ensemble", "uniform_ensemble", "fitted_ensemble", "teacher",
-)  # fmt: skip
+from .runs import ARMS, MEMBERS, distinct
 
 _PERCENT = dict.fromkeys(
     ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high"), 1

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .readable import p_value, peers_in_words
 from .results import main_setting, most_peers_compared
+from .runs import COMPARED
 
 ADJUSTED = 0.05  # from this adjusted p on a difference is called doubtful
 _WORDS = {
@@ -62,12 +63,11 @@ def verdict(row: Any) -> str:
 def rows_of_loss(differences: pd.DataFrame, a: str, b: str, peers: int = 0) -> list[dict[str, Any]]:
     """a - b in dev loss, of T4_differences: the main setting, `peers` peers (0: the most that were compared,
     `results.most_peers_compared`), one row for each member that is shown there. A teacher is no peer and left out."""
-    members = ["best_peer", "mean_peer", "ensemble", "fitted_ensemble"]
     rows = differences[(differences["suite"] == "dev_ce") & (differences["a"] == a) & (differences["b"] == b)]
     rows = main_setting(rows[(rows["peers"] > 1) | (a == "distill")])  # one peer learns from no other
     rows = rows[rows["peers"] == peers] if peers else most_peers_compared(rows)
-    rows = rows[rows["member"].isin(members)]
-    return rows.sort_values("member", key=lambda column: column.map(members.index)).to_dict("records")
+    rows = rows[rows["member"].isin(COMPARED)]
+    return rows.sort_values("member", key=lambda column: column.map(COMPARED.index)).to_dict("records")
 
 
 def loss_in_short(differences: pd.DataFrame, a: str, b: str, peers: int, seeds: int) -> str:

@@ -1,8 +1,9 @@
-"""What a run tells of its course and its end, as documents: the rows of metrics.jsonl, and done.json."""
+"""What a run tells of its course and end, as documents: rows of metrics.jsonl, done.json, model cards of its peers."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from . import bilevel, losses
 from .config import Config
 from .device import Device, peak_memory
+from .environment import own_version
 from .models import body_parameters
+from .search import Found
 from .state import State
 from .steps import mutual_options, outer_lr, read_by_teacher
 from .teacher import Teacher
@@ -87,3 +90,36 @@ def done_document(
         **final,
         **of_teacher,
     }
+
+
+def model_card(config: Config, student: Found, peer: int, dev_ce: float, words: int) -> str:
+    """README.md of an exported peer. A licence is named where all of the text is wmlkit's own."""
+    mutual, model = config.mutual, config.model
+    own_text = config.data.corpus == "nursery" and not mutual.teacher
+    licence = "license: mit\n" if own_text else ""
+    remark = (
+        "The nursery's text is written by a grammar: a model trained on it knows nothing of English."
+        if own_text
+        else "No licence is named here: it follows from that of the text. Name it before the model is published."
+    )
+    shape = f"{student.num_layers}, {student.num_heads}, {student.hidden_size}, {student.intermediate_size}"
+    return f"""---
+{licence}library_name: transformers
+pipeline_tag: {"fill-mask" if model.masked else "text-generation"}
+tags: [babylm, wmlkit]
+---
+# Peer {peer} of {mutual.num_peers}, arm `{mutual.arm}`, preset `{config.preset}`, seed {config.train.seed}
+
+Trained by wmlkit {own_version()}, a reproduction of "When Babies Teach Babies" (arXiv 2411.16487).
+
+| | |
+|---|---|
+| family | {model.family} ({model.objective}) |
+| layers, heads, width, FFN | {shape} |
+| parameters | {student.parameters:,} |
+| corpus | {Path(config.data.corpus).name} |
+| words seen, repetitions counted | {words:,} |
+| dev loss | {dev_ce:.4f} nats per scored token |
+
+{remark}
+"""

@@ -21,7 +21,7 @@ from .environment import shortened, without_places
 from .errors import UserError
 from .readable import p_value
 from .results import main_setting, most_peers_compared
-from .runs import ARMS, distinct
+from .runs import ARMS, COMPARED, distinct
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/deviations.md")
 WRITTEN = "written by `wmlkit report --reference`, do not edit"
@@ -33,19 +33,16 @@ DIFFERENCES = (
     "comparisons of a column with as many peers. One of a single seed, or in which all seeds gave the same, has no p "
     "and is not counted:"
 )
-MEMBERS = {
-    "best_peer": "best peer", "mean_peer": "mean peer", "ensemble": "ensemble", "fitted_ensemble": "fitted ensemble",
-}  # fmt: skip
 
 
 def results_section(folder: Path) -> str:
     """Markdown of the answer, the main result, the differences between arms and the ablations, from the files below
     `folder`."""
     told = paths.read_json(folder / "answer.json")
-    main = pd.read_csv(folder / "tables" / "T4.csv")
+    main = pd.read_csv(paths.tables(folder) / "T4.csv")
     main = main_setting(main[(main["kind"] == "measured") & main["arm"].isin(ARMS)])
     main = main.sort_values(["arm", "peers"], key=lambda of: of.map(ARMS.index) if of.name == "arm" else of)
-    path = folder / "tables" / "T4_differences.csv"  # not there where no two arms have a seed in common
+    path = paths.tables(folder) / "T4_differences.csv"  # not there where no two arms have a seed in common
     differences = main_setting(pd.read_csv(path)) if path.is_file() else pd.DataFrame(columns=["suite", "protocol"])
     lines = [f"**{told['answer']}**", "", *(f"- {sentence}" for sentence in told["basis"])]
     for (suite, protocol), shown in main.fillna({"protocol": ""}).groupby(["suite", "protocol"], sort=False):
@@ -58,9 +55,9 @@ def results_section(folder: Path) -> str:
             lines += ["", DIFFERENCES, ""]
             compared = compared.assign(row=compared["a"] + " − " + compared["b"])
             lines += _members(compared, ("comparison", "peers"), digits, _difference)
-    if (folder / "tables" / "T8.csv").is_file():
-        lines += _ablations(pd.read_csv(folder / "tables" / "T8.csv").fillna({"protocol": ""}))
-    return "\n".join([*lines, "", _made(paths.read_json(folder / "tables" / "provenance.json"))])
+    if (paths.tables(folder) / "T8.csv").is_file():
+        lines += _ablations(pd.read_csv(paths.tables(folder) / "T8.csv").fillna({"protocol": ""}))
+    return "\n".join([*lines, "", _made(paths.read_json(paths.tables(folder) / "provenance.json"))])
 
 
 def _made(notes: dict[str, Any]) -> str:
@@ -85,9 +82,9 @@ def _title(suite: str, protocol: str) -> str:
 
 def _members(table: pd.DataFrame, head: Sequence[str], digits: int, cell: Callable[[pd.Series, int], str]) -> list[str]:
     """One line a `row` and number of peers of `table`, one column a member that it has."""
-    table = table[table["member"].isin(MEMBERS)]  # a teacher's seeds are no arm's
-    shown = [member for member in MEMBERS if member in set(table["member"])]
-    lines = ["| " + " | ".join([*head, *(MEMBERS[member] for member in shown)]) + " |"]
+    table = table[table["member"].isin(COMPARED)]  # a teacher's seeds are no arm's
+    shown = [member for member in COMPARED if member in set(table["member"])]
+    lines = ["| " + " | ".join([*head, *(member.replace("_", " ") for member in shown)]) + " |"]
     lines.append("|---" * (len(head) + len(shown)) + "|")
     for (row, peers), rows in table.groupby(["row", "peers"], sort=False):
         members = rows.set_index("member")

@@ -99,15 +99,15 @@ def write_report(folder: Path, command: str = "wmlkit report", overwrite: bool =
     if runs:
         tables.write_tables(folder, command, overwrite)
         write_figures(folder, command, overwrite)
-    found = {file.stem: _read_table(file) for file in _found(folder / "tables", "T*.csv")}
-    drawn = _found(folder / "figures", "F*.svg")
+    found = {file.stem: _read_table(file) for file in _found(paths.tables(folder), "T*.csv")}
+    drawn = _found(paths.figures(folder), "F*.svg")
     corpora = sorted({run.corpus for run in runs})
     found_answer = _answer(folder, runs)
     paths.write_json(folder / "answer.json", found_answer.document())
     sections = {
         "Answer": _summary(found_answer),
         "Tables": _index(list(found))
-        + "".join(_table(folder / "tables", name, table, corpora) for name, table in found.items()),
+        + "".join(_table(paths.tables(folder), name, table, corpora) for name, table in found.items()),
         "Figures": _index([file.stem for file in drawn]) + "".join(_figure(file) for file in drawn),
         "Runs": _runs(runs, unfinished_runs(folder), renamed_runs(folder)),
     }
@@ -137,7 +137,7 @@ def _check_inputs(folder: Path, runs: Sequence[Run]) -> None:
     """Read once what the page is made of, so that a broken file is named before anything is made."""
     for name in ("tables", "figures"):
         read_provenance(folder / name)
-    for file in _found(folder / "tables", "T*.csv"):
+    for file in _found(paths.tables(folder), "T*.csv"):
         _read_table(file)
     for run in runs:
         run_metrics(run.folder)

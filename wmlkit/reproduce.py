@@ -89,7 +89,7 @@ def _reproduce(
     with closing(one_ahead(len(sources), Path.cwd(), IMPORTS)) as kernels:
         for source, kernel in zip(sources, kernels, strict=True):
             started = time.perf_counter()
-            target = folder / "notebooks" / source.name
+            target = paths.executed(folder) / source.name
             sentinel = target.with_suffix(".done.json")
             parameters = {"preset": preset, "out": str(out), "overrides": list(overrides)}
             run_notebook(source, target, parameters, required=[sentinel], kernel=kernel, progress=say)

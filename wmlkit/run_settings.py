@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from .config import Config, load_preset, preset_names
-from .identity import OF_EACH_RUN, OF_KL, OF_MASKS, OF_OUTER, OF_PEERS, PLACES, SHAPING, digest, idle_keys
+from .identity import (
+    FILES,
+    OF_EACH_RUN,
+    OF_KL,
+    OF_MASKS,
+    OF_OUTER,
+    OF_PEERS,
+    PLACES,
+    by_name,
+    digest,
+    flat,
+    idle_keys,
+)  # fmt: skip
 from .run_files import Run
 from .shapes import SHAPE
 
@@ -18,7 +29,6 @@ _TEACHER_KEYS = (
     "mutual.frozen_teacher",
 )  # fmt: skip
 _NOT_OF_EVERY_RUN = (*_TEACHER_KEYS, *OF_KL, *OF_PEERS, *OF_OUTER, *(f"train.{key}" for key in OF_MASKS))
-FILES = ("search.saved", "mutual.teacher")  # their content counts: without it they are compared by their names
 MADE = ("data.hash", "precision")  # of `made_with`
 OTHER_TOKENS = ("data.hash", "train.mask_ratio", "model.objective")  # settings of `of_other_tokens`
 OF_OTHER_TOKENS = "loss of other tokens"  # what tables say of it
@@ -66,11 +76,6 @@ def settings_read(runs: Sequence[Run]) -> dict[str, Any]:
         idle = idle_keys(run.config)
         read = {key: value for key, value in all_settings(run.config).items() if key not in idle} | read
     return read
-
-
-def by_name(place: str | None) -> str | None:
-    """The last part of a path or of a hub's id: the same file may lie elsewhere."""
-    return place and PurePath(place).name
 
 
 def difference(settings: Mapping[str, Any], main: Mapping[str, Any]) -> str:
@@ -139,11 +144,6 @@ def all_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """``{"train.lr": ..., ...}`` of a run's configuration. A run that is older than a setting has its default: what was
     new was off (`identity.run_hash`)."""
     return flat(Config(preset="").resolved()) | flat(config)
-
-
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"train.lr": ..., ...}``: what of a configuration shapes runs."""
-    return {f"{section}.{name}": value for section in SHAPING for name, value in config[section].items()}
 
 
 def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ from .run_settings import all_settings, beside_main, difference, settings_apart
 from .settings import Arm
 
 ARMS: tuple[str, ...] = get_args(Arm)  # in the order of tables and figures: from control to claim
+MEMBERS = (  # of runs, in that order
+    "best_peer", "mean_peer", "ensemble", "uniform_ensemble", "fitted_ensemble", "teacher",
+)  # fmt: skip
+COMPARED = ("best_peer", "mean_peer", "ensemble", "fitted_ensemble")  # of one arm with those of another
 
 _DONE = (
     "steps", "tokens", "words", "seconds", "best_peer", "held_out_ce", "dev_ce", "dev_ce_ensemble", "parameters",
@@ -66,7 +70,7 @@ def unfinished_runs(folder: Path) -> list[str]:
 def evaluations(run: Run) -> Iterator[dict[str, Any]]:
     """The evaluation documents of a run. Two members join: `best_peer`, the peer that the held-out text chose, and
     `teacher`, from the same evaluation of the teacher's own run, where there is one."""
-    for path in sorted((run.folder / "evaluation").glob("*.json")):
+    for path in sorted(paths.evaluations(run.folder).glob("*.json")):
         document = read_object(path, ("suite", "protocol", "settings", "data_hash", "members"))
         if not isinstance(document["settings"], dict):
             raise other_format(path, f"object as 'settings' where it has {type(document['settings']).__name__}")
@@ -98,7 +102,7 @@ def _is_number(value: Any) -> bool:
 def _teacher_member(run: Run, name: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
     if run.teacher_folder is None:
         return []
-    path = run.teacher_folder / "evaluation" / name
+    path = paths.evaluations(run.teacher_folder) / name
     if not path.is_file():
         return []
     found = read_object(path, ("settings", "data_hash", "members"))

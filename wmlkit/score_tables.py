@@ -12,7 +12,7 @@ from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import tuning_third
 from .evaluations import RULES
 from .items import what_interval
-from .readable import MEMBERS
+from .runs import MEMBERS
 
 PERFECT = ("perfect_scorer", "perfect_swapped")
 OVER_FINE_TUNING = "t-interval over fine-tuning seeds of one run; nothing about other runs"

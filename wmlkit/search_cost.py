@@ -27,9 +27,9 @@ _MIB = 2**20
 class Workload:
     """The training step that a shape is costed for."""
 
-    batch_size: int = 64  # rows a step
-    scored: float = 0.2  # share of the positions that meet the LM head: the mask ratio, or 1 for a causal model
-    flop_per_second: float = 5e10  # about one thread of a CPU on small matrices; 1e14 is nearer to a large GPU in bf16
+    batch_size: int  # rows a step
+    scored: float  # share of the positions that meet the LM head: the mask ratio, or 1 for a causal model
+    flop_per_second: float  # about one thread of a CPU on small matrices; 1e14 is nearer to a large GPU in bf16
 
 
 @dataclass(frozen=True)

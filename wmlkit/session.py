@@ -58,13 +58,13 @@ class Session:
 
     def table(self, name: str, table: pd.DataFrame, seeds: Sequence[int] = ()) -> pd.DataFrame:
         """Save ``tables/<name>.csv`` and return the table, to be shown; its caption is shown here."""
-        self.files.append(save_table(self.folder / "tables", name, table, **self.provenance(seeds)))
+        self.files.append(save_table(paths.tables(self.folder), name, table, **self.provenance(seeds)))
         _show_caption(name)
         return table
 
     def figure(self, name: str, figure: Any, seeds: Sequence[int] = ()) -> None:
         """Save ``figures/<name>`` as PNG, PDF and SVG with what made it; its caption is shown here."""
-        self.files.append(save_noted(figure, self.folder / "figures", name, **self.provenance(seeds)))
+        self.files.append(save_noted(figure, paths.figures(self.folder), name, **self.provenance(seeds)))
         _show_caption(name)
 
     def finish(self, numbers: Mapping[str, float]) -> None:
@@ -83,7 +83,7 @@ class Session:
             "files": {str(path.relative_to(self.folder)): paths.file_sha256(path) for path in self.files},
             "numbers": {name: float(value) for name, value in numbers.items()},
         }
-        paths.write_json(self.folder / "notebooks" / f"{self.notebook}.done.json", document)
+        paths.write_json(paths.executed(self.folder) / f"{self.notebook}.done.json", document)
 
 
 def start(notebook: str, preset: str, out: str, overrides: Sequence[str]) -> Session:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from . import paths
 from .ablations import ablation_base, ablation_name, changes, note_plan
 from .config import Config, load_preset
 from .data.prepare import prepare
@@ -123,7 +124,7 @@ def _check_suites(runs: Sequence[Config], out: Path) -> None:
     for one in runs:
         what = (one.data, one.model.objective, one.evaluate)
         if what not in checked and not (run_folder(one, out) / "done.json").is_file():
-            tokenizer = load_tokenizer(prepare(one.data, out, one.needs_mask).folder / "tokenizer")
+            tokenizer = load_tokenizer(paths.tokenizer(prepare(one.data, out, one.needs_mask).folder))
             check_suites(one, out, tokenizer)
             checked.append(what)
 

@@ -25,10 +25,9 @@ from .items import item_bootstrap, items_of, paired_items, with_item_intervals
 from .lengths import by_length
 from .overfitting import stopped
 from .provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
-from .readable import MEMBERS
 from .run_files import Run
 from .run_settings import settings_read
-from .runs import finished_runs, read_runs
+from .runs import MEMBERS, finished_runs, read_runs
 from .score_tables import dev_text, glue, protocols, thirds
 
 PROVENANCES = ("published", "secondary", "unknown")
@@ -222,19 +221,20 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
     asked = noted_plan(ablated)
     config = asked or _configured(runs)  # what cannot be read is told before anything is written
     planned = {} if asked is None else {"ablations": asked.resolved()["ablations"]}
+    scores, paradigms = all_scores(folder), _main_protocol(results.paradigm_table(folder), main)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "T1": lambda: corpora(main.prepared) if (main.prepared / "statistics.json").is_file() else pd.DataFrame(),
         "T2": lambda: hyperparameters(main.config["preset"], _used(of_main) | planned),
         "T3": lambda: trained_students(largest),
-        "T4": lambda: main_result(all_scores(folder), read_published(), runs),
-        "T4_differences": lambda: differences(all_scores(folder), runs),
+        "T4": lambda: main_result(scores, read_published(), runs),
+        "T4_differences": lambda: differences(scores, runs),
         "T4_diversity": lambda: diversity(diversity_table(runs)),
         "T4_stopped": lambda: differences(stopped(runs)),
         "T4_protocols": lambda: protocols(evaluations.several_protocols(evaluations.protocol_table(folder))),
         "T4_lengths": lambda: by_length(runs, _main_protocol(results.scores_table(folder), main)),
-        "T4_thirds": lambda: thirds(_main_protocol(results.paradigm_table(folder), main)),
+        "T4_thirds": lambda: thirds(paradigms),
         "T4_text": lambda: dev_text(evaluations.text_table(folder)),
-        "T5": lambda: by_phenomenon(_main_protocol(results.paradigm_table(folder), main), runs),
+        "T5": lambda: by_phenomenon(paradigms, runs),
         "T6": lambda: glue(evaluations.glue_table(folder)),
         "T7": lambda: cost(results.runs_table(folder)),
         "T8": lambda: ablation_table(ablated, config),
@@ -243,17 +243,17 @@ def write_tables(folder: Path, command: str = "wmlkit report", overwrite: bool =
         del makers["T2"]  # of ablations, say: no preset has the sources
     written = []
     for name, make in makers.items():
-        there = (folder / "tables" / f"{name}.csv").is_file()
-        if there and (name == "T3" or not overwrite) and from_a_notebook(folder / "tables", name):
+        there = (paths.tables(folder) / f"{name}.csv").is_file()
+        if there and (name == "T3" or not overwrite) and from_a_notebook(paths.tables(folder), name):
             continue
         table = make()
         if len(table):
             used = read_runs(ablated) if name == "T8" else runs
             noted = of_runs(used, command, "wmlkit.tables.write_tables")
-            written.append(save_table(folder / "tables", name, table, **noted))
+            written.append(save_table(paths.tables(folder), name, table, **noted))
         elif name not in ("T1", "T8"):  # of runs or evaluations that are gone; text and ablations may lie elsewhere
-            (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
-            forget_provenance(folder / "tables", name)
+            (paths.tables(folder) / f"{name}.csv").unlink(missing_ok=True)
+            forget_provenance(paths.tables(folder), name)
     return written
 
 

@@ -32,7 +32,7 @@ from .evaluate.curve import Recorder, curve_recorder
 from .guard import exclusive, stop_signals
 from .identity import run_hash
 from .measure import evaluation_row
-from .record import done_document, metrics_row
+from .record import done_document, metrics_row, model_card
 from .run_files import FORMAT, read_object, run_document
 from .search import Found
 from .state import State, build_state
@@ -78,7 +78,7 @@ def run(
     device = setup(config.train.precision, config.train.threads)
     with device.main_first():
         prepared = prepare(config.data, out, config.needs_mask)
-        tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+        tokenizer = load_tokenizer(paths.tokenizer(prepared.folder))
         tokenizer.model_max_length = config.data.longest_block  # one that was given may know another model's
         students = students_of(config, out, prepared, tokenizer)
     identity = _identity(config, prepared)
@@ -118,7 +118,7 @@ def run(
         except (OSError, SafetensorError) as error:
             if not disk_is_full(error):
                 raise
-            saved = checkpoint.checkpoints(folder / "checkpoints")
+            saved = checkpoint.checkpoints(paths.checkpoints(folder))
             raise UserError(
                 f"there is no room left to write {folder} ({error}); expected free disk space; make room and run "
                 f"again: training goes on from {saved[-1].name if saved else 'its beginning'}"
@@ -142,7 +142,7 @@ def _begin(
         "students": [found.document() for found in students],
     }
     made_by = environment.document(device, config)
-    if checkpoint.checkpoints(folder / "checkpoints"):
+    if checkpoint.checkpoints(paths.checkpoints(folder)):
         made_by = environment.continued(folder / "environment.json", made_by)
     paths.write_json(folder / "config.json", document)
     paths.write_json(folder / "environment.json", made_by)
@@ -218,7 +218,7 @@ def _train(
                 _check_numbers(state)
                 if device.is_main:
                     checkpoint.save(
-                        folder / "checkpoints",
+                        paths.checkpoints(folder),
                         state.step,
                         state.models,
                         state.optimizers,
@@ -251,7 +251,7 @@ def _stop_signal(stop_asked: Callable[[], int], device: Device, meets: bool) -> 
 
 def _resume(state: State, folder: Path) -> int:
     """Put `state` where the run's last checkpoint was, if there is one; the length of metrics.jsonl then, in bytes."""
-    saved = checkpoint.checkpoints(folder / "checkpoints")
+    saved = checkpoint.checkpoints(paths.checkpoints(folder))
     if not saved:
         return 0
     state.step, record = checkpoint.restore(saved[-1], state.models, state.optimizers, state.average_models)
@@ -293,6 +293,6 @@ def _finish(
     if not device.is_main:
         return
     for i, model in enumerate(state.reported_models):
-        card = environment.model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
+        card = model_card(config, students[i], i + 1, final["dev_ce"][i], state.words)
         checkpoint.export(model, tokenizer, paths.peer(folder, i + 1), card, config.data.packing)
     paths.write_json(folder / "done.json", done_document(state, final, config, texts.passes, device, teacher))

@@ -78,10 +78,10 @@ def check_model(folder: Path) -> None:
         raise UserError(f"{folder} holds an adapter of another model; expected a whole model: merge the two first")
     if not (folder / "model.safetensors").is_file():
         _check_index(folder)
-    check_tokenizer(folder)
+    check_names_no_code(folder)
 
 
-def check_tokenizer(folder: Path) -> None:
+def check_names_no_code(folder: Path) -> None:
     """Raises UserError where the tokenizer's or the model's settings in `folder` name code; both need not be there."""
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import paths
 from ..config import Config, load_preset, parse_assignment
 from ..data.prepare import prepare
 from ..data.texts import open_texts
@@ -75,7 +76,7 @@ def train_peaks(config: Config, folder: Path) -> dict[str, float]:
 
 def _parts(config: Config, folder: Path) -> tuple[dict[str, Any], dict[str, Run], Device]:
     prepared = prepare(config.data, folder, config.needs_mask)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer")
+    tokenizer = load_tokenizer(paths.tokenizer(prepared.folder))
     device = setup(config.train.precision, torch.get_num_threads())
     state = build_state(config, find_students(config, len(tokenizer)), tokenizer, device)
     texts = open_texts(config, prepared, tokenizer)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from .. import paths
 from . import nursery
 from .batches import word_starts
 from .encode import open_documents, open_tokens
@@ -27,7 +28,7 @@ def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tu
     """(words of one token, words) of each (split of the source, domain). Held-out text belongs to ``train``, and so
     does dev text where the source has none of its domain."""
     given = {row["domain"] for row in statistics["domains"] if row["split"] == "dev"}
-    kinds = _kinds(load_tokenizer(prepared_folder / "tokenizer"))
+    kinds = _kinds(load_tokenizer(paths.tokenizer(prepared_folder)))
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     for split in SPLITS:
         path = prepared_folder / f"{split}.tokens"

@@ -59,13 +59,13 @@ def prepare(data: DataConfig, out: Path, needs_mask: bool = False) -> Prepared:
             f"data.corpus {data.corpus} would be taken for the embedded text, because of its name; expected another "
             "name than nursery; rename it"
         )
-    _remove_leftovers(out / "data")
+    _remove_leftovers(paths.data(out))
     if sums := _nursery_sums.get(text) if source is None else _sums(source):
         content = _content_hash(sums, data, tokenizer)
         final = paths.prepared(out, "nursery" if source is None else source.name, content)
         if (final / "done.json").is_file():  # found without writing: the folder may be read-only
             return _opened(final, content)
-    with _workspace(out / "data") as work:
+    with _workspace(paths.data(out)) as work:
         if source is None:
             nursery.write_corpus(work / "nursery", *text)
             source = folder_source("nursery", work / "nursery")
@@ -204,7 +204,7 @@ def _fill(
     if tokenizer is None:
         lines = _progress(_lines(parts, chosen["train"]), "tokenizer", "lines")
         tokenizer = train_tokenizer(lines, data.vocab_size, data.lowercase, data.nfkc)
-    save_tokenizer(tokenizer, folder / "tokenizer")
+    save_tokenizer(tokenizer, paths.tokenizer(folder))
     statistics = _encode_splits(folder, source, parts, chosen, tokenizer)
     if given:
         notes += given_back(lambda: _lines(parts, chosen["dev"]), folder / "dev.tokens", tokenizer)

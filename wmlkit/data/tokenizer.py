@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .. import paths
 from ..errors import UserError, first_line
-from ..untrusted import check_tokenizer
+from ..untrusted import check_names_no_code
 
 # In this order they get the ids 0 to 4, as in RoBERTa.
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -186,7 +186,7 @@ def load_tokenizer(source: str | Path, needs_mask: bool = False, reads_text: boo
     if not is_folder and (isinstance(source, Path) or paths.is_place(source)):
         raise UserError(f"there is no tokenizer folder {str(source)!r}; give an existing folder or a Hugging Face id")
     if is_folder:
-        check_tokenizer(Path(source))
+        check_names_no_code(Path(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=is_folder)
         if is_folder and isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -94,7 +94,6 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
             )[0]
             for suite, suite_folder in suites.items()
         ]
-        seconds = time.perf_counter() - began
         for name, target in passed:
             place = {"target_words": target, "words": state.words, "tokens": state.tokens, "step": state.step}
             if chosen.curve_export:
@@ -102,7 +101,7 @@ def curve_recorder(config: Config, out: Path, tokenizer: PreTrainedTokenizerFast
                     card = f"Peer {index} after {state.words:,} words, step {state.step}.\n"
                     to = paths.curve(folder) / name / f"peer_{index}"
                     checkpoint.export(model, tokenizer, to, card, config.data.packing)
-            document = {**place, "seconds": seconds / len(passed), "evaluations": documents}
+            document = {**place, "evaluations": documents}
             paths.write_json(paths.curve(folder) / f"{name}.json", document)
         return time.perf_counter() - began
 

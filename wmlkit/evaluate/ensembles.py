@@ -11,7 +11,6 @@ the outer problem of peers that have stopped learning. It is convex: a log-sum-e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from .. import bilevel, paths
-from ..config import Config, config_of_run
+from ..config import config_of_run
 from ..data.prepared import open_prepared
-from ..data.texts import Measured, open_measured
-from ..device import Device, setup
+from ..data.texts import open_measured
+from ..device import setup
 from ..errors import UserError
-from ..forward import AtPositions, evaluation_mode
-from ..measure import losses_on
+from ..forward import AtPositions
+from ..measure import logits_on, losses_on
 from ..run_files import known_result, run_document, run_facts
 from .language_modelling import prepared_of
 from .pairs import load_peers
@@ -73,8 +72,8 @@ def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str
     """Losses of a finished run's ensembles on dev and held-out text, on the rows and masks that training ends with,
     and their weights; written into the run folder.
 
-    Returns {"settings", "data_hash", "members": [{"member", "weights", "dev_ce", "held_out_ce"}]}, in nats a scored
-    token. A run that has it is not measured again unless `force` is set. Raises UserError for a run of one peer.
+    Returns {"settings", "members": [{"member", "weights", "dev_ce", "held_out_ce"}]}, in nats a scored token. A run
+    that has it is not measured again unless `force` is set. Raises UserError for a run of one peer.
     """
     known = None if force else known_ensembles(run_folder)
     if known is not None:
@@ -83,7 +82,7 @@ def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str
         raise UserError(
             f"{run_folder.name} has one peer; expected several, which make an ensemble; choose another suite"
         )
-    document = run_document(run_folder, ("config", "data"))
+    document = run_document(run_folder, ("config",))
     config = config_of_run(document["config"], run_folder / "config.json")
     device = setup(config.train.precision, config.train.threads)
     models, tokenizer = load_peers(run_folder)
@@ -91,7 +90,9 @@ def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str
     prepared = open_prepared(prepared_of(run_folder))
     held_out, dev = (open_measured(split, config, prepared, tokenizer) for split in ("held_out", "dev"))
     own, _ = run_facts(run_folder)
-    weights = np.stack([own, np.full(len(own), 1 / len(own)), fitted_weights(*_read(peers, held_out, config, device))])
+    with device.autocast():
+        logits, targets = logits_on(held_out, peers, config, device.device, FLOATS)
+    weights = np.stack([own, np.full(len(own), 1 / len(own)), fitted_weights(logits, targets)])
     on_dev, on_held_out = (
         losses_on(text, peers, torch.tensor(weights), config, device, config.train.final_eval_rows)[len(peers) :]
         for text in (dev, held_out)
@@ -100,14 +101,14 @@ def evaluate_run_ensembles(run_folder: Path, *, force: bool = False) -> dict[str
         {"member": name, "weights": of.tolist(), "dev_ce": dev_ce, "held_out_ce": held_out_ce}
         for name, of, dev_ce, held_out_ce in zip(NAMES, weights, on_dev, on_held_out, strict=True)
     ]
-    found = {"settings": _settings(run_folder), "data_hash": document["data"].get("hash"), "members": members}
+    found = {"settings": _settings(run_folder), "members": members}
     paths.write_json(paths.ensembles(run_folder), found)
     return found
 
 
 def known_ensembles(run_folder: Path) -> dict[str, Any] | None:
     """The document of `evaluate_run_ensembles` where the run has it, of these peers; else None."""
-    known = known_result(paths.ensembles(run_folder), ("settings", "data_hash", "members"))
+    known = known_result(paths.ensembles(run_folder), ("settings", "members"))
     return known if known and known["settings"] == _settings(run_folder) else None
 
 
@@ -119,19 +120,3 @@ def has_ensembles(run_folder: Path) -> bool:
 def _settings(run_folder: Path) -> dict[str, Any]:
     """What the losses depend on beside the peers and their text, both of which are the run's."""
     return {"ensemble_weights": run_facts(run_folder)[0], "floats": FLOATS}
-
-
-@torch.no_grad()
-def _read(peers: Sequence[AtPositions], text: Measured, config: Config, device: Device) -> tuple[Tensor, Tensor]:
-    """Logits (P, N, V) and targets (N,) of the scored tokens of `text`, of its first batches where all are too many."""
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    with evaluation_mode([peer.model for peer in peers]):
-        for number in range(text.batches(config.train.final_eval_rows)):
-            batch = text.source(number, config.train.mask_ratio).to(device.device)
-            with device.autocast():
-                logits.append(torch.stack([peer(batch, batch.scored).float() for peer in peers]))
-            targets.append(batch.targets[batch.scored])
-            if (1 + 1 / len(logits)) * sum(part.numel() for part in logits) > FLOATS:
-                break
-    return torch.cat(logits, dim=1), torch.cat(targets)

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..run_files import known_result, other_settings, read_object, run_facts
 from ..settings import Objective
 from .finetune import Example, Recipe, finetune, window
-from .glue_protocols import TASKS, GlueProtocol, Metric, get_protocol
+from .glue_protocols import TASKS, GlueProtocol, Metric, get_glue_protocol
 from .minimal_pairs import objective_of
 from .pairs import load_peers
 from .suites import read_rows
@@ -182,7 +182,7 @@ def _plan(
     options: GlueOptions,
     objective: Objective | None,
 ) -> _Plan:
-    rules = get_protocol(protocol)
+    rules = get_glue_protocol(protocol)
     chosen = tuple(dict.fromkeys(rules.tasks if options.tasks is None else options.tasks))
     for task in chosen:
         if task not in rules.tasks:

@@ -97,7 +97,7 @@ GLUE_PROTOCOLS: dict[str, GlueProtocol] = {
 }
 
 
-def get_protocol(name: str) -> GlueProtocol:
+def get_glue_protocol(name: str) -> GlueProtocol:
     """The settings of one year; UserError for an unknown name."""
     if name not in GLUE_PROTOCOLS:
         raise UserError(f"there is no GLUE protocol {name!r}; expected one of {', '.join(GLUE_PROTOCOLS)}")

@@ -259,7 +259,7 @@ def prepared_of(run_folder: Path) -> Path:
 
 def prepared_texts(prepared_folder: Path) -> dict[str, list[list[str]]]:
     """The dev text of a prepared corpus, domain -> documents of lines, decoded from its tokens."""
-    documents = decoded_documents(prepared_folder / "dev.tokens", load_tokenizer(prepared_folder / "tokenizer"))
+    documents = decoded_documents(prepared_folder / "dev.tokens", load_tokenizer(paths.tokenizer(prepared_folder)))
     texts: dict[str, list[list[str]]] = {}
     for row in paths.read_json(prepared_folder / "statistics.json")["splits"]:
         if row["split"] == "dev":

@@ -95,7 +95,7 @@ def evaluate_pairs(
         ensemble_weights=ensemble_weights,
         token_budget=token_budget,
         device=device,
-        origins=_origins(pairs),
+        origins=origins_of(pairs),
     )
     of_members = scores if isinstance(scores, dict) else {"model": scores}
     returned = {name: (values[0::2], values[1::2]) for name, values in of_members.items()}
@@ -154,8 +154,8 @@ def check_window(
     suite: str, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: Config, protocol: str
 ) -> None:
     """Raises UserError where the students of `config` could not score a pair of `pairs`, before they are trained."""
-    origins, prefix = _origins(pairs), get_protocol(protocol).prefix
-    encoded = encode_spans(tokenizer, *_texts(pairs), config.model.objective, prefix, origins)
+    origins, prefix = origins_of(pairs), get_protocol(protocol).prefix
+    encoded = encode_spans(tokenizer, *texts_of(pairs), config.model.objective, prefix, origins)
     longest, origin = max((len(item.ids), origin) for item, origin in zip(encoded, origins, strict=True))
     if longest > config.data.longest_block:
         foreign = suite == "nursery" and config.data.corpus != "nursery"
@@ -177,19 +177,19 @@ def check_suites(config: Config, out: Path, tokenizer: PreTrainedTokenizerBase) 
 def requests_of(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[tuple[int, str]]]:
     """Sentences and (tokens, text) of their contexts, of the requests good, bad, good, ...: `released_order` takes
     them."""
-    sentences, contexts = _texts(pairs)
+    sentences, contexts = texts_of(pairs)
     length = {context: len(tokenizer(context, verbose=False)["input_ids"]) for context in set(contexts)}
     return sentences, [(length[context], context) for context in contexts]
 
 
-def _texts(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+def texts_of(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
     """Sentences and their contexts, good, bad, good, ..."""
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
     return sentences, [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
 
 
-def _origins(pairs: Sequence[Pair]) -> list[str]:
-    """What to call the sentences of `_texts` in messages."""
+def origins_of(pairs: Sequence[Pair]) -> list[str]:
+    """What to call the sentences of `texts_of` in messages."""
     return [pair.origin for pair in pairs for _ in range(2)]
 
 

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from .. import paths
 from ..config import Config, load_preset
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, not_finished, other_settings, run_document, run_facts
+from ..settings import Objective
 from ..study_settings import SUITE_NAME
 from .ensembles import NAMES, evaluate_run_ensembles
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
@@ -145,13 +148,7 @@ def _pairs(
         if stands and not force and known_evaluation(target, suite, folder, chosen) is None:
             raise other_settings(there)
         return evaluate_run(target, suite, folder, chosen, force=force)
-    models: Any  # a run's peers, or one
-    if is_run:
-        models, tokenizer = load_peers(target)
-        weights, objective = run_facts(target)
-    else:
-        models, tokenizer, objective = load_outside(target)  # before anything is written
-        weights = None
+    models, tokenizer, objective, weights = _opened(target, is_run)  # before anything is written
     folder = pairs_folder(config, suite, out)
     document, _ = evaluate_pairs(
         models,
@@ -168,6 +165,16 @@ def _pairs(
         device=best_device(),
     )
     return document
+
+
+def _opened(
+    target: Path, is_run: bool, reads_text: bool = False
+) -> tuple[Any, PreTrainedTokenizerFast, Objective, list[float] | None]:
+    """A run's peers, their tokenizer, objective and weights; or one model, without weights."""
+    if not is_run:
+        return (*load_outside(target, reads_text), None)
+    weights, objective = run_facts(target)
+    return (*load_peers(target), objective, weights)
 
 
 def _glue(
@@ -195,21 +202,14 @@ def _text(target: Path, is_run: bool, corpus: Path | None, config: Config, force
     if corpus is None:
         raise UserError(f"{target} is no run, so it has no dev text of its own; give a folder of .dev files: --corpus")
     texts: Any = read_texts(corpus)
-    models: Any  # a run's peers, or one
-    if is_run:
-        models, tokenizer = load_peers(target)
-        weights, objective = run_facts(target)
-        by_line = reads_lines(target)
-    else:
-        models, tokenizer, objective = load_outside(target, reads_text=True)
-        weights, by_line = None, model_reads_lines(target)
+    models, tokenizer, objective, weights = _opened(target, is_run, reads_text=True)
     document = evaluate_text(
         models,
         tokenizer,
         texts,
         objective=objective,
         words_per_domain=words,
-        by_line=by_line,
+        by_line=reads_lines(target) if is_run else model_reads_lines(target),
         ensemble_weights=weights,
         token_budget=config.evaluate.token_budget,
         device=best_device(),

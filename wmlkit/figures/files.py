@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import evaluations, results
+from .. import evaluations, paths, results
 from ..provenance import forget_provenance, from_a_notebook, of_runs, read_provenance, record_provenance
 from ..results import main_setting, most_peers
 from ..run_files import Run
@@ -32,10 +32,11 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
     runs = [run for run in finished_runs(folder) if not run.setting]
     scores = results.scores_table(folder)
     scores = main_setting(scores[scores["suite"] != "glue"] if len(scores) else scores)  # of GLUE no share is right
+    metrics = _foremost(main_setting(results.metrics_table(folder)))
     drawings: dict[str, Callable[[], Any]] = {
         "F1": lambda: plot_method().figure,
-        "F2": lambda: losses_figure(_foremost(main_setting(results.metrics_table(folder))), _floor(runs)),
-        "F3": lambda: outer_figure(_foremost(main_setting(results.metrics_table(folder)))),
+        "F2": lambda: losses_figure(metrics, _floor(runs)),
+        "F3": lambda: outer_figure(metrics),
     }
     if len(scores):
         suite, protocol = results.main_evaluation(runs, scores)
@@ -53,15 +54,15 @@ def write_figures(folder: Path, command: str = "wmlkit report", overwrite: bool 
         drawings["F8"] = lambda: plot_accuracy_by_words(points).figure
     noted = of_runs(runs, command, "wmlkit.figures.files.write_figures")
     for name in {"F4", "F6", "F7", "F8"} - set(drawings):  # of evaluations that are gone
-        if overwrite or not from_a_notebook(folder / "figures", name):
-            remove_figure(folder / "figures", name)
+        if overwrite or not from_a_notebook(paths.figures(folder), name):
+            remove_figure(paths.figures(folder), name)
     written = []
     for name, draw in drawings.items():
-        there = (folder / "figures" / f"{name}.png").is_file()
-        if not there or overwrite or not from_a_notebook(folder / "figures", name):
+        there = (paths.figures(folder) / f"{name}.png").is_file()
+        if not there or overwrite or not from_a_notebook(paths.figures(folder), name):
             # The drawing of the method shows no run.
             provenance = noted if name != "F1" else {**noted, "seeds": []}
-            written.append(save_noted(draw(), folder / "figures", name, **provenance))
+            written.append(save_noted(draw(), paths.figures(folder), name, **provenance))
     return written
 
 

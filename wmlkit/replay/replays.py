@@ -129,7 +129,7 @@ def _replay(
     """Write the replay of `used`, the case's configuration, into `folder`."""
     seed, began = used.train.seed, time.perf_counter()
     device = setup(used.train.precision, used.train.threads)
-    tokenizer = load_tokenizer(prepared.folder / "tokenizer", needs_mask=used.needs_mask)
+    tokenizer = load_tokenizer(paths.tokenizer(prepared.folder), needs_mask=used.needs_mask)
     reader = without_capitals(tokenizer) if case.defects.lost_case else tokenizer  # of the pairs
     scored = {"evaluate.suites": used.evaluate.suites[:1], "evaluate.per_paradigm": used.replay.per_paradigm}
     check_suites(used.updated(scored), out, reader)  # what would stop the scoring must not wait for it
@@ -138,7 +138,7 @@ def _replay(
     teacher, of_teacher = None, dict[str, Any]()
     if case.mode == "teacher":
         teacher, of_teacher = teacher_for(used, case, out, described, wide, device)
-        as_student = State([teacher], [], torch.ones(1, dtype=torch.float64))
+        as_student = State([teacher], [], torch.zeros(1, dtype=torch.float64))  # log 1
         of_teacher["teacher_ce"] = measure(as_student, setting.dev, used, device, used.train.final_eval_rows)[0][0]
     state = build_state(used, students, wide, device, teacher)
     paths.remove(folder)
@@ -155,19 +155,16 @@ def _replay(
     untrained, _ = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     rows = list(epochs(state, setting))
     paths.write_text(folder / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    dev_ce, ensemble_ce = measure(state, setting.dev, used, device, used.train.final_eval_rows)
+    dev_ce, _ = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     done = {
         "case": name,
-        "mode": case.mode,
         "seed": seed,
-        "defects": [key for key, value in asdict(case.defects).items() if value],
         "distinct_ids": len(np.unique(ids)),
         "lowest_id": int(ids.min()),
         "highest_id": int(ids.max()),
         **_of_epochs(rows, case.defects),
         "untrained_ce": untrained,
         "dev_ce": dev_ce,
-        "dev_ce_ensemble": ensemble_ce,
         "peer_weights": state.peer_weights.tolist() if any(row["outer"] for row in rows) else None,
         "accuracy": _accuracies(state, used, out, reader),
         **of_teacher,

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..config import Config
 from ..evaluate import score_sentences
-from ..evaluate.pairs import requests_of
+from ..evaluate.pairs import read_pairs, requests_of
 from ..evaluate.protocols import as_returned, credit, get_protocol, is_tie, macro_average, paradigm_rows, released_order
-from ..evaluate.suites import Pair, read_suite, sample_pairs
+from ..evaluate.suites import Pair
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def scoring(
     The ordering fault is of masked models; causal ones are scored in order under every rule.
     """
     protocol, objective = get_protocol("babylm2024-fixed"), config.model.objective
-    pairs = sample_pairs(read_suite(folder, protocol), config.evaluate.per_paradigm, 0)
+    pairs = read_pairs(folder, protocol.name, config.evaluate.per_paradigm)
     rows = []
     for kind, items in (("pairs", pairs), ("crossed", crossed_items(pairs))):
         if not items:

@@ -137,7 +137,7 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
 
     config: that of `_alone`.
     """
-    own = load_tokenizer(described.folder / "tokenizer", needs_mask=config.needs_mask)
+    own = load_tokenizer(paths.tokenizer(described.folder), needs_mask=config.needs_mask)
     if kind == "described":
         tokenizer, make = widened(own), _described_rows
     else:
