@@ -88,14 +88,15 @@ def logits_on(
     training ends with measuring: of the first ones, as many as `cells` logits hold, and one at least."""
     logits: list[Tensor] = []
     targets: list[Tensor] = []
+    room = max(cells // (len(peers) * peers[0].model.config.vocab_size), 1)
     with evaluation_mode([peer.model for peer in peers]):
         for number in range(text.batches(config.train.final_eval_rows)):
             batch = text.source(number, config.train.mask_ratio).to(device)
-            found = torch.stack([peer(batch, batch.scored).float() for peer in peers])
-            room = max(cells // (len(peers) * found.shape[-1]), 1) - sum(len(part) for part in targets)
-            logits.append(found[:, :room])
-            targets.append(batch.targets[batch.scored[:room]])
-            if room <= len(batch.scored):
+            index = batch.scored[:room]
+            logits.append(torch.stack([peer(batch, index).float() for peer in peers]))
+            targets.append(batch.targets[index])
+            room -= len(index)
+            if not room:
                 break
     return torch.cat(logits, dim=1), torch.cat(targets)
 
