@@ -251,6 +251,16 @@ def evaluated(run: Path, suite: str, data_hash: str | None = None, **settings: A
     paths.write_json(path, changed if data_hash is None else {**changed, "data_hash": data_hash})
 
 
+def set_weights(run: Path, ended: list[float], before: list[float] | None = None) -> None:
+    """Let the weights of a run end at `ended`, and be `before`, else the same, at all logged steps until then."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["peer_weights"] = ended if before is None or row is rows[-1] else before
+    paths.write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    done = paths.read_json(run / "done.json")
+    paths.write_json(run / "done.json", done | {"peer_weights": ended})
+
+
 def weigh(folder: Path) -> None:
     """Write into each run of `folder` made-up losses of its ensembles: 0.25 below its own with equal weights, 0.5 with
     fitted ones."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_runs import PARADIGMS, evaluated, weigh, write_evaluation, write_glue, write_study
+from fake_runs import PARADIGMS, evaluated, set_weights, weigh, write_evaluation, write_glue, write_study
 
 from wmlkit import paths, tables
 from wmlkit.answer import Answer, answer
@@ -299,12 +299,17 @@ def test_differences_of_fewer_seeds_than_their_means_say_so(tmp_path: Path) -> N
 def test_where_the_learned_weights_came_to_is_told(tmp_path, given, ended, said, hardly):
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), overrides={"mutual.peer_weights": given})
     for run in folder.glob("*-p2-*"):
-        done = paths.read_json(run / "done.json")
-        paths.write_json(
-            run / "done.json", done | {"peer_weights": ended if run.name.startswith("wml") else [0.9, 0.1]}
-        )
+        set_weights(run, ended if run.name.startswith("wml") else [0.9, 0.1])
     (told,) = (sentence for sentence in given_by(folder).basis if "learned weights" in sentence)
     assert told.startswith(said) and ("They hardly moved, so wml was nearly dml" in told) == hardly
+
+
+def test_weights_that_moved_and_came_back_are_not_called_unmoved(tmp_path):
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)))
+    for run, before in zip(sorted(folder.glob("wml-p2-*")), ([0.6, 0.4], [0.34, 0.66], [0.5, 0.5]), strict=True):
+        set_weights(run, [0.51, 0.49], before)
+    (told,) = (sentence for sentence in given_by(folder).basis if "learned weights" in sentence)
+    assert told.endswith("came to 0.510, 0.490 (seeds' mean). In one seed they went as far as 0.340, 0.660 before.")
 
 
 def test_without_weights_that_are_learned_none_are_told(tmp_path):

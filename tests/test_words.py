@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_runs import write_glue, write_study
+from fake_runs import set_weights, write_glue, write_study
 from mistakes import edit
 
 from wmlkit import paths, results, tables
@@ -81,7 +81,7 @@ def test_weights_that_move_apart_in_each_seed_are_not_called_unmoved(tmp_path: P
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("dml", 2)), (0, 1), protocols=PAIRS)
     for weights in ([0.52, 0.48], [0.48, 0.52]), ([0.9, 0.1], [0.1, 0.9]):
         for seed, own in enumerate(weights):
-            set_done(next(folder.glob(f"wml-p2-s{seed}-*")), peer_weights=own)
+            set_weights(next(folder.glob(f"wml-p2-s{seed}-*")), own)
         (sentence,) = [one for one in given_by(folder).basis if "learned weights" in one]
         assert "came to 0.500, 0.500" in sentence
         assert ("hardly moved" in sentence) == (weights[0][0] == 0.52)

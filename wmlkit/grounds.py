@@ -135,17 +135,30 @@ def of_weights(runs: Sequence[Run]) -> list[str]:
     began = given or [1 / peers] * peers
     told = _weights(given) if given else f"{began[0]:.3f} each"
     sentence = f"From {told} the learned weights of {peers_in_words(peers)} came to {_weights(ended)} (seeds' mean)."
-    taught = any(run.taught_peers for run in learned)  # then the teacher's weight is one more, and may have moved
-    if not taught and all(_hardly_moved(began, run.done["peer_weights"]) for run in learned):
-        sentence += (
-            " They hardly moved, so wml was nearly dml and says little of weights that do; outer.lr and outer.every "
-            "say how far they can go."
-        )
+    if any(run.taught_peers for run in learned):  # the teacher's weight is one more, and may have moved
+        return [sentence]
+    if all(_factor(began, run.done["peer_weights"]) < HARDLY_MOVED for run in learned):
+        furthest = max((_furthest(began, run) for run in learned), key=lambda weights: _factor(began, weights))
+        if _factor(began, furthest) < HARDLY_MOVED:
+            sentence += (
+                " They hardly moved, so wml was nearly dml and says little of weights that do; outer.lr and "
+                "outer.every say how far they can go."
+            )
+        else:
+            sentence += f" In one seed they went as far as {_weights(furthest)} before."
     return [sentence]
 
 
-def _hardly_moved(began: Sequence[float], ended: Sequence[float]) -> bool:
-    return all(1 / HARDLY_MOVED < end / begin < HARDLY_MOVED for begin, end in zip(began, ended, strict=True))
+def _factor(began: Sequence[float], now: Sequence[float]) -> float:
+    """How many times larger or smaller than it began the weight is that moved most."""
+    return max(max(weight / begin, begin / max(weight, 1e-9)) for begin, weight in zip(began, now, strict=True))
+
+
+def _furthest(began: Sequence[float], run: Run) -> list[float]:
+    """The logged weights of a run that are furthest from where they began."""
+    logged = results.run_metrics(run.folder)
+    rows = logged[logged["quantity"] == "peer_weights"].pivot(index="step", columns="peer", values="value")
+    return max(rows.to_numpy().tolist(), key=lambda weights: _factor(began, weights))
 
 
 def of_ensembles(runs: Sequence[Run], differences: pd.DataFrame) -> list[str]:
