@@ -155,16 +155,19 @@ def _replay(
     untrained, _ = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     rows = list(epochs(state, setting))
     paths.write_text(folder / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    dev_ce, _ = measure(state, setting.dev, used, device, used.train.final_eval_rows)
+    dev_ce, ensemble_ce = measure(state, setting.dev, used, device, used.train.final_eval_rows)
     done = {
         "case": name,
+        "mode": case.mode,
         "seed": seed,
+        "defects": [key for key, value in asdict(case.defects).items() if value],
         "distinct_ids": len(np.unique(ids)),
         "lowest_id": int(ids.min()),
         "highest_id": int(ids.max()),
         **_of_epochs(rows, case.defects),
         "untrained_ce": untrained,
         "dev_ce": dev_ce,
+        "dev_ce_ensemble": ensemble_ce,
         "peer_weights": state.peer_weights.tolist() if any(row["outer"] for row in rows) else None,
         "accuracy": _accuracies(state, used, out, reader),
         **of_teacher,
