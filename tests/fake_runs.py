@@ -268,4 +268,4 @@ def weigh(folder: Path) -> None:
         ce = paths.read_json(path)["dev_ce_ensemble"]
         names = ("ensemble", "uniform_ensemble", "fitted_ensemble")
         members = [{"member": name, "dev_ce": ce - 0.25 * place} for place, name in enumerate(names)]
-        paths.write_json(paths.ensembles(path.parent), {"settings": {}, "data_hash": "", "members": members})
+        paths.write_json(paths.ensembles(path.parent), {"settings": {}, "members": members})

@@ -328,3 +328,7 @@ def test_joined_batches_are_their_rows_in_order(family):
     assert torch.equal(whole.attention_mask[4, 0], everything if whole.causal is None else everything.tril())
     assert joined(batches[:1]) is batches[0]
     assert joined([alone, alone]).documents is None
+
+
+def test_a_piece_goes_to_the_fullest_row_that_it_fits_into():
+    assert sorted(pack(np.array([9, 13, 5]), 20, np.arange(3))) == [[0], [1, 2]]

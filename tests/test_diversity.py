@@ -11,7 +11,7 @@ import torch
 from fake_runs import weigh, write_run, write_study
 from torch.nn import functional as F
 
-from wmlkit import bilevel, diversity, tables
+from wmlkit import bilevel, diversity, results, tables
 from wmlkit.errors import UserError
 from wmlkit.figures import plot_diversity
 from wmlkit.losses import cross_entropies
@@ -125,3 +125,11 @@ def test_runs_of_another_setting_stand_apart(tmp_path: Path) -> None:
     of_diversity = table[(table["quantity"] == "diversity") & (table["arm"] == "wml")].set_index("setting")
     assert set(of_diversity.index) == {"", "mutual.alpha=0.9"}
     assert pd.isna(of_diversity.loc["mutual.alpha=0.9", "difference"]) and pd.notna(of_diversity.loc["", "difference"])
+
+
+def test_p_is_adjusted_over_the_arms_of_a_quantity(tmp_path: Path) -> None:
+    study = [(arm, 2) for arm in ("independent", "dml", "wml", "distill")]
+    runs = read_runs(write_study(tmp_path / "nursery", study, protocols=()))
+    for _, rows in diversity.diversity(diversity.diversity_table(runs)).groupby("quantity"):
+        assert rows["p"].notna().sum() == 3 and (rows["p_adjusted"] > rows["p"]).any()
+        assert rows["p_adjusted"].tolist() == pytest.approx(results.adjusted(rows["p"]).tolist(), nan_ok=True)

@@ -159,6 +159,6 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, broken: Any) -> None:
     weigh(folder)
     (run,) = folder.glob("wml-*")
     members = {"members": broken} if broken else {}
-    paths.write_json(paths.ensembles(run), {"settings": {}, "data_hash": "", **members})
+    paths.write_json(paths.ensembles(run), {"settings": {}, **members})
     with pytest.raises(UserError, match=r"ensembles.json has no .*'members'"):
         results.dev_table(folder)

@@ -12,6 +12,7 @@ from fake_runs import PARADIGMS, evaluated, write_evaluation, write_glue, write_
 
 from wmlkit import evaluations, paths, results, score_tables, tables
 from wmlkit.alike import OTHERWISE, told_apart
+from wmlkit.evaluate.protocols import credit
 from wmlkit.items import ITEM, NO_SPREAD, NONE, OVER_SEEDS, item_bootstrap, items_table
 from wmlkit.readable import readable
 from wmlkit.runs import evaluations as all_evaluations
@@ -358,3 +359,17 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
         apart = settings | {"by_line": bool(number)}
         paths.write_json(paths.language_modelling(run.folder), {**document, "settings": apart})
     assert len(set(evaluations.text_table(folder)["setting"])) == 2
+
+
+def test_items_that_tie_fall_as_in_the_score_that_drew_for_them(tmp_path: Path) -> None:
+    (run,) = read_runs(write_study(tmp_path / "nursery", (("wml", 2),), (0,), protocols=("babylm2025",)))
+    path = paths.evaluation(run.folder, "nursery", "babylm2025")
+    document = paths.read_json(path)
+    paths.write_json(path, document | {"settings": document["settings"] | {"ties": "random", "seed": 5}})
+    file = path.with_suffix(".items.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    alike = [line | {"scores": dict.fromkeys(line["scores"], [1.0, 1.0])} for line in lines]
+    paths.write_text(file, "".join(json.dumps(line) + "\n" for line in alike))
+    ones = np.ones(len(lines))
+    own, other = (credit(ones, ones, "random", seed).tolist() for seed in (5, 0))
+    assert items_table(run, "nursery", "babylm2025")["peer_1"].tolist() == own != other

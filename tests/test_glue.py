@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -422,3 +423,64 @@ def test_all_real_files_fit_the_templates() -> None:
     assert set(counts.values()) == {50} and len(counts) == 18
     (wsc,) = _read(GLUE / "wsc.valid.jsonl", None, 1)
     assert wsc.first == 'Does "he" refer to "Joe" in this passage?' and wsc.second is not None
+
+
+def test_each_epoch_has_its_own_order_and_the_rate_falls_to_the_last_step(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = sys.modules[finetune.__module__]
+    orders: list[list[tuple[int, ...]]] = []
+    rates: list[float] = []
+    train_epoch = module._train_epoch
+
+    def noted(classifier: Any, batches: Any, optimizer: Any, scheduler: Any, clip: float) -> float:
+        batches = list(batches)
+        rows = [row for ids, *_ in batches for row in (ids * (ids != tokenizer.pad_token_id)).tolist()]
+        orders.append([tuple(row) for row in rows])
+        rates.append(scheduler.get_last_lr()[0])
+        return float(train_epoch(classifier, batches, optimizer, scheduler, clip))
+
+    monkeypatch.setattr(module, "_train_epoch", noted)
+    falling: dict[str, Any] = {"lr": 1e-3, "schedule": "linear", "warmup_ratio": 0.0, "min_lr_ratio": 0.0}
+    recipe = replace(RECIPE, epochs=4, batch_size=6, **falling)
+    run(tokenizer, replace(recipe, drop_last=False))
+    assert [len(order) for order in orders] == [16] * 4 and len({str(order) for order in orders}) == 4
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    orders.clear()
+    run(tokenizer, replace(recipe, drop_last=True))
+    assert [len(order) for order in orders] == [12] * 4
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "layers"),
+    [("roberta", "gelu", 1), ("gpt2", "gelu", 1), ("roberta", "tanh", 2), ("gpt2", "tanh", 0)],
+)
+def test_heads_have_the_recipe_s_dropout(
+    family: str, head: Any, layers: int, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    recipe = replace(RECIPE, head=head, dropout=0.3)
+    classifier = Classifier(tiny(family, tokenizer), FAMILIES[family], 3, recipe)  # type: ignore[arg-type]
+    assert [layer.p for layer in classifier.head if isinstance(layer, torch.nn.Dropout)] == [0.3] * layers
+
+
+def test_the_majority_class_is_the_most_frequent_one(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_rows(folder / "cola.valid.jsonl", [{"sentence": "nice", "label": label} for label in (1, 1, 1, 0)])
+    options = GlueOptions(("cola",), (1,), epochs=1)
+    document = evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, options, protocol="babylm2024")
+    assert document["members"][0]["paradigms"][0]["majority_class"] == 75
+
+
+def test_an_epoch_is_chosen_by_the_metric_that_the_protocol_names(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictions 1 1 0 0 of 1 0 0 0: F1 2/3 (CoLA in 2024), accuracy 3/4 (MNLI)."""
+    found = []
+
+    def noted(*arguments: Any, select: Any, **more: Any) -> FineTuned:
+        found.append(select(np.array([1, 0, 0, 0]), np.array([1, 1, 0, 0])))
+        return finetune(*arguments, select=select, **more)
+
+    monkeypatch.setattr(glue, "finetune", noted)
+    options = GlueOptions(("cola", "mnli"), (1,), epochs=1)
+    evaluate_glue(tiny("roberta", tokenizer), tokenizer, folder, options, protocol="babylm2024")
+    assert found == pytest.approx([2 / 3, 0.75])

@@ -461,3 +461,14 @@ def test_real_text(tmp_path: Path) -> None:
     assert len(records) == 12
     assert all(1 < record["after"]["fertility"] < 3 for record in records)
     assert all(record["after"]["words"] <= record["before"]["words"] for record in records)
+
+
+def test_the_held_out_share_is_one_of_the_words_that_are_used() -> None:
+    part = splits.Part("mine", "train", Path(), DomainCounts(words=10_000, document_words=[100] * 100))
+    dev = splits.Part("mine", "dev", Path(), DomainCounts(words=100, document_words=[100]))
+    chosen, _ = splits.assign([part, dev], {"seed": 0, "held_out": 0.2, "words": 1000, "dev_words": None})
+    assert [int(chosen[split][0].sum()) for split in ("train", "held_out")] == [8, 2]
+
+
+def test_a_document_that_fits_exactly_is_taken() -> None:
+    assert splits.draw(np.full(9, 10), 30.0, "key").sum() == 3

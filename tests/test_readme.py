@@ -72,7 +72,8 @@ def test_every_committed_table_and_figure_says_what_made_it(preset):
     for kind, suffix in (("tables", "csv"), ("figures", "svg")):
         folder = paths.reference(preset) / kind
         notes = paths.read_json(folder / "provenance.json")
-        assert {path.stem for path in folder.glob(f"*.{suffix}")} <= set(notes)
+        found = {path.stem for path in folder.glob(f"*.{suffix}")}
+        assert found and found <= set(notes)
         assert all(note["commit"] and note["command"] for note in notes.values())
 
 

@@ -389,6 +389,11 @@ def test_released_settings_give_the_released_shapes_and_the_ffn_width_alone_does
     assert own.loc[("none", 1), "counted"] == own.loc[("none", 1), "parameters"] > own.loc[("nonzero", 1), "counted"]
     assert set(own.loc["none", "target"]) == {62_348_716, 41_565_811, 31_174_358, 24_939_487}
     assert set(own.loc["fixed_width", "intermediate_size"]) == {3072}
+    errors = 100 * (table["counted"] / table["target"] - 1)
+    assert table["error_percent"].tolist() == pytest.approx(errors.tolist())
+    off, least = ((own.loc[name, "counted"] - own.loc[name, "target"]).abs() for name in ("truncated", "none"))
+    assert own.loc["truncated", "nearest"].tolist() == (off <= least).tolist()  # they differ in the method alone
+    assert own.loc["none", "nearest"].all() and not own.loc["truncated", "nearest"].all()
     bayesian = table[table["method"] == "bayesian"]
     assert set(bayesian["case"]) == {"truncated", "all"} and (bayesian["evaluations"] == 4).all()
     assert dict(zip(table["case"], table["finding"], strict=True)) == {
@@ -588,3 +593,23 @@ def test_the_notebook_s_last_words_leave_out_what_causal_peers_do_not_have(objec
     assert ("These peers are causal" in given["told"]) == causal
     assert ("Scored in the released order" in given["told"]) != causal
     assert "A scorer that says nothing gets 77 % with half points" in given["told"]
+
+
+def test_an_epoch_s_step_takes_the_mean_gradient_of_its_batches():
+    where = setting(Case(defects=Defects(step_per_epoch=True)), **{"train.grad_clip": 0})
+    one, other = state(), state()  # without an optimizer, which leaves the gradients where they are
+    assert where.config.replay.micro_batches > 1
+    replay_steps.train_epoch(one, where, 0)
+    replay_steps.inner_loss(other, where.train(0, where.config.train.mask_ratio), where).total.backward()
+    pairs = zip(*([p for peer in s.peers for p in peer.parameters()] for s in (one, other)), strict=True)
+    for left, right in pairs:  # each batch of `setting` is the same
+        torch.testing.assert_close(left.grad, right.grad)
+
+
+def test_kl_stands_beside_the_cross_entropy_as_the_loss_weighs_it():
+    for weighed in (False, True):
+        peers = replace(state(), log_weights=torch.tensor([0.2, 0.9]).double())
+        row = replay_steps.train_epoch(peers, setting(Case(defects=Defects(peer_weighted_ce=weighed))), 0)
+        weights = peers.peer_weights.tolist() if weighed else [1.0, 1.0]
+        weighed_ce = sum(w * ce for w, ce in zip(weights, row["ce"], strict=True))
+        assert row["kl_to_ce"] == pytest.approx(sum(row["kl"]) / weighed_ce, rel=1e-5)

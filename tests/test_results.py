@@ -512,3 +512,11 @@ def test_unfinished_runs_beside_a_new_one_are_told_by_all_their_settings(tmp_pat
     assert told == [f"wml-p4-s0-11111111 is not finished and has {what}: with the same settings it would go on"]
     assert unfinished_beside(folder / "wml-p4-s0-11111111", new) == []  # it has begun
     assert unfinished_beside(tmp_path / "none" / "wml-p4-s0-aaaaaaaa", new) == []
+
+
+def test_losses_and_clipping_of_a_run_by_hand(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "wml", 2, 0) / "done.json"
+    known = {"best_peer": 2, "dev_ce": [1.0, 2.0], "held_out_ce": [4.0, 3.0], "clipped": [0.2, 0.6]}
+    paths.write_json(path, paths.read_json(path) | known)
+    row = results.runs_table(tmp_path).iloc[0]
+    assert (row["dev_ce"], row["held_out_ce"]) == (2.0, 3.0) and row["clipped"] == pytest.approx(0.4)

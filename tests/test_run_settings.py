@@ -144,3 +144,12 @@ def test_arms_of_another_precision_are_not_paired(tmp_path: Path) -> None:
     scores = results.dev_table(folder)
     pairs = results.paired_differences(scores[scores["member"] == "ensemble"])
     assert pairs[(pairs["a"] == "wml") & (pairs["b"] == "dml")]["seeds"].tolist() == ["0 1"]
+
+
+def test_a_teacher_as_shipped_is_the_main_one_though_most_runs_have_another(tmp_path: Path) -> None:
+    folder, resolved = tmp_path / "nursery", load_preset("nursery").resolved()
+    shipped = {f"{section}.{name}": value for section in SHAPING for name, value in resolved[section].items()}
+    for seed, more in enumerate(({}, {"mutual.teacher_steps": 7}, {"mutual.teacher_steps": 7})):
+        write_run(folder, "distill", 2, seed, {**shipped, "mutual.num_peers": 2, **more, "train.seed": seed})
+    other = "mutual.teacher_steps=7"
+    assert {run.seed: run.setting for run in read_runs(folder)} == {0: "", 1: other, 2: other}

@@ -15,6 +15,7 @@ from wmlkit.ablations import check_changes
 from wmlkit.answer import Answer, answer
 from wmlkit.config import load_preset
 from wmlkit.errors import UserError
+from wmlkit.readings import loss_difference
 from wmlkit.reference import glance
 from wmlkit.runs import read_runs
 
@@ -166,3 +167,29 @@ def test_ablations_of_files_of_one_name_are_refused() -> None:
             check_changes(config)
     moved = [{"mutual.teacher": "/b/peers/peer_2"}]
     check_changes(load_preset("nursery", {"ablations.base": base, "ablations.settings": moved}))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tiny"),
+    [(-0.004, -0.001, False), (-0.02, -0.0002, False), (0.0002, 0.02, False), (-0.0004, -0.0002, True)],
+)
+def test_a_difference_is_tiny_where_no_end_of_its_interval_is_told_from_0(low: float, high: float, tiny: bool) -> None:
+    row = {
+        "setting": "", "suite": "dev_ce", "member": "best_peer", "peers": 2, "a": "wml", "b": "dml", "n_seeds": 3,
+        "mean": (low + high) / 2, "low": low, "high": high, "p_adjusted": 0.01,
+    }  # fmt: skip
+    assert ("less than three digits tell" in loss_difference(pd.DataFrame([row]), "wml", "dml")) == tiny
+
+
+def test_ties_are_told_where_every_row_has_many(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", BOTH, (0,), protocols=("babylm2025",))
+
+    def told(**shares: float) -> bool:
+        for run in read_runs(folder):
+            path = paths.evaluation(run.folder, "nursery", "babylm2025")
+            document = paths.read_json(path)
+            members = [one | {"ties": shares[run.arm]} for one in document["members"]]
+            paths.write_json(path, document | {"members": members})
+        return any("ties in every row" in sentence for sentence in given_by(folder).basis)
+
+    assert [told(wml=0.5, distill=3.0), told(wml=2.0, distill=3.0)] == [False, True]
