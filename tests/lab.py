@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -33,25 +34,27 @@ def jupyter_lab(root: Path, notebook: str, parameters: Mapping[str, str]) -> Ite
         text, count = re.subn(rf'"{name} = \\".*?\\"', lambda _, n=name, v=value: f'"{n} = \\"{v}\\"', text)
         assert count == 1, name
     (root / f"{notebook}.ipynb").write_text(text, encoding="utf-8")
-    port, token = _free_port(), secrets.token_hex(16)
+    token = secrets.token_hex(16)
     home = root / ".home"  # nobody's settings
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(paths.REPOSITORY), os.environ.get("PYTHONPATH", "")]),
         "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "lab"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
-        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0",
-        "--LabApp.news_url=",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--allow-root",
+        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--LabApp.news_url=",
+        "--KernelManager.transport=ipc",
     ]  # fmt: skip
     home.mkdir()
     log = home / "lab.log"
-    with log.open("w") as file:
+    # The kernels' sockets lie there, files that no other process can take; the path of such a file has to be short.
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime, log.open("w") as file:
+        environment["JUPYTER_RUNTIME_DIR"] = runtime
         server = subprocess.Popen(command, cwd=root, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
-            _wait(f"http://127.0.0.1:{port}/api?token={token}", server, log)
+            port = _port_of(server, Path(runtime), log)
             yield f"http://127.0.0.1:{port}/lab/tree/{notebook}.ipynb?token={token}"
         finally:
             server.terminate()
@@ -66,18 +69,14 @@ def run_all_cells(page: Any) -> None:
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def _wait(address: str, server: subprocess.Popen, log: Path) -> None:
+def _port_of(server: subprocess.Popen, runtime: Path, log: Path) -> int:
+    """The port that JupyterLab chose, once it answers there: one chosen here could be taken before it listens."""
     for _ in range(300):
         try:
-            urllib.request.urlopen(address, timeout=1)
-            return
-        except OSError:
+            place = json.loads((runtime / f"jpserver-{server.pid}.json").read_text())
+            urllib.request.urlopen(f"{place['url']}api?token={place['token']}", timeout=1)
+            return int(place["port"])
+        except (OSError, ValueError):  # ValueError: half-written
             assert server.poll() is None, log.read_text()[-2000:]
             time.sleep(0.2)
     raise AssertionError(f"JupyterLab did not answer: {log.read_text()[-2000:]}")

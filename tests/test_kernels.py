@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
+import tempfile
 import time
 from contextlib import closing
 
@@ -59,6 +61,26 @@ def test_each_kernel_is_there_before_its_turn_and_gone_after_it(tmp_path):
             assert alive(facts["pid"])  # whoever started it ends it
             seen.append(facts["pid"])
     assert len(set(seen)) == 3 and not any(alive(pid) for pid in seen)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets that are files need POSIX")
+def test_a_kernel_waits_for_no_port_that_another_process_can_take(tmp_path):
+    with kernels.started(tmp_path) as kernel:
+        assert ask(tmp_path, kernel)["pid"] == kernel.provisioner.pid
+        folder = pathlib.Path(kernel.ip).parent
+        assert folder.stat().st_mode & 0o077 == 0 and sum(path.is_socket() for path in folder.iterdir()) == 5
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere every kernel is one of ports")
+def test_where_the_path_is_too_long_for_a_socket_ports_are_used_and_encrypted(tmp_path, monkeypatch, capfd):
+    far = tmp_path / ("long" * 30)
+    far.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+    with kernels.started(tmp_path) as kernel:
+        assert ask(tmp_path, kernel)["pid"] == kernel.provisioner.pid
+        assert kernel.transport == "tcp" and kernel.curve_publickey
+    assert "without encryption" not in capfd.readouterr().err
 
 
 def test_a_loop_that_is_left_leaves_no_kernel(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,16 +25,17 @@ def started(cwd: Path, imports: Sequence[str] = ()) -> Iterator[Any]:
     """
     from jupyter_client.utils import run_sync
 
-    manager = _manager()
     arguments = ["--HistoryManager.hist_file=:memory:"]  # as papermill's client starts one
     if imports:
         lines = [f"__import__({name!r})" for name in imports]
         arguments.append(f"--IPKernelApp.exec_lines={lines!r}")
-    run_sync(manager.start_kernel)(cwd=str(cwd), extra_arguments=arguments)
-    try:
-        yield manager
-    finally:  # papermill leaves a kernel running that it did not make, with all its memory
-        run_sync(manager.shutdown_kernel)(now=True)
+    with tempfile.TemporaryDirectory(prefix="wmlkit-", ignore_cleanup_errors=True) as folder:
+        manager = _manager(os.path.join(folder, "kernel"))
+        run_sync(manager.start_kernel)(cwd=str(cwd), extra_arguments=arguments)
+        try:
+            yield manager
+        finally:  # papermill leaves a kernel running that it did not make, with all its memory
+            run_sync(manager.shutdown_kernel)(now=True)
 
 
 def one_ahead(count: int, cwd: Path, imports: Sequence[str]) -> Generator[Any, None, None]:
@@ -52,8 +54,11 @@ def one_ahead(count: int, cwd: Path, imports: Sequence[str]) -> Generator[Any, N
                 yield current
 
 
-def _manager() -> Any:
-    """A kernel that is this interpreter, whatever kernels are registered on the machine under the name python3."""
+def _manager(address: str) -> Any:
+    """A kernel that is this interpreter, whatever kernels are registered on the machine under the name python3.
+
+    address: where its sockets lie, ``<address>-1`` to ``<address>-5``, in a folder that only this user can enter.
+    """
     if importlib.util.find_spec("ipykernel") is None:
         raise UserError(
             f"the Python at {sys.executable} has no Jupyter kernel; expected the package ipykernel: "
@@ -65,7 +70,11 @@ def _manager() -> Any:
 
     # Without any folder to look in there is only ipykernel's own specification, which names sys.executable.
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    if zmq.has("curve"):  # other users of the machine cannot read along, and the kernel does not warn that they can
+    # A TCP port is chosen by the manager and bound by the kernel seconds later, when any process may have it
+    # ("Address already in use"). Sockets that are files have no such gap, and other users cannot read along.
+    if zmq.has("ipc") and len(f"{address}-1".encode()) <= zmq.IPC_PATH_MAX_LEN:
+        manager.transport, manager.ip = "ipc", address
+    elif zmq.has("curve"):  # on Windows, or for a very long path; the kernel does not warn that they can
         manager.transport_encryption = "auto"
     environment = {
         # Nothing is fetched while notebooks run, unless the user says so.
