@@ -147,6 +147,15 @@ def test_what_does_not_make_an_evaluation_another(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_of_settings_that_as_many_have_the_same_are_called_others_in_any_order(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=("babylm2025",))
+    for run, ties in zip(read_runs(folder), ("half", "first"), strict=True):
+        evaluated(run.folder, "nursery", ties=ties)
+    found = [(run, document) for run in read_runs(folder) for document in all_evaluations(run)]
+    told = told_apart(found)
+    assert sorted(told) == ["", 'evaluation.ties="half"'] and told_apart(found[::-1]) == told[::-1]
+
+
 def test_each_suite_has_a_protocol_in_the_table_of_phenomena(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=BOTH)
     for run in read_runs(folder):

@@ -125,6 +125,9 @@ def test_units_are_whole_lines_of_one_document_in_order() -> None:
     drawn = draw_units([lines, ["alone"]], UNIT_WORDS, 3)
     assert drawn == draw_units([lines, ["alone"]], UNIT_WORDS, 3)
     assert all(unit in units for unit in drawn)
+    for seed in range(8):
+        of_text = draw_units([lines], 3 * UNIT_WORDS, seed)
+        assert of_text == [unit for unit in units if unit in of_text]
     sizes = [sum(len(line.split()) for line in unit) for unit in drawn]
     assert UNIT_WORDS <= sum(sizes) < UNIT_WORDS + max(sizes)  # it stops with the unit that makes it enough
     assert len({str(draw_units([lines], UNIT_WORDS, seed)) for seed in range(8)}) > 1

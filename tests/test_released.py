@@ -256,6 +256,7 @@ def test_the_wrong_sign_is_the_mirror_image():
     )
     assert right["gradient"] == pytest.approx((explicit + correction).tolist(), rel=1e-6)
     assert wrong["gradient"] == pytest.approx((explicit - correction).tolist(), rel=1e-6)
+    assert right["correction"] == pytest.approx(float(correction.norm() / explicit.norm()), rel=1e-6)
 
 
 # --- whole replays ---
