@@ -21,7 +21,16 @@ from wmlkit.config import load_preset
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import glue
-from wmlkit.evaluate.finetune import Classifier, Example, FineTuned, Recipe, epoch_order, finetune, lr_factor
+from wmlkit.evaluate.finetune import (
+    Classifier,
+    Example,
+    FineTuned,
+    Recipe,
+    _train_epoch,
+    epoch_order,
+    finetune,
+    lr_factor,
+)
 from wmlkit.evaluate.glue import GlueOptions, _read, evaluate_glue, evaluate_run_glue, metrics
 from wmlkit.evaluate.glue_protocols import GLUE_PROTOCOLS, TASKS
 from wmlkit.evaluate.target import evaluate_target
@@ -173,14 +182,23 @@ def run(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, scores: Sequence[flo
     )
 
 
-@pytest.mark.parametrize("change", [{"weight_decay": 0.9}, {"grad_clip": 1e-9}], ids=str)
-def test_weight_decay_and_clipping_of_a_recipe_are_used(
-    change: dict[str, float], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Three epochs: the loss of the first is that of the weights at its start only in its first batch."""
-    plain = replace(RECIPE, epochs=3, weight_decay=0.0, grad_clip=0.0)
-    losses = [run(tokenizer, recipe).losses for recipe in (plain, plain, replace(plain, **change))]
-    assert losses[0] == losses[1] and losses[0] != losses[2]
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_an_update_is_that_of_the_clipped_gradient(clip: float, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A step of plain descent at rate 1 is the gradient: as long as the norm allows, and in its own direction."""
+    classifier = Classifier(tiny("gpt2", tokenizer), "clm", 2, RECIPE)
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    labels = torch.tensor([0, 1])
+    torch.nn.functional.cross_entropy(classifier(ids, torch.ones_like(ids)), labels).backward()
+    trained = [own for own in classifier.parameters() if own.grad is not None]
+    gradient = torch.cat([own.grad.flatten() for own in trained if own.grad is not None])
+    before = torch.cat([own.detach().clone().flatten() for own in trained])
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1.0)
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    segments = torch.zeros_like(ids)
+    _train_epoch(classifier, [(ids, torch.ones_like(ids), segments, labels)], optimizer, constant, clip)
+    step = before - torch.cat([own.detach().flatten() for own in trained])
+    assert gradient.norm() > 0.1
+    torch.testing.assert_close(step, gradient * (clip / gradient.norm() if clip else 1), rtol=1e-3, atol=1e-6)
 
 
 def test_the_earliest_best_epoch_is_kept(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -425,27 +443,30 @@ def test_all_real_files_fit_the_templates() -> None:
     assert wsc.first == 'Does "he" refer to "Joe" in this passage?' and wsc.second is not None
 
 
-def test_each_epoch_has_its_own_order_and_the_rate_falls_to_the_last_step(
+def test_the_recipe_s_optimizer_and_an_order_of_its_own_for_each_epoch(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = sys.modules[finetune.__module__]
     orders: list[list[tuple[int, ...]]] = []
     rates: list[float] = []
-    train_epoch = module._train_epoch
+    decays: set[float] = set()
+    clips: set[float] = set()
 
     def noted(classifier: Any, batches: Any, optimizer: Any, scheduler: Any, clip: float) -> float:
         batches = list(batches)
         rows = [row for ids, *_ in batches for row in (ids * (ids != tokenizer.pad_token_id)).tolist()]
         orders.append([tuple(row) for row in rows])
         rates.append(scheduler.get_last_lr()[0])
-        return float(train_epoch(classifier, batches, optimizer, scheduler, clip))
+        decays.update(group["weight_decay"] for group in optimizer.param_groups)
+        clips.add(clip)
+        return float(_train_epoch(classifier, batches, optimizer, scheduler, clip))
 
-    monkeypatch.setattr(module, "_train_epoch", noted)
+    monkeypatch.setattr(sys.modules[finetune.__module__], "_train_epoch", noted)
     falling: dict[str, Any] = {"lr": 1e-3, "schedule": "linear", "warmup_ratio": 0.0, "min_lr_ratio": 0.0}
-    recipe = replace(RECIPE, epochs=4, batch_size=6, **falling)
+    recipe = replace(RECIPE, epochs=4, batch_size=6, weight_decay=0.3, grad_clip=0.7, **falling)
     run(tokenizer, replace(recipe, drop_last=False))
     assert [len(order) for order in orders] == [16] * 4 and len({str(order) for order in orders}) == 4
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert decays == {0.3} and clips == {0.7}
     orders.clear()
     run(tokenizer, replace(recipe, drop_last=True))
     assert [len(order) for order in orders] == [12] * 4
