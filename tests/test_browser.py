@@ -228,11 +228,11 @@ def test_the_playground_runs_in_jupyterlab_and_a_slider_moves_its_picture(lab_pa
     page.mouse.move(place["x"] + 120, place["y"] + place["height"] / 2, steps=5)
     page.mouse.up()
     changed = "([box, old]) => box.querySelector('img').src !== old && /Weights 0.[789]/.test(box.textContent)"
-    page.wait_for_function(changed, arg=[box.element_handle(), before], timeout=10_000)
+    page.wait_for_function(changed, arg=[box.element_handle(), before], timeout=60_000)
 
     page.get_by_role("heading", name="Which sentence is better?").scroll_into_view_if_needed()
     typed = page.locator(".widget-text input").first
     typed.fill("Yesterday Zoe slept.")
     typed.press("Enter")
-    page.locator(".widget-html th", has_text="Y").first.wait_for(timeout=10_000)
+    page.locator(".widget-html th", has_text="Y").first.wait_for(timeout=60_000)
     assert lab_page.errors == []
