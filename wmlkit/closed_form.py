@@ -1,13 +1,14 @@
 """L1 and its derivatives in closed form, linear in the number of peers: the arithmetic behind `losses.mutual_loss`.
 
 Letters: P peers (a frozen one among them, at the end, if there is one), N positions, V vocabulary. With b_ij = s_i u_j,
-M = sum_j u_j p_j, R = sum_i s_i log p_i, U = sum u, S = sum s (the terms with i = j cancel):
+M = sum_j u_j p_j, R = sum_i s_i log p_i, U = sum u, S = sum s (the terms with i = j cancel), and c = tau^2 / N
+("batchmean": tau^2 / rows) the scale of the KL:
 
     sum_j u_j KL(p_j || p_i)       sum_j u_j <p_j, log p_j>  -  <M, log p_i>
     sum_i s_i KL(p_j || p_i)       S <p_j, log p_j>  -  <p_j, R>
     dL1/dz_i, CE                   (1 - alpha) a_i (p_i - y) / K
-    dL1/dz_i, as a student         alpha s_i (U p_i - M) / tau
-    dL1/dz_j, as a target          alpha u_j p_j * (S log p_j - R - <p_j, S log p_j - R>) / tau
+    dL1/dz_i, as a student         alpha c s_i (U p_i - M) / tau
+    dL1/dz_j, as a target          alpha c u_j p_j * (S log p_j - R - <p_j, S log p_j - R>) / tau
 
 Gradients are made in the forward pass, chunk by chunk of positions; of size (N, V) nothing else outlives a chunk.
 """

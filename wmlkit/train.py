@@ -1,6 +1,6 @@
 """A run from its configuration to its folder: students, steps (`steps.py`), metrics, checkpoints, export.
 
-`run` makes the run folder of design and docs/metrics.md. Of a run with a teacher it first finishes the teacher's own
+`run` makes the run folder that docs/metrics.md describes. Of a run with a teacher it first finishes the teacher's own
 run, which is an ordinary one.
 """
 
