@@ -17,7 +17,7 @@ from test_glue import RECIPE, accuracy, examples
 from wmlkit import bilevel, forward_mode, paths, steps, study, train
 from wmlkit.config import Config, load_preset
 from wmlkit.evaluate.finetune import finetune
-from wmlkit.evaluate.language_modelling import evaluate_run_text, prepared_of
+from wmlkit.evaluate.run_text import evaluate_run_text, prepared_of
 from wmlkit.replay import replays
 from wmlkit.replay.released import cases
 

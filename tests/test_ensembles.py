@@ -22,7 +22,7 @@ from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate import ensembles
 from wmlkit.evaluate.ensembles import NAMES, evaluate_run_ensembles, fitted_weights
-from wmlkit.evaluate.language_modelling import prepared_of
+from wmlkit.evaluate.run_text import prepared_of
 from wmlkit.reference import results_section
 from wmlkit.report import write_report
 from wmlkit.run_files import run_document

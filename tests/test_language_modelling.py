@@ -17,14 +17,8 @@ from wmlkit.data.encode import open_tokens, unknown_tokens, write_documents
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate.language_modelling import (
-    UNIT_WORDS,
-    draw_units,
-    evaluate_run_text,
-    evaluate_text,
-    nursery_floor,
-    prepared_texts,
-)
+from wmlkit.evaluate.language_modelling import UNIT_WORDS, draw_units, evaluate_text
+from wmlkit.evaluate.run_text import evaluate_run_text, nursery_floor, prepared_texts
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
 from wmlkit.settings import DataConfig, ModelConfig

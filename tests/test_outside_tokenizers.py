@@ -23,8 +23,9 @@ from wmlkit.data.encode import count_tokens, decoded_documents, encode_documents
 from wmlkit.data.prepare import prepare
 from wmlkit.data.tokenizer import load_tokenizer, plain_backend, save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
-from wmlkit.evaluate.language_modelling import evaluate_run_text, evaluate_text
+from wmlkit.evaluate.language_modelling import evaluate_text
 from wmlkit.evaluate.outside import load_outside
+from wmlkit.evaluate.run_text import evaluate_run_text
 from wmlkit.evaluate.spans import encode_spans, token_counts
 from wmlkit.evaluate.target import evaluate_target, result_lines
 from wmlkit.models import build_model

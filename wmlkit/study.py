@@ -28,9 +28,9 @@ from .device import side_by_side
 from .errors import OUT_OF_MEMORY, Stopped, UserError, signal_name
 from .evaluate.curve import points_lacking
 from .evaluate.ensembles import evaluate_run_ensembles, has_ensembles, known_ensembles
-from .evaluate.language_modelling import evaluate_run_text, known_text, prepared_of
 from .evaluate.pairs import check_suites, evaluate_run, known_evaluation
 from .evaluate.protocols import PROTOCOLS
+from .evaluate.run_text import evaluate_run_text, known_text, prepared_of
 from .evaluate.suites import pairs_folder
 from .guard import WATCHED, stop_signals
 from .progress import progress_line, run_name

@@ -28,8 +28,8 @@ from ..errors import UserError
 from ..forward import AtPositions
 from ..measure import logits_on, losses_on
 from ..run_files import known_result, run_document, run_facts
-from .language_modelling import prepared_of
 from .pairs import load_peers
+from .run_text import prepared_of
 
 NAMES = ("ensemble", "uniform_ensemble", "fitted_ensemble")
 UNFITTED = 0.01  # nats that a fit may leave, by its own bound; 0.0003 and less were seen of peers that learned

@@ -18,16 +18,10 @@ from ..settings import Objective
 from ..study_settings import SUITE_NAME
 from .ensembles import NAMES, evaluate_run_ensembles
 from .glue import GlueOptions, evaluate_glue, evaluate_run_glue
-from .language_modelling import (
-    evaluate_run_text,
-    evaluate_text,
-    known_text,
-    model_reads_lines,
-    prepared_of,
-    reads_lines,
-)
+from .language_modelling import evaluate_text
 from .outside import load_outside, read_texts
 from .pairs import evaluate_pairs, evaluate_run, known_evaluation, load_peers
+from .run_text import evaluate_run_text, known_text, model_reads_lines, prepared_of, reads_lines
 from .suites import pairs_folder
 
 TEXT_WORDS = 2000  # words of dev text a domain where neither the call nor the run says how many
