@@ -78,6 +78,20 @@ def test_without_any_pairs_the_question_is_told_in_dev_loss(tmp_path: Path) -> N
     assert [found and found[0][10:].split(",")[0] for found in told] == ["independent", "dml"]
 
 
+def test_arms_that_learned_word_frequencies_alone_are_named(tmp_path: Path) -> None:
+    """Below 0.95 of the unigram loss, 6.0 nats, a member has learned more; the best run of an arm counts."""
+    folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2), ("dml", 2)), (0, 1), ("babylm2025",))
+    assert "how often each token" not in " ".join(given_by(folder).basis)  # it was not measured
+    losses = {"wml": (5.8, 5.71), "distill": (5.8, 5.69), "dml": (6.2, 6.1)}
+    for run in read_runs(folder):
+        members = [{"member": name, "nats_per_token": losses[run.arm][run.seed] + more}
+                   for name, more in (("peer_1", 0.1), ("ensemble", 0.0))]  # fmt: skip
+        unigram = {"nats_per_token": 6.0, "bits_per_byte": 2.0, "domains": []}
+        paths.write_json(paths.language_modelling(run.folder), {"members": members, "unigram": unigram})
+    (told,) = [sentence for sentence in given_by(folder).basis if "how often each token" in sentence]
+    assert ": dml 6.10 for 6.00; wml 5.71 for 6.00. Such models" in told
+
+
 def test_accuracy_below_chance_carries_no_more_than_accuracy_at_chance(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "nursery", (("wml", 2), ("distill", 2)), protocols=("babylm2025",))
     score_wml(folder, 40.0, 3)

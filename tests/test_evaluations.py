@@ -349,11 +349,14 @@ def test_dev_text_by_domain(tmp_path: Path) -> None:
         floor = {"bits_per_byte": 0.9, "domains": [{"domain": "childes", "bits_per_byte": 0.8}]} if run.seed else None
         settings = {"words_per_domain": 2000, "by_line": False, "ensemble_weights": [0.5, 0.5]}
         document = {"objective": "mlm", "settings": settings, "members": members, "floor": floor}
+        if run.seed:  # a document of seed 0 is of a version before
+            document["unigram"] = {"bits_per_byte": 3.1, "domains": [{"domain": "childes", "bits_per_byte": 3.2}]}
         paths.write_json(paths.language_modelling(run.folder), document)
     table = score_tables.dev_text(evaluations.text_table(folder)).set_index(["member", "domain"])
     assert set(table.index.get_level_values("member")) == {"best_peer", "ensemble", "uniform_ensemble"}
     assert table.loc[("ensemble", "all"), "values"] == "3 4" and table.loc[("ensemble", "all"), "mean"] == 3.5
     assert table.loc[("ensemble", "childes"), "mean"] == 4.0 and table.loc[("ensemble", "childes"), "floor"] == 0.8
+    assert table.loc[("ensemble", "all"), "unigram"] == 3.1 and table.loc[("best_peer", "childes"), "unigram"] == 3.2
     best = [run.done["best_peer"] + run.seed for run in read_runs(folder)]
     assert table.loc[("best_peer", "all"), "values"] == " ".join(str(value) for value in best)
     assert "T4_text" in [path.stem for path in tables.write_tables(folder)]

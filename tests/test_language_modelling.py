@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,12 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmlkit import paths
 from wmlkit.data import nursery
-from wmlkit.data.encode import open_tokens, unknown_tokens, write_documents
+from wmlkit.data.encode import decoded_documents, open_tokens, unknown_tokens, write_documents
 from wmlkit.data.prepare import prepare
-from wmlkit.data.tokenizer import save_tokenizer, train_tokenizer
+from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from wmlkit.errors import UserError
 from wmlkit.evaluate.language_modelling import UNIT_WORDS, draw_units, evaluate_text
-from wmlkit.evaluate.run_text import evaluate_run_text, nursery_floor, prepared_texts
+from wmlkit.evaluate.run_text import evaluate_run_text, nursery_floor, prepared_texts, unigram_loss
+from wmlkit.evaluate.target import result_lines
 from wmlkit.models import build_model
 from wmlkit.run_files import FORMAT
 from wmlkit.settings import DataConfig, ModelConfig
@@ -214,6 +218,48 @@ def test_run_is_measured_and_written(tmp_path: Path) -> None:
     )
     for one, two in zip(document["members"][0]["domains"], again["members"][0]["domains"], strict=True):
         assert one["bytes"] == two["bytes"] and one["domain"] == two["domain"]
+
+
+def test_token_frequencies_cost_what_their_logarithms_say() -> None:
+    """Of 4 tokens of text and a vocabulary of 4: 4/8 for one that comes three times, 2/8 and 1/8 for once and never."""
+    measured = {"domains": [{"domain": "a", "tokens": 3, "bytes": 6}, {"domain": "b", "tokens": 1, "bytes": 2}]}
+    found = unigram_loss(np.array([0, 0, 3, 1]), {"a": np.array([2, 2, 3]), "b": np.array([0])}, measured)
+    assert [row["bits_per_byte"] for row in found["domains"]] == pytest.approx([4 / 6, 3 / 2])
+    assert [row["nats_per_token"] for row in found["domains"]] == pytest.approx([4 / 3 * math.log(2), 3 * math.log(2)])
+    assert found["bits_per_byte"] == pytest.approx(7 / 8) and found["tokens"] == 4
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_token_frequencies_of_the_training_text_stand_beside_a_run(trained: bool, tmp_path: Path) -> None:
+    """Counted line by line from the text itself, for the very tokens that the peers were asked."""
+    data = DataConfig(corpus="nursery", words=2000, dev_words=400, vocab_size=300)
+    if not trained:
+        save_tokenizer(load_tokenizer(paths.tokenizer(prepare(data, tmp_path / "own").folder)), tmp_path / "given")
+        data = data.model_copy(update={"tokenizer": str(tmp_path / "given")})
+    prepared = prepare(data, tmp_path / "out")
+    own = load_tokenizer(paths.tokenizer(prepared.folder))
+    for name, tokenizer in (("run", own), ("other", train_tokenizer(["a b c"], 270))):
+        tiny(tokenizer, "mlm", 1, block_size=32).save_pretrained(paths.peer(tmp_path / name, 1))
+        save_tokenizer(tokenizer, paths.peer(tmp_path / name, 1))
+        config = {"format": FORMAT, "config": {"model": {"objective": "mlm"}}}
+        paths.write_json(tmp_path / name / "config.json", config)
+        paths.write_json(tmp_path / name / "done.json", {"peer_weights": [1.0]})
+    document = evaluate_run_text(tmp_path / "run", prepared.folder, words_per_domain=30)
+
+    def tokens(documents: Iterable[Sequence[str]]) -> list[int]:
+        return [i for lines in documents for line in lines for i in own(line, add_special_tokens=False)["input_ids"]]
+
+    counts = Counter(tokens(decoded_documents(prepared.folder / "train.tokens", own)))
+    asked = {d: tokens(draw_units(lines, 30, 0)) for d, lines in prepared_texts(prepared.folder).items()}
+    size = counts.total() + len(own)
+    peer, found = document["members"][0], document["unigram"]
+    for ids, row, of_peer in zip(asked.values(), found["domains"], peer["domains"], strict=True):
+        assert row["nats_per_token"] == pytest.approx(sum(math.log(size / (counts[i] + 1)) for i in ids) / len(ids))
+        assert (row["domain"], row["tokens"], row["bytes"]) == (of_peer["domain"], len(ids), of_peer["bytes"])
+    assert found["tokens"] == peer["tokens"] and found["nats_per_token"] < math.log(len(own))
+    assert result_lines(document)[len(document["members"])].startswith("unigram: ")
+    if trained:  # of another vocabulary, so of other ids; where ids are stored it is refused
+        assert "unigram" not in evaluate_run_text(tmp_path / "other", prepared.folder, words_per_domain=30)
 
 
 def test_the_floor_of_the_nursery_stands_beside_the_losses(tmp_path: Path) -> None:

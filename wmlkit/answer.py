@@ -52,8 +52,12 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         if (measured["suite"] == "glue").any():  # a mean of correlations, F1 and accuracies: it has no chance level
             nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         told = _told_by_loss(differences)
-        in_loss, losses = _in_loss(differences, told), _losses(differences, told)
-        return Answer(nothing + in_loss, grounds.of_runs(runs, measured, None) + losses, pd.DataFrame())
+        basis = [
+            *grounds.of_runs(runs, measured, None),
+            *grounds.of_frequencies(runs),
+            *_losses(differences, told),
+        ]
+        return Answer(nothing + _in_loss(differences, told), basis, pd.DataFrame())
     evaluation = main_evaluation(runs, scored)
     saturated, foreign = grounds.saturated(measured, evaluation), grounds.foreign(runs, evaluation)
     near = f"; all means lie near {saturated}" if "chance" in saturated else ""
@@ -89,6 +93,7 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
         *grounds.of_runs(runs, measured, evaluation),
         *grounds.made_otherwise(others),
         *grounds.of_others(main_result),
+        *grounds.of_frequencies(runs),
         *grounds.of_weights(runs),
         *grounds.of_ensembles(runs, differences),
         *grounds.of_length(runs, *told),

@@ -51,9 +51,9 @@ TABLES = {
     "T4_thirds": "Accuracy on BLiMP (percent) apart for the third of its paradigms on which a recipe may be chosen "
     "(tuning) and the other two thirds (untouched); mean over seeds with a 95 % t-interval.",
     "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers of causal models), mean over "
-    "seeds with a 95 % t-interval; floor: the same text predicted by what knows its grammar (nursery; of masked "
-    "models only where the tokenizer keeps words whole). Masked models: each token masked in turn, all others visible, "
-    "so not comparable with causal ones.",
+    "seeds with a 95 % t-interval; unigram: the same text predicted by how often each token comes in the training "
+    "text; floor: by what knows its grammar (nursery; of masked models only where the tokenizer keeps words whole). "
+    "Masked models: each token masked in turn, all others visible, so not comparable with causal ones.",
     "T5": "Accuracy by phenomenon (percent, unweighted mean over its paradigms), mean and 95 % t-interval over seeds, "
     "which over few seeds may reach beyond 0 or 100 %; for one seed item_low and item_high resample its items.",
     "T6": "(Super)GLUE by task: metric in percent, mean over fine-tuning seeds, then runs. The best epoch is chosen "

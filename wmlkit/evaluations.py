@@ -5,8 +5,9 @@ The tables share the columns of `results`: run, setting, arm, peers, seed, note,
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from .alike import read_evaluations, shared_columns, trial_limits
 from .run_files import read_object
 from .runs import curve_points, read_runs
 
+BESIDE = ("unigram", "floor")  # what stands beside the models in suite lm, `evaluate.run_text`
 RULES = ("reduction", "prefix", "ordering_fault")  # of a protocol for the objective of the models it scores
 
 
@@ -80,7 +82,8 @@ def of_common_protocols(scores: pd.DataFrame, named: Collection[str | None] = ()
 
 def text_table(folder: Path) -> pd.DataFrame:
     """Loss on dev text, one row a member and a domain (`all`: pooled): bits_per_byte, nats_per_token, perplexity,
-    tokens, bytes, objective, and `floor`, the bits a byte of a predictor that knows the grammar (nursery only).
+    tokens, bytes, objective, and the bits a byte of two predictors: `unigram`, which knows how often each token comes,
+    and `floor`, which knows the grammar (nursery only).
 
     Text that was drawn or read otherwise than for most runs is told apart as in all tables of evaluations.
     """
@@ -92,16 +95,23 @@ def text_table(folder: Path) -> pd.DataFrame:
         found.append((run, {"suite": "lm", "protocol": "", "data_hash": run.data["hash"], **document}))
     rows = []
     for shared, (run, document) in zip(shared_columns(found), found, strict=True):
-        floor = document.get("floor") or {"bits_per_byte": np.nan, "domains": []}
-        floors = {"all": floor["bits_per_byte"], **{one["domain"]: one["bits_per_byte"] for one in floor["domains"]}}
+        beside = {name: _by_domain(document.get(name)) for name in BESIDE}
         members = {one["member"]: one for one in document["members"]}
         members["best_peer"] = members[run.best_member]
         for name, member in members.items():
             for row in ({**member, "domain": "all"}, *member["domains"]):
                 place = {"member": name, "domain": row["domain"], "objective": document["objective"]}
                 values = {key: row[key] for key in names}
-                rows.append({**shared, **place, **values, "floor": floors.get(row["domain"], np.nan)})
+                values |= {known: beside[known].get(row["domain"], np.nan) for known in BESIDE}
+                rows.append({**shared, **place, **values})
     return pd.DataFrame(rows)
+
+
+def _by_domain(known: Mapping[str, Any] | None) -> dict[str, float]:
+    """Bits a byte by domain, "all" too, of what stands beside the models in a document of suite lm; {} without it."""
+    if not known:
+        return {}
+    return {row.get("domain", "all"): row["bits_per_byte"] for row in (known, *known["domains"])}
 
 
 def curve_table(folder: Path) -> pd.DataFrame:

@@ -8,12 +8,12 @@ from statistics import fmean
 
 import pandas as pd
 
-from . import readings, results
+from . import paths, readings, results
 from .alike import OTHERWISE
 from .diversity import CONTROL, UNIFORM, diversity, diversity_table
 from .overfitting import risen, stopped
 from .readable import p_value, peers_in_words
-from .run_files import Run
+from .run_files import Run, read_object
 from .run_settings import MADE
 from .runs import ARMS
 
@@ -28,6 +28,7 @@ FOREIGN_PAIRS = (
 NEAR_CHANCE = NEAR_CEILING = 5.0  # points
 MANY_TIES = 1.0  # percent; models in single precision hardly have one of two different sentences
 CLIPPED_APART = 0.1  # shares of clipped updates of two arms; below, the threshold met outliers alone
+LEARNED = 0.05  # share of the unigram loss; below it by 25 % and more lie models that know what goes with what
 HARDLY_MOVED = 1.25  # times what a weight began with; docs/log.md 40 has what longer steps change
 
 
@@ -96,6 +97,27 @@ def of_runs(runs: Sequence[Run], measured: pd.DataFrame, evaluation: tuple[str, 
             sentences.append(FOREIGN_PAIRS)
         sentences.append("The best peer was chosen on held-out training text, never on the test.")
     return sentences
+
+
+def of_frequencies(runs: Sequence[Run]) -> list[str]:
+    """Which arms predict dev text hardly better than token frequencies do, by suite lm where it was measured."""
+    best: dict[str, tuple[float, float]] = {}  # of an arm: loss and unigram loss, nats a token
+    for run in runs:
+        path = paths.language_modelling(run.folder)
+        document = read_object(path, ("members",)) if path.is_file() else {}
+        if document.get("unigram"):
+            loss = min(member["nats_per_token"] for member in document["members"])
+            here = (loss, float(document["unigram"]["nats_per_token"]))
+            best[run.arm] = min(best.get(run.arm, here), here, key=lambda pair: pair[0] / pair[1])
+    near = {arm: pair for arm, pair in best.items() if pair[0] > (1 - LEARNED) * pair[1]}
+    if not near:
+        return []
+    told = "; ".join(f"{arm} {loss:.2f} for {unigram:.2f}" for arm, (loss, unigram) in near.items())
+    return [
+        "Of these arms no member of a run predicts dev text much better than what knows only how often each token "
+        f"comes (T4_text; nats a token, at best): {told}. Such models have not learned what goes with what; how the "
+        "arms compare says little of what peers or a teacher can teach."
+    ]
 
 
 def made_otherwise(others: Sequence[Run]) -> list[str]:

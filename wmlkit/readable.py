@@ -17,7 +17,7 @@ from .runs import ARMS, MEMBERS, distinct
 _PERCENT = dict.fromkeys(
     ("mean", "low", "high", "accuracy", "score", "ties", "error_percent", "item_low", "item_high"), 1
 )  # decimals
-_BITS = dict.fromkeys(("mean", "low", "high", "floor"), 3)  # decimals of T4_text: bits a byte, not percent
+_BITS = dict.fromkeys(("mean", "low", "high", "unigram", "floor"), 3)  # decimals of T4_text: bits a byte, not percent
 _LOSSES = ("dev_ce", "change", "train_ce", "untrained_ce", "teacher_ce", "values")  # of T9, in nats
 _SUITES = ("blimp", "supplement", "ewok", "glue", "macro", "metric not named")
 

@@ -10,7 +10,7 @@ import pandas as pd
 from . import results
 from .evaluate.protocols import PROTOCOLS
 from .evaluate.suites import tuning_third
-from .evaluations import RULES
+from .evaluations import BESIDE, RULES
 from .items import what_interval
 from .runs import MEMBERS
 
@@ -56,15 +56,15 @@ def thirds(paradigms: pd.DataFrame) -> pd.DataFrame:
 def dev_text(table: pd.DataFrame) -> pd.DataFrame:
     """T4_text: bits a byte of dev text by domain over seeds, from `evaluations.text_table`.
 
-    Columns: the shared ones, domain, objective, mean, low, high, n_seeds, seeds, values (all bits a byte), floor, and
-    the means of nats_per_token and perplexity.
+    Columns: the shared ones, domain, objective, mean, low, high, n_seeds, seeds, values (all bits a byte), unigram,
+    floor, and the means of nats_per_token and perplexity.
     """
     if table.empty:
         return table
     by = ["setting", "corpus", "arm", "peers", "member", "objective", "domain"]
     shown = table[table["member"].isin(MEMBERS)]
     found = results.over_seeds(shown, by, value="bits_per_byte")
-    found = results.with_means(found, shown, by, ["floor", "nats_per_token", "perplexity"])
+    found = results.with_means(found, shown, by, [*BESIDE, "nats_per_token", "perplexity"])
     return results.with_notes(found, shown, by)
 
 

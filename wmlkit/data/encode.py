@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def check_tokenizer(header: Header, tokenizer: PreTrainedTokenizerFast) -> None:
         )
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[list[str]]) -> Iterator[np.ndarray]:
+def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[Sequence[str]]) -> Iterator[np.ndarray]:
     """One array of ids a document (a list of lines), in order: ``<s> line </s> line </s> ...``.
 
     Lines go through the tokenizer's own threads in batches, so memory is bounded by a batch plus a document.

@@ -85,7 +85,7 @@ def evaluate_text(
         units = draw_units(documents, words_per_domain, SEED)
         if not units:
             raise UserError(f"domain {domain!r} has no text; expected at least one line; leave the domain out")
-        documents_of_ids = _known_documents(tokenizer, units, known) if known else encode_documents(tokenizer, units)
+        documents_of_ids = ids_of_units(tokenizer, units, known)
         encoded = [item for ids in documents_of_ids for item in pieces(ids, window, tokenizer, by_line)]
         if not any(item.scored for item in encoded):
             raise UserError(
@@ -102,7 +102,8 @@ def evaluate_text(
             token_budget=token_budget,
             device=device,
         )
-        without, characters = (0, 0) if known else left_out(tokenizer, (line for unit in units for line in unit))
+        lines = [line for unit in units for line in unit] if known is None else []
+        without, characters = left_out(tokenizer, lines)
         return Read(
             nats=-totals.sum(axis=1),
             tokens=sum(len(item.scored) for item in encoded),
@@ -140,10 +141,13 @@ def member_of(name: str, row: int, read: Mapping[str, Read]) -> dict[str, Any]:
     return {"member": name, **_measures(loss, tokens, size, name), "domains": domains}
 
 
-def _known_documents(
-    tokenizer: PreTrainedTokenizerFast, units: Documents, known: Mapping[str, np.ndarray]
+def ids_of_units(
+    tokenizer: PreTrainedTokenizerFast, units: Documents, known: Mapping[str, np.ndarray] | None
 ) -> Iterable[np.ndarray]:
-    """What `encode_documents` gives, of lines whose ids are known."""
+    """One array of ids a unit, ``<s> line </s> line </s>``; known: the ids of each line, where they are stored."""
+    if known is None:
+        yield from encode_documents(tokenizer, units)
+        return
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     for unit in units:
         yield np.array([start, *(token for line in unit for token in (*known[line].tolist(), end))])

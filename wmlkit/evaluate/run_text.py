@@ -1,4 +1,4 @@
-"""A finished run's loss on the dev text of its corpus, and what stands beside it: the nursery's floor."""
+"""A finished run's loss on the dev text of its corpus, and what stands beside it: token frequencies, a floor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from transformers import PreTrainedTokenizerFast
 
 from .. import paths
 from ..data import nursery
-from ..data.encode import decoded_documents, stored_lines
+from ..data.encode import decoded_documents, open_tokens, stored_lines
 from ..data.prepared import open_prepared
 from ..data.tokenizer import load_tokenizer
 from ..device import best_device
 from ..errors import UserError
 from ..run_files import known_result, other_format, run_document, run_facts
 from ..settings import Objective
-from .language_modelling import SEED, Documents, Read, draw_units, evaluate_text, member_of
+from .language_modelling import SEED, Documents, Read, draw_units, evaluate_text, ids_of_units, member_of
 from .pairs import load_peers
+
+COUNTED = 1 << 24  # tokens in one go
 
 
 def evaluate_run_text(
@@ -34,8 +36,8 @@ def evaluate_run_text(
 ) -> dict[str, Any]:
     """`evaluate_text` of a finished run's peers on the dev text of a prepared corpus; written into the run folder.
 
-    For the nursery `floor` stands beside it, see `nursery_floor`. A run that has been measured with the same
-    settings on the same corpus is not measured again unless `force` is set.
+    `unigram` stands beside it, see `unigram_loss`, and for the nursery `floor`, see `nursery_floor`. A run that was
+    measured with the same settings on the same corpus is not measured again unless `force` is set.
     """
     data_hash = open_prepared(prepared_folder).hash  # a corpus that is gone is named before anything is loaded
     known = None if force else known_text(run_folder, data_hash, words_per_domain)
@@ -45,6 +47,8 @@ def evaluate_run_text(
     models, tokenizer = load_peers(run_folder)
     texts, statistics = prepared_texts(prepared_folder), paths.read_json(prepared_folder / "statistics.json")
     drawn = {domain: draw_units(documents, words_per_domain, SEED) for domain, documents in texts.items()}
+    trained = statistics["tokenizer"].get("trained")
+    stored = None if trained else _known_lines(prepared_folder, tokenizer, drawn)
     document = evaluate_text(
         models,
         tokenizer,
@@ -55,9 +59,14 @@ def evaluate_run_text(
         ensemble_weights=weights,
         token_budget=token_budget,
         device=best_device(),
-        known=None if statistics["tokenizer"].get("trained") else _known_lines(prepared_folder, tokenizer, drawn),
+        known=stored,
     )
     document["data_hash"] = data_hash
+    if tokenizer.get_vocab() == load_tokenizer(paths.tokenizer(prepared_folder)).get_vocab():  # else: other ids
+        read = {domain: np.concatenate(list(ids_of_units(tokenizer, units, stored))) for domain, units in drawn.items()}
+        ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+        tokens = {domain: ids[~np.isin(ids, ends)] for domain, ids in read.items()}
+        document["unigram"] = unigram_loss(token_counts(prepared_folder, tokenizer), tokens, document["members"][0])
     if statistics["corpus"] == "nursery":
         document["floor"] = nursery_floor(drawn, objective, document["members"][0])
     paths.write_json(paths.language_modelling(run_folder), document)
@@ -95,6 +104,29 @@ def model_reads_lines(model_folder: Path) -> bool:
             f"{path} does not say how the model's training read text; expected what `wmlkit export` wrote; export the "
             "model again, or remove that file to have lines read side by side"
         ) from None
+
+
+def token_counts(prepared_folder: Path, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """(vocabulary,) how often each token comes in the training text; 0 for start and end tokens, which are no text."""
+    ids, _ = open_tokens(prepared_folder / "train.tokens")
+    counts = np.zeros(len(tokenizer), dtype=np.int64)
+    for begin in range(0, len(ids), COUNTED):
+        counts += np.bincount(ids[begin : begin + COUNTED], minlength=len(tokenizer))
+    counts[[tokenizer.bos_token_id, tokenizer.eos_token_id]] = 0
+    return counts
+
+
+def unigram_loss(counts: np.ndarray, tokens: Mapping[str, np.ndarray], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss of the very tokens that were `measured` for what knows only how often each comes; the form of a member.
+
+    -log((n(w) + 1) / (N + V)) of a token w that comes n(w) times among N of the training text (`token_counts`), V the
+    vocabulary. tokens: those of each domain. A model with no lower loss has not learned what goes with what.
+    """
+    nats = np.log(counts.sum() + len(counts)) - np.log(counts + 1)
+    rows = measured["domains"]
+    sums = {row["domain"]: np.array([math.fsum(nats[tokens[row["domain"]]])]) for row in rows}
+    read = {row["domain"]: Read(sums[row["domain"]], row["tokens"], row["bytes"], unknown=0) for row in rows}
+    return member_of("unigram", 0, read)
 
 
 def nursery_floor(

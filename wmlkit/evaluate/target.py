@@ -220,7 +220,7 @@ def result_lines(document: dict[str, Any]) -> list[str]:
         masked = document["objective"] == "mlm"
         name = "pseudo-perplexity" if masked else "perplexity"
         lines = [_text_line(member, name) for member in members]
-        lines += [_text_line(document["floor"], name)] if document.get("floor") else []
+        lines += [_text_line(document[known], name) for known in ("unigram", "floor") if document.get(known)]
         apart = document["settings"]["by_line"]
         how = ", each token masked in turn, which does not compare with a causal model's numbers" if masked else ""
         lines.append(f"read {'line by line' if apart else 'with the lines of a document side by side'}{how}")
