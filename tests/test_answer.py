@@ -329,3 +329,44 @@ def test_weights_that_moved_and_came_back_are_not_called_unmoved(tmp_path):
 def test_without_weights_that_are_learned_none_are_told(tmp_path):
     folder = write_study(tmp_path / "nursery", (("dml", 2), ("wml", 1)))
     assert not any("learned weights" in sentence for sentence in given_by(folder).basis)
+
+
+def test_runs_of_another_setting_have_no_part_in_the_highest_mean(tmp_path: Path) -> None:
+    study = (("wml", 2), ("distill", 2))
+    folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
+    score_wml(folder, 70.0, 1.0)  # 71, 71.1 and 71.2
+    (aside,) = read_runs(
+        write_study(tmp_path / "aside", study[:1], (0,), ("babylm2025",), overrides={"mutual.alpha": 0.9})
+    )
+    score_wml(tmp_path / "aside", 98.0, 1.0)
+    aside.folder.rename(folder / aside.folder.name)
+    (sentence,) = [one for one in given_by(folder).basis if one.startswith("Accuracy is that of suite nursery")]
+    assert "highest mean is 71.1 % (wml, 2 peers, " in sentence
+
+
+def test_a_run_that_differs_in_more_than_precision_is_not_left_out_because_of_it(tmp_path: Path) -> None:
+    """Nor is one of another setting because of how it was evaluated: both are other runs."""
+    study = (("wml", 2), ("distill", 2))
+    folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
+    write_study(folder, study[:1], protocols=("babylm2025",), overrides={"mutual.alpha": 0.9})
+    first, second, _ = [run.folder for run in read_runs(folder) if run.setting == "mutual.alpha=0.9"]
+    another_precision(folder, first.name)
+    evaluated(second, "nursery", ties="first")
+    apart = 'precision="bf16"'
+    assert {apart in run.setting and "alpha" in run.setting for run in read_runs(folder)} == {True, False}
+    assert not [sentence for sentence in given_by(folder).basis if sentence.startswith("Left out")]
+
+
+def test_what_peers_are_worth_together_is_told_of_the_most_peers(tmp_path: Path) -> None:
+    study = [(arm, peers) for arm in ("independent", "wml") for peers in (2, 3)]
+    folder = write_study(tmp_path / "nursery", study, protocols=("babylm2025",))
+    weigh(folder)
+    (told,) = [sentence for sentence in given_by(folder).basis if "T4_diversity" in sentence]
+    assert "(T4_diversity; 3 peers, " in told
+
+
+def test_runs_of_unlike_length_are_told_from_the_shortest_to_the_longest(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), (0, 1, 2), protocols=("babylm2025",))
+    for run, tokens in zip(read_runs(folder), (2000, 3000, 1000), strict=True):
+        paths.write_json(run.folder / "done.json", run.done | {"tokens": tokens})
+    assert given_by(folder).basis[0] == "3 runs on nursery with 3 seeds (0, 1, 2), 1,000 to 3,000 tokens a run."

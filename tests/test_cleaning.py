@@ -259,3 +259,30 @@ def test_real_text_is_clean_after_one_pass(path: Path) -> None:
     assert len(text.split()) > 0.5 * sum(len(line.split()) for line in lines)
     for mark in ("*MOT:", "*CHI:", "%add:", "= = =", "[Illustration", "♪", "A:\t", "<i>"):
         assert mark not in text
+
+
+def test_footnotes_have_up_to_three_digits_and_ruled_lines_four_marks_or_more() -> None:
+    assert list(cleaning.gutenberg(["He ran.[123] Then [1234] men stood."])) == ["He ran. Then [1234] men stood."]
+    assert list(cleaning.gutenberg(["The end ---- of it", "a --- b"])) == ["The end of it", "a --- b"]
+
+
+@pytest.mark.parametrize("address", ["https://a.example/b", "http://a.example", "WWW.a.example"])
+def test_a_subtitle_with_an_address_is_a_credit(address: str) -> None:
+    removed: Counter[str] = Counter()
+    assert list(cleaning.open_subtitles([f"Visit {address} now", "Run!"], removed)) == ["Run!"]
+    assert removed["credit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "noted"),
+    [
+        ("a b", {}),
+        ("a b  \n", {}),
+        (" a b", {cleaning.INDENTATION: 1}),
+        ("a  b", {cleaning.WHITE_SPACE: 1}),
+        ("a\t b ", {cleaning.WHITE_SPACE: 1}),
+    ],
+)
+def test_white_space_of_plain_text_is_noted_by_where_it_stood(line: str, noted: dict[str, int]) -> None:
+    removed: Counter[str] = Counter()
+    assert list(cleaning.plain([line], removed)) == ["a b"] and removed == noted

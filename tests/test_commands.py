@@ -288,3 +288,13 @@ def test_word_counts_of_pairs_by_paradigm(tmp_path, monkeypatch):
     table = ngrams.accuracy_table(tmp_path, tokenizer, pairs)
     assert table.loc["order"].to_dict() == table.loc["start"].to_dict() == {"unigram": 50.0, "bigram": 100.0}
     assert table.loc["same"].to_dict() == {"unigram": 50.0, "bigram": 50.0}
+
+
+def test_the_end_of_a_line_is_a_word_to_bigrams(tmp_path, monkeypatch):
+    """Both words begin lines once; one of them ends both times that it is there, the other never."""
+    tokenizer = make_tokenizer()
+    ends, goes_on = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("the", "cat"))
+    stream = [tokenizer.eos_token_id, ends, tokenizer.eos_token_id, goes_on, ends, tokenizer.eos_token_id]
+    monkeypatch.setattr(ngrams, "open_tokens", lambda path: (np.array(stream), None))
+    table = ngrams.accuracy_table(tmp_path, tokenizer, [Pair("end", "x", "x", "0", "the", "cat", "", "", "a")])
+    assert table.loc["end", "bigram"] == 100.0

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from wmlkit import tables
-from wmlkit.data import nursery
+from wmlkit.data import coverage, nursery
 from wmlkit.data.coverage import _kinds, count_whole, loss_floor, whole_words
 from wmlkit.data.encode import open_tokens
 from wmlkit.data.prepare import prepare
@@ -127,3 +127,13 @@ def test_parts_of_a_letter_belong_to_the_word() -> None:
     kinds = _kinds(tokenizer)
     ids = np.array(tokenizer("né a").input_ids)
     assert len(ids) == 2 + 5 and count_whole(ids, *kinds) == (0, 2)  # " a" has two tokens as well
+
+
+@pytest.mark.parametrize(("held", "known"), [((5, 5), True), ((4, 5), False)])
+def test_one_domain_with_a_split_word_is_enough_to_have_no_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: tuple[int, int], known: bool
+) -> None:
+    monkeypatch.setattr(coverage, "read_statistics", lambda folder: {})
+    monkeypatch.setattr(coverage, "whole_words", lambda *_: {("train", "a"): (9, 9), ("dev", "a"): held})
+    expected = nursery.entropy_floor("mlm", 0.2) if known else None
+    assert loss_floor(tmp_path, "nursery", "mlm", 0.2) == expected

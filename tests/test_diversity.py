@@ -16,7 +16,7 @@ from wmlkit.errors import UserError
 from wmlkit.figures import plot_diversity
 from wmlkit.losses import cross_entropies
 from wmlkit.readable import readable
-from wmlkit.runs import read_runs
+from wmlkit.runs import metric_lines, read_runs
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,23 @@ def test_p_is_adjusted_over_the_arms_of_a_quantity(tmp_path: Path) -> None:
     for _, rows in diversity.diversity(diversity.diversity_table(runs)).groupby("quantity"):
         assert rows["p"].notna().sum() == 3 and (rows["p_adjusted"] > rows["p"]).any()
         assert rows["p_adjusted"].tolist() == pytest.approx(results.adjusted(rows["p"]).tolist(), nan_ok=True)
+
+
+def test_p_is_adjusted_over_the_arms_of_one_number_of_peers(tmp_path: Path) -> None:
+    study = [(arm, peers) for arm in ("independent", "dml", "wml") for peers in (2, 3)]
+    runs = read_runs(write_study(tmp_path / "nursery", study, protocols=()))
+    table = diversity.diversity(diversity.diversity_table(runs)).dropna(subset="p")
+    assert table.groupby(["peers", "quantity"])["p"].size().eq(2).all()
+    for _, rows in table.groupby(["peers", "quantity"]):
+        rows = rows.sort_values("p")
+        low, high = rows["p"]  # of two, the larger stays and the smaller doubles, up to the larger
+        assert rows["p_adjusted"].tolist() == pytest.approx([min(2 * low, high), high])
+
+
+def test_a_step_s_diversity_has_the_weights_of_that_step(tmp_path: Path) -> None:
+    (run,) = read_runs(write_study(tmp_path / "nursery", (("wml", 2),), (0,), protocols=()))
+    lines = [line for line in metric_lines(run.folder) if line.get("dev_ce")]
+    assert len({tuple(line["peer_weights"]) for line in lines}) == len(lines) > 1
+    found = diversity.diversity_by_step([run]).query("quantity == 'weighted_mean_peer'")
+    by_hand = [np.dot(line["peer_weights"], line["dev_ce"]) for line in lines]  # weights that add up to 1
+    assert found["value"].tolist() == pytest.approx(by_hand)

@@ -385,3 +385,11 @@ def test_items_that_tie_fall_as_in_the_score_that_drew_for_them(tmp_path: Path) 
     ones = np.ones(len(lines))
     own, other = (credit(ones, ones, "random", seed).tolist() for seed in (5, 0))
     assert items_table(run, "nursery", "babylm2025")["peer_1"].tolist() == own != other
+
+
+def test_a_task_that_all_runs_skipped_is_one_row(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0, 1), protocols=())
+    for run in read_runs(folder):
+        write_glue(run.folder, {"rte": [50.0]}, "sst2")
+    table = score_tables.glue(evaluations.glue_table(folder))
+    assert table["task"].tolist() == ["rte", "sst2"]

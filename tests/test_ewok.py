@@ -58,3 +58,11 @@ def test_a_row_s_domain_names_its_paradigm_and_the_file_where_it_has_none(tmp_pa
     found = read_suite(tmp_path / "set", PROTOCOLS["babylm2025"])
     assert [pair.paradigm for pair in found] == ["social-relations", "physical-dynamics", "all"]
     assert {pair.field for pair in found} == {"ewok"}
+
+
+def test_every_word_of_contexts_and_targets_has_to_be_in_the_vocabulary(tmp_path: Path) -> None:
+    """Whatever the case of the vocabulary's words."""
+    words = ["Anna", "is", "Ben", "'s", "boss", "pupil", "leads", "."]
+    for key in ("Context1", "Context2", "Target1", "Target2"):
+        write_rows(tmp_path / "test.jsonl", EWOK, EWOK | {"Domain": "others", key: "Anna leads the zymurgist."})
+        assert write_ewok(tmp_path / "test.jsonl", tmp_path / "out", words) == {"social-relations": 2}

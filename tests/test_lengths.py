@@ -129,3 +129,18 @@ def test_items_without_the_best_peer_are_named_too(tmp_path: Path) -> None:
     paths.write_text(path, path.read_text(encoding="utf-8").replace('"peer_1"', '"peer_7"'))
     with pytest.raises(UserError, match=f"{re.escape(str(path))} has no scores of peer_1"):
         table_of(folder)
+
+
+def test_every_pair_counts_once_whatever_its_paradigm(tmp_path: Path) -> None:
+    """Three pairs of one paradigm are right and the only one of another is wrong: 75 %, where a mean over paradigms
+    would be 50 %."""
+    folder = write_study(tmp_path / "nursery", (("independent", 1),), (0,), ("babylm2025",))
+    path = paths.evaluation(read_runs(folder)[0].folder, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    pairs = [("a", 1.0), ("a", 1.0), ("a", 1.0), ("b", -1.0)]
+    records = [
+        {"paradigm": paradigm, "pair_id": str(number), "tokens": [4, 5], "scores": {"peer_1": [score, 0.0]}}
+        for number, (paradigm, score) in enumerate(pairs)
+    ]
+    paths.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+    table = table_of(folder).set_index(["member", "tokens"])
+    assert table.loc[("best_peer", "fewer"), ["mean", "pairs"]].tolist() == [75.0, 4]

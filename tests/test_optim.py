@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from small import make_peers
@@ -158,3 +160,9 @@ def test_who_optimizes_and_decays_what(family, kind):
     assert all(name.startswith(("roberta.", "model.", "transformer.")) for name in muons)
     assert set_learning_rate(optimizers, train, 0) == 0.05  # the first of two steps of warm-up; of AdamW
     assert {(owner is Muon, group["lr"]) for owner, group in groups} <= {(False, 0.05), (True, 0.1)}
+
+
+def test_muon_has_torch_s_momentum():
+    _, muon = build_optimizers(make_peers("roberta")[0].model, TrainConfig(optimizer="muon"), torch.device("cpu"))
+    usual = inspect.signature(torch.optim.Muon).parameters["momentum"].default
+    assert {group["momentum"] for group in muon.param_groups} == {usual} == {0.95}

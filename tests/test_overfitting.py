@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_runs import write_study
 
@@ -117,3 +118,11 @@ def test_a_log_without_dev_losses_says_nothing(folder: Path) -> None:
         set_dev_losses(run.folder, [[], [], []])
     assert list(risen(read_runs(folder))["who"]) == ["the teacher of distill"]
     assert risen([]).empty and stopped([]).empty and stopped(read_runs(folder)).empty
+
+
+def test_a_rise_of_another_setting_is_not_told(folder: Path) -> None:
+    before = risen(read_runs(folder))
+    write_study(folder, (("wml", 2),), (0,), protocols=(), overrides={"mutual.alpha": 0.9})
+    (aside,) = [run for run in read_runs(folder) if run.setting]
+    set_dev_losses(aside.folder, [[3.0, 3.0], [2.0, 2.0], [9.0, 9.0]])
+    pd.testing.assert_frame_equal(risen(read_runs(folder)), before)

@@ -366,6 +366,8 @@ def test_ewok_filter_and_swapped_copies(tmp_path: Path) -> None:
         ("couldn't've; it isn't (isn't)", "couldn't 've ; it is n't ( is n't )"),
         ("a 'b' and 'tis 'hello'", "a ' b ' and 't is 'hello '"),
         ("either/or a: b", "either/or a : b"),
+        ("Gimme more'n that, d'ye? 'Twas gotta", "gim me more 'n that , d 'ye ? 't was got ta"),
+        ("Lemme go, I wanna", "lem me go , i wan na"),
         (" ", ""),
     ],
 )

@@ -472,3 +472,26 @@ def test_the_held_out_share_is_one_of_the_words_that_are_used() -> None:
 
 def test_a_document_that_fits_exactly_is_taken() -> None:
     assert splits.draw(np.full(9, 10), 30.0, "key").sum() == 3
+
+
+def test_examples_are_five_of_lines_that_are_not_too_long() -> None:
+    lines = ["*MOT: a.", "a [x].", "a xxx.", "(I')m.", "a \u2308b.", "a ."]
+    assert [example["before"] for example in example_lines("childes", lines)] == lines[:5]
+    fits, longer = (f"*MOT: {'a' * (length - len('*MOT: '))}" for length in (400, 401))
+    assert [example["before"] for example in example_lines("childes", [longer, fits])] == [fits]
+
+
+def test_dev_text_that_cleaning_empties_is_none() -> None:
+    part = splits.Part("mine", "train", Path(), DomainCounts(words=10_000, document_words=[100] * 100))
+    empty = splits.Part("mine", "dev", Path(), DomainCounts())
+    asked = {"seed": 0, "held_out": 0.1, "words": None, "dev_words": None}
+    chosen, notes = splits.assign([part, empty], asked)
+    assert [int(chosen[split][0].sum()) for split in splits.SPLITS] == [80, 10, 10]
+    assert [note for note in notes if "no dev text" in note]
+
+
+def test_dev_text_drawn_from_training_text_is_never_more_than_its_share() -> None:
+    part = splits.Part("mine", "train", Path(), DomainCounts(words=10_000, document_words=[100] * 100))
+    asked = {"seed": 0, "held_out": 0.1, "words": None, "dev_words": 5000}
+    chosen, _ = splits.assign([part], asked)
+    assert [int(chosen[split][0].sum()) for split in splits.SPLITS] == [80, 10, 10]

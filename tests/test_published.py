@@ -169,3 +169,22 @@ def test_a_variable_that_says_where_a_secret_lies_is_none(tmp_path: Path, monkey
     monkeypatch.setattr(sys, "argv", ["wmlkit", "train", "--out", str(tmp_path)])
     assert environment.command() == f"wmlkit train --out {tmp_path.name}"
     assert load_preset("smoke", {"data.corpus": str(tmp_path)}).data.corpus == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variables", "text", "expected"),
+    [
+        ({"A_TOKEN": "marker-one", "B_TOKEN": "marker-one-and-more"}, "x marker-one-and-more marker-one", "x *** ***"),
+        ({"AWS_SECRET_ACCESS_KEY": "/marker+of/a+key"}, "--key /marker+of/a+key", "--key ***"),
+        ({"my_token": "marker78"}, "marker78", "***"),
+        ({"MY_TOKEN": "marker7"}, "marker7", "marker7"),
+        ({}, "https://:marker@host/x", "https://***@host/x"),
+    ],
+    ids=["part of another", "like a path", "eight characters", "seven characters", "no user"],
+)
+def test_secrets_of_any_form_are_redacted(
+    variables: dict[str, str], text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert redacted(text) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -613,3 +614,73 @@ def test_kl_stands_beside_the_cross_entropy_as_the_loss_weighs_it():
         weights = peers.peer_weights.tolist() if weighed else [1.0, 1.0]
         weighed_ce = sum(w * ce for w, ce in zip(weights, row["ce"], strict=True))
         assert row["kl_to_ce"] == pytest.approx(sum(row["kl"]) / weighed_ce, rel=1e-5)
+
+
+def test_a_teacher_of_other_rows_or_other_text_is_another_one(out):
+    prepared = prepare(config().data, out)
+
+    def name(text=prepared, **changes):
+        return replay_teacher._folder(config(**changes), "described", out, text).name
+
+    others = [name(data__block_size=16), name(data__vocab_size=500), name(replace(prepared, hash="0" * 64))]
+    assert len({name(), *others}) == 4
+
+
+def test_the_loss_of_a_teacher_is_of_the_same_dev_rows_whatever_its_seed(out, monkeypatch):
+    seeds = {}
+
+    def rows(settings, described, split, *rest):
+        seeds[split] = settings.train.seed
+        return described_rows(settings, described, split, *rest)
+
+    class Measured(Exception):
+        pass
+
+    def measured_rows(*_):
+        raise Measured
+
+    described_rows = replay_teacher._described_rows
+    monkeypatch.setattr(replay_teacher, "_described_rows", rows)
+    monkeypatch.setattr(replay_teacher, "measured", measured_rows)
+    given = replay.replay_config(config(mutual__arm="distill"), Case("teacher"), 5)
+    with pytest.raises(Measured):
+        prepared = prepare(config().data, out)
+        replay_teacher._train(replay_teacher._alone(given), "described", prepared, setup("fp32", 1), out / "x")
+    assert seeds == {"train": 5, "dev": 0}
+
+
+def test_a_given_teacher_is_part_of_those_cases_alone_that_it_teaches(tmp_path):
+    given = config(replay__teacher=given_model(tmp_path / "a", 320))
+    weights = hashlib.sha256((tmp_path / "a" / "model.safetensors").read_bytes()).hexdigest()
+    found = {name: replay_teacher.teacher_identity(given, case) for name, case in cases().items()}
+    assert found["foreign_teacher"] == weights and found["none"] == found["distill"] == ""
+    assert replay_teacher.teacher_identity(config(), cases()["foreign_teacher"]) == ""
+
+
+def test_pairs_with_contexts_of_their_own_make_no_crossed_items():
+    own = [replace(one, good_context="Once,", bad_context="Once,") for one in CROSSING]
+    assert replay_scoring.crossed_items(own) == []
+
+
+def test_ties_are_drawn_anew_with_each_seed():
+    many = [pair(f"{i} a", f"{i} b") for i in range(400)]
+    rule, zeros, order = replay_scoring.RULES["random_ties"], np.zeros(800), np.arange(800)
+    drawn = [replay_scoring._applied(rule, many, zeros, order, seed)["accuracy"] for seed in (0, 1, 2, 0)]
+    assert drawn[0] == drawn[3] and len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize(("objective", "family"), [("mlm", "roberta"), ("clm", "gpt2")])
+def test_scores_of_causal_peers_come_back_in_their_places(objective, family, monkeypatch, tmp_path):
+    monkeypatch.setattr(replay_scoring, "read_pairs", lambda *_: CROSSING)
+    monkeypatch.setattr(
+        replay_scoring, "score_sentences", lambda models, tokenizer, texts, **_: {"peer_1": np.arange(len(texts))}
+    )
+    given = config(model__objective=objective, model__family=family)
+    rows = replay_scoring.scoring([], make_tokenizer(), tmp_path, given, 0)
+    displaced = {row["displaced"] for row in rows if (row["items"], row["case"]) == ("crossed", "ordering")}
+    assert len(displaced) == 1 and (displaced.pop() > 0) == (objective == "mlm")
+
+
+def test_the_ratio_of_weights_is_that_of_the_largest_to_the_smallest():
+    table = replay_tables.replay_table([record("none", 0, [1.0], peer_weights=[0.3, 0.2, 0.5])])
+    assert table["weight_ratio"].tolist() == pytest.approx([2.5])

@@ -520,3 +520,27 @@ def test_losses_and_clipping_of_a_run_by_hand(tmp_path: Path) -> None:
     paths.write_json(path, paths.read_json(path) | known)
     row = results.runs_table(tmp_path).iloc[0]
     assert (row["dev_ce"], row["held_out_ce"]) == (2.0, 3.0) and row["clipped"] == pytest.approx(0.4)
+
+
+def test_items_of_one_name_are_numbered_within_their_paradigm(tmp_path: Path) -> None:
+    """As EWoK's, of which each has a swapped copy."""
+    (run,) = read_runs(write_study(tmp_path / "nursery", (("wml", 2),), (0,), protocols=("babylm2025",)))
+    path = paths.evaluation(run.folder, "nursery", "babylm2025").with_suffix(".items.jsonl")
+    names = [("a", "0"), ("a", "0"), ("a", "1"), ("b", "0"), ("a", "1"), ("b", "0")]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    named = [
+        json.loads(line) | {"paradigm": paradigm, "pair_id": pair_id}
+        for line, (paradigm, pair_id) in zip(lines, names, strict=False)
+    ]
+    paths.write_text(path, "".join(json.dumps(line) + "\n" for line in named))
+    items = items_table(run, "nursery", "babylm2025")
+    assert items is not None and items["copy"].tolist() == [0, 1, 0, 0, 1, 1]
+
+
+def test_a_summary_written_again_keeps_the_minutes_of_the_main_job(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "nursery", (("wml", 2),), seeds=(0,), protocols=())
+    for given in ({"evaluate": 3.5, "total": 12.5, "train": 1.0}, None):
+        write_summary(folder, given)
+        minutes = paths.read_json(folder / "summary.json")["minutes"]
+        assert (minutes["evaluate"], minutes["total"]) == (3.5, 12.5)
+    assert minutes["train"] == pytest.approx(100 / 60)  # that of the runs

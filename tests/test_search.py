@@ -459,3 +459,43 @@ def test_landscape_holds_every_shape_with_its_front():
         beaten = any(h.parameters >= g.parameters and h.step_ms < g.step_ms for h in grid)
         assert g.pareto == (not beaten)
     assert min(g.memory_mib for g in grid) > 0
+
+
+def test_bayesian_search_asks_for_its_seed_and_the_distance_from_the_target(monkeypatch):
+    """A stand-in for the optimizer asks for four corners; 3 heads do not divide a width of 16."""
+    asked = {}
+
+    class Optimizer:
+        def __init__(self, objective, bounds, random_state, verbose):
+            asked.update(bounds=bounds, seed=random_state, objective=objective)
+
+        def maximize(self, init_points, n_iter):
+            corners = [(0, 0, 0), (1.9, 0, 1), (0, 1, 1), (0, 1, 0)]
+            names = ("num_layers", "num_heads", "hidden_size")
+            asked["values"] = [asked["objective"](**dict(zip(names, corner, strict=True))) for corner in corners]
+
+    monkeypatch.setattr("bayes_opt.BayesianOptimization", Optimizer)
+    search = SearchConfig(method="bayesian", num_layers=(1, 2), num_heads=(2, 3), hidden_size=(16, 24))
+    shapes = [Student(1, 2, 16, 64), Student(2, 2, 24, 96), Student(1, 3, 24, 96)]
+    size = dict(zip(shapes, (10, 500, 120), strict=True))
+    visited, _ = bayesian_order(shapes, size, 100, search, seed=11)
+    assert asked["seed"] == 11 and set(asked["bounds"].values()) == {(0, 1)}
+    *of_shapes, of_none = asked["values"]
+    assert of_shapes == [-90, -400, -20] and of_none < -400
+    assert visited == [shapes[2], shapes[0], shapes[1]]
+
+
+def test_a_limit_that_is_just_met_is_kept():
+    arguments = (SMALL_BASE, "roberta", 300, 16, WORKLOAD)
+    step, memory = 1000 * step_seconds(*arguments), memory_mib(*arguments)
+    for limits, kept in (((step, memory), True), ((0.99 * step, memory), False), ((step, 0.99 * memory), False)):
+        assert within(*SMALL_ARGUMENTS, WORKLOAD, *limits)(SMALL_BASE) == kept
+
+
+def test_logits_are_kept_at_the_scored_positions_alone():
+    """Of 80 tokens half as many, each with twice 300 numbers of 4 bytes: 96,000 bytes fewer."""
+    half, all_of_them = (
+        memory_mib(SMALL_BASE, "roberta", 300, 8, Workload(batch_size=10, scored=scored, flop_per_second=1e9))
+        for scored in (0.5, 1.0)
+    )
+    assert all_of_them - half == pytest.approx(96_000 / 2**20)

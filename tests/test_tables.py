@@ -493,3 +493,47 @@ def test_thirds_of_blimp_by_hand(tmp_path: Path) -> None:
 
 def test_other_suites_have_no_thirds(folder: Path) -> None:
     assert tables.thirds(results.paradigm_table(folder)).empty
+
+
+def test_sizes_stand_before_and_after_cleaning() -> None:
+    table = pd.DataFrame({"domain": ["all"], "words_before": [1200], "words_after": [1100], "documents": [3]})
+    ((_, shown),) = readable("T1", table)
+    assert shown.to_dict("records") == [{"domain": "all", "documents": "3", "words": "1,200 \u2192 1,100"}]
+
+
+def measured_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "kind": "measured", "system": "", "corpus": "c", "setting": "", "arm": "distill", "peers": 1,
+        "member": "best_peer", "suite": "nursery", "protocol": "p", "mean": 70.0, "low": 69.0, "high": 71.0,
+        "n_seeds": 3, "values": "69.5 70 70.5", "note": "",
+    }  # fmt: skip
+    return row | changes
+
+
+def test_a_teacher_of_a_single_peer_is_a_row_and_a_loss_has_three_decimals() -> None:
+    loss = {"suite": "dev_ce", "protocol": "", "mean": 2.12345, "low": 2.1, "high": 2.2, "values": "2.1 2.2 2.1"}
+    rows = [measured_row(), measured_row(**loss), measured_row(member="ensemble"), measured_row(member="teacher")]
+    ((_, shown),) = readable("T4", pd.DataFrame(rows))
+    assert list(shown["member"]) == ["best_peer", "teacher"]
+    assert shown["dev loss (nats)"][0].split("\n")[0] == "2.123 [2.100, 2.200]"
+
+
+def test_a_setting_of_some_rows_is_shown() -> None:
+    """Read from a file, the main setting is an empty cell."""
+    table = pd.DataFrame({"setting": [np.nan, "mutual.alpha=0.9"], "arm": ["wml", "wml"], "corpus": ["c", "c"]})
+    ((_, shown),) = readable("T7", table)
+    assert shown.to_dict("list") == {"setting": ["", "mutual.alpha=0.9"], "arm": ["wml", "wml"]}
+
+
+def test_differences_in_loss_stand_behind_those_of_the_suites() -> None:
+    tests = {"a": "wml", "b": "dml", "p": 0.5, "p_adjusted": 0.5, "item_low": np.nan, "item_high": np.nan}
+    rows = [measured_row(suite=suite, **tests) for suite in ("dev_ce", "nursery", "blimp")]
+    ((_, shown),) = readable("T4_differences", pd.DataFrame(rows))
+    assert list(shown["measure"]) == ["blimp p", "nursery p", "dev loss (nats)"]
+
+
+def test_a_setting_that_a_run_does_not_know_is_the_preset_s() -> None:
+    preset = preset_names()[0]
+    config = load_preset(preset).resolved()
+    del config["train"]["ema_decay"]
+    pd.testing.assert_frame_equal(hyperparameters(preset, config), hyperparameters(preset))

@@ -24,6 +24,7 @@ from wmlkit import paths
 from wmlkit.data import archives
 from wmlkit.errors import UserError
 from wmlkit.evaluate.ewok import write_ewok
+from wmlkit.untrusted import INDEX, check_model, read_settings
 
 MODULE = "from pathlib import Path\nPath({marker!r}).write_text('ran')\n"
 
@@ -300,3 +301,32 @@ def test_a_domain_of_ewok_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"has '{domain}' as Domain; expected a plain name"):
             write_ewok(tmp_path / "ewok.jsonl", tmp_path / "set")
     assert contents(tmp_path).keys() == {"ewok.jsonl"}
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_experts_implementation"])
+def test_no_kernel_of_the_hub_is_asked_for_under_any_name(tmp_path: Path, key: str) -> None:
+    for value, refused in (("somebody/kernel", True), ("eager", False)):
+        path = paths.write_json(tmp_path / "config.json", {"text_config": {key: value}})
+        if refused:
+            with pytest.raises(UserError, match=f"asks for a kernel of the hub, which is code .{key} 'somebody/ker"):
+                read_settings(path)
+        else:
+            assert read_settings(path) == {"text_config": {key: value}}
+
+
+def test_settings_may_hold_an_infinity(tmp_path: Path) -> None:
+    paths.write_text(tmp_path / "config.json", '{"time_step_limit": [0.0, Infinity]}')
+    assert read_settings(tmp_path / "config.json") == {"time_step_limit": [0.0, float("inf")]}
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "more/x.safetensors", "x.safetensors"])
+def test_parts_of_the_weights_lie_in_the_model_s_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    paths.write_json(folder / "config.json", {})
+    paths.write_json(folder / INDEX, {"weight_map": {"weight": name}})
+    paths.write_text(folder / name, "there")
+    if "/" in name:
+        with pytest.raises(UserError, match=f"names the file '{name}'; expected safetensors files that lie in that"):
+            check_model(folder)
+    else:
+        check_model(folder)
