@@ -16,7 +16,8 @@ from mistakes import ARM, contents, edit, run_cli, settings
 
 from wmlkit import environment, paths
 from wmlkit.config import load_preset
-from wmlkit.redact import redacted
+from wmlkit.errors import UserError
+from wmlkit.redact import check_settings, redacted
 from wmlkit.report import write_report
 
 # pages
@@ -169,6 +170,16 @@ def test_a_variable_that_says_where_a_secret_lies_is_none(tmp_path: Path, monkey
     monkeypatch.setattr(sys, "argv", ["wmlkit", "train", "--out", str(tmp_path)])
     assert environment.command() == f"wmlkit train --out {tmp_path.name}"
     assert load_preset("smoke", {"data.corpus": str(tmp_path)}).data.corpus == str(tmp_path)
+
+
+@pytest.mark.parametrize("secret", ['marker"quoted', "marker\\slashed", "marker plain"])
+def test_a_secret_is_refused_in_a_setting_as_it_stands(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON would write a quotation mark and a backslash otherwise."""
+    monkeypatch.setenv("MY_PASSWORD", secret)
+    for value in (secret, ["x", secret], {"x": f"a {secret}."}):
+        with pytest.raises(UserError, match="'track.project' holds what looks like an access token"):
+            check_settings({"preset": "smoke", "track": {"project": value, "mode": "offline"}})
+    check_settings({"preset": "smoke", "track": {"project": secret[:-1]}})
 
 
 @pytest.mark.parametrize(

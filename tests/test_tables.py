@@ -495,6 +495,14 @@ def test_other_suites_have_no_thirds(folder: Path) -> None:
     assert tables.thirds(results.paradigm_table(folder)).empty
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(99.46, "99.5"), (999.4, "999"), (999.6, "1,000"), (-999.7, "-1,000"), (1234.5, "1,234")]
+)
+def test_large_numbers_have_all_their_digits(value: float, shown: str) -> None:
+    ((_, table),) = readable("T2", pd.DataFrame({"anything": [value], "other": ["x"]}))
+    assert table.to_dict("list") == {"anything": [shown], "other": ["x"]}
+
+
 def test_sizes_stand_before_and_after_cleaning() -> None:
     table = pd.DataFrame({"domain": ["all"], "words_before": [1200], "words_after": [1100], "documents": [3]})
     ((_, shown),) = readable("T1", table)

@@ -283,7 +283,7 @@ def _cell(column: str, value: Any, decimals: Mapping[str, int]) -> str:
         return f"{value:.{decimals[column]}f}"
     if float(value).is_integer():
         return f"{int(value):,}"
-    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def _blank(column: pd.Series) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import UserError
@@ -37,16 +36,26 @@ def check_settings(document: Mapping[str, Any]) -> None:
 
     Raises UserError naming the key.
     """
-    whole = json.dumps(document, ensure_ascii=False)
-    if redacted(whole) == whole and not _HALF.search(whole):
-        return
     for section, values in document.items():
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            text = json.dumps(value, ensure_ascii=False)
+        for name, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+            text = "\n".join(_texts(value))
+            key = f"{section}.{name}".rstrip(".")
             if _HALF.search(text):
-                raise UserError(f"config key '{section}.{name}' is {value!r}, which is not Unicode text; change it")
+                raise UserError(f"config key '{key}' is {value!r}, which is not Unicode text; change it")
             if redacted(text) != text:
                 raise UserError(
-                    f"config key '{section}.{name}' holds what looks like an access token; settings are written into "
+                    f"config key '{key}' holds what looks like an access token; settings are written into "
                     "run folders, which are published: give tokens as environment variables, such as HF_TOKEN"
                 )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All that a value holds, as it stands: JSON would write a quotation mark in it otherwise."""
+    if isinstance(value, Mapping):
+        for part in value.items():
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)
+    else:
+        yield str(value)

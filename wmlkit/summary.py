@@ -44,7 +44,7 @@ def write_summary(folder: Path, minutes: Mapping[str, float] | None = None) -> P
     path = folder / "summary.json"
     try:
         noted = paths.read_json(path)["minutes"]
-        kept = {key: noted[key] for key in ("evaluate", "total") if isinstance(noted.get(key), float)}
+        kept = {key: noted[key] for key in ("evaluate", "total") if isinstance(noted.get(key), (int, float))}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no such file, or none of ours
         kept = {}
     return paths.write_json(path, summary(folder, kept if minutes is None else minutes))
