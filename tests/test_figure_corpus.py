@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from test_figures import faults
+from tokenizers.pre_tokenizers import ByteLevel
 
 from wmlkit import captions, report
 from wmlkit.data import coverage, statistics
@@ -60,9 +61,13 @@ def test_vocabulary_growth_in_the_order_of_reading() -> None:
 
 
 def test_words_of_the_growth_are_those_of_the_coverage() -> None:
-    line = "Don't, said Élan_2 (aged 30): x2y \u2014 three-part naïve 1,000."
+    line = "Don't, said Élan_2 (aged 30): x2y \u2014 three-part naïve 1,000 or 三个."
     kinds = [(kind, "".join(same)) for kind, same in itertools.groupby(line, coverage._kind)]
-    assert statistics._WORD.findall(line) == [word for kind, word in kinds if kind]
+    words = [word for kind, word in kinds if kind]
+    assert statistics._WORD.findall(line) == words and words[-1] == "三个"
+    spans = [span for _, span in ByteLevel(add_prefix_space=False).pre_tokenize_str(line)]
+    pieces = [line[start:end].strip(" '") for start, end in spans]
+    assert words == [piece for piece in pieces if piece.isalnum()]
 
 
 def test_shares_add_up_in_every_split() -> None:

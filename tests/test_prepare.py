@@ -413,10 +413,15 @@ def test_draw(words: list[int], small: float, more: float) -> None:
     array = np.array(words, dtype=np.int64)
     mask = splits.draw(array, small, "key")
     assert mask.shape == array.shape and mask.any() == bool(words)
-    assert array[mask].sum() <= max(small, array[mask].max(initial=0))
+    assert array[mask].sum() <= max(small + 1e-6, array[mask].max(initial=0))
     larger = splits.draw(array, small + more, "key")
     assert not np.any(mask & ~larger)  # a larger budget holds the smaller sample
     assert np.array_equal(mask, splits.draw(array, small, "key"))
+
+
+def test_draw_of_a_share_that_is_a_whole_number_of_words() -> None:
+    assert 0.29 * 100 < 29
+    assert splits.draw(np.ones(100, dtype=np.int64), 0.29 * 100, "key").sum() == 29
 
 
 def test_documents_are_bounded() -> None:

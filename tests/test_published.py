@@ -189,9 +189,21 @@ def test_a_secret_is_refused_in_a_setting_as_it_stands(secret: str, monkeypatch:
         ({"AWS_SECRET_ACCESS_KEY": "/marker+of/a+key"}, "--key /marker+of/a+key", "--key ***"),
         ({"my_token": "marker78"}, "marker78", "***"),
         ({"MY_TOKEN": "marker7"}, "marker7", "marker7"),
+        ({"MAX_TOKENS": "10000000"}, "words: 10000000", "words: 10000000"),
+        ({"API_TOKENS": "marker10000000"}, "marker10000000", "***"),
+        ({"MY_PASSWORD": "10000000"}, "10000000", "***"),
         ({}, "https://:marker@host/x", "https://***@host/x"),
     ],
-    ids=["part of another", "like a path", "eight characters", "seven characters", "no user"],
+    ids=[
+        "part of another",
+        "like a path",
+        "eight characters",
+        "seven characters",
+        "a count",
+        "no count",
+        "digits",
+        "no user",
+    ],
 )
 def test_secrets_of_any_form_are_redacted(
     variables: dict[str, str], text: str, expected: str, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from .errors import UserError
 
 MASK = "***"
 _NAME = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_COUNT = re.compile(r"TOKENS\Z", re.IGNORECASE)  # MAX_TOKENS=10000000 is a number of them
 _HALF = re.compile("[\ud800-\udfff]")  # of a character, as a command line that is not UTF-8 has it
 _SHORTEST = 8  # characters of a variable's value; a shorter one is no secret, and could be part of any word
 _SHAPES = re.compile(
@@ -23,7 +24,11 @@ _SHAPES = re.compile(
 def redacted(text: str) -> str:
     """`text` with ``***`` for whatever looks like an access token, or is the value of a variable of the environment
     whose name says that it is one (HF_TOKEN, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY, ...)."""
-    named = [value for name, value in os.environ.items() if _NAME.search(name) and len(value) >= _SHORTEST]
+    named = [
+        value
+        for name, value in os.environ.items()
+        if _NAME.search(name) and len(value) >= _SHORTEST and not (_COUNT.search(name) and value.isdecimal())
+    ]
     # A variable may say where the secret lies.
     secrets = [value for value in named if not (os.path.isabs(value) and os.path.exists(value))]
     for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another

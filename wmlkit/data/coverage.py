@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -81,7 +82,8 @@ def _kinds(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _kind(character: str) -> int:
-    if character.isnumeric():
+    of_unicode = category(character)[0] if character else ""  # a letter, too, may be numeric: \u4e09, three
+    if of_unicode == "N":
         return _DIGIT
     # Some bytes of a letter that is rarer than the vocabulary is large: they decode to the replacement character.
-    return _LETTER if character.isalpha() or character == "\ufffd" else 0
+    return _LETTER if of_unicode == "L" or character == "\ufffd" else 0

@@ -68,7 +68,7 @@ def draw(words: np.ndarray, budget: float, key: str) -> np.ndarray:
         return mask
     ranks = [hashlib.blake2b(f"{key}/{index}".encode(), digest_size=8).digest() for index in range(len(words))]
     order = np.array(sorted(range(len(words)), key=ranks.__getitem__))
-    mask[order[np.cumsum(words[order]) <= budget]] = True
+    mask[order[np.cumsum(words[order]) <= budget + 1e-6]] = True  # 0.29 of 100 words is 28.999999999999996
     mask[order[0]] = True
     return mask
 
