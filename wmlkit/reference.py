@@ -107,8 +107,9 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         table[own] = table[difference].where(changed, table[own])
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
     names = ["dev loss" if suite == "dev_ce" else _score(suite) for suite, _ in measures]
+    peers = "peer" if base["peers"] == 1 else "peers"
     lines = [
-        f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} peers and "
+        f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} {peers} and "
         f"{base['steps']:,.0f} steps; below it differences from it, paired by seed, with 95 % interval and p-value, "
         "adjusted for the changes of a column, and how many times its FLOP were taken, a teacher's training included "
         "and the output layer left out. Arms that are also compared above have another adjusted p there; to compare "
