@@ -329,6 +329,9 @@ def test_ablations_stand_below_the_arms(root):
     assert not any("hypergradient = direct" in line for line in shown)  # no seed in common with the base: no difference
     (independent,) = (line for line in shown if line.startswith("| arm = independent |"))
     assert independent.startswith("| arm = independent |  |  | ")
+    table.assign(peers=1).to_csv(new / "tables" / "T8.csv", index=False)
+    write_reference(new, target, root)
+    assert "The base is wml with 1 peer and 150 steps;" in read(root)[1]
     table[table["ablation"] != "base"].to_csv(new / "tables" / "T8.csv", index=False)
     write_reference(new, target, root)
     assert "Changes to the base" not in read(root)[1]
