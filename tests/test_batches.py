@@ -16,9 +16,11 @@ from wmlkit.data.batches import Rows, joined, pack, segments
 from wmlkit.data.encode import open_documents, open_tokens
 from wmlkit.data.masking import Masking, mask_tokens, spans
 from wmlkit.data.prepare import prepare
+from wmlkit.data.statistics import read_statistics
 from wmlkit.data.texts import Stage, open_texts, stages
 from wmlkit.data.tokenizer import load_tokenizer
 from wmlkit.errors import UserError
+from wmlkit.settings import DataConfig
 from wmlkit.teacher import teacher_config
 
 
@@ -224,6 +226,19 @@ def test_words_are_counted_by_the_tokenizers_own_mark(entries, text, words):
     tokens = np.array([0, *(vocabulary[entry] for entry in text.split()), 2])
     rows = Rows(tokens, np.array([0]), tokenizer, BLOCK, "lines", 0, "train")
     assert rows.causal_batch(0, 1).words == words
+
+
+@pytest.mark.parametrize("packing", ["lines", "documents"])
+@pytest.mark.parametrize("text", ["\tx\ty z\n\t\tone\ttwo", "def f(x):\n    if x:\n        return  x", "a b\n c"])
+def test_words_of_text_that_keeps_its_white_space_are_what_it_parts(tmp_path, text, packing):
+    """Blanks before a word have entries of their own and are no words; behind a tab a word has no mark."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.train").write_text("\n\n".join(f"{text} {number}" for number in range(60)))
+    prepared = prepare(DataConfig(corpus=str(tmp_path / "mine"), vocab_size=320, clean=False), tmp_path).folder
+    tokens, documents = prepared / "train.tokens", open_documents(prepared / "train.tokens")
+    rows = Rows(open_tokens(tokens)[0], documents, load_tokenizer(prepared / "tokenizer"), 512, packing, 0, "train")
+    expected = sum(row["words"] for row in read_statistics(prepared)["splits"] if row["split"] == "train")
+    assert sum(rows.causal_batch(row, 1).words for row in range(len(rows))) == expected
 
 
 def test_windows_come_from_anywhere_in_the_stream():

@@ -11,7 +11,7 @@ from fake_runs import write_study
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from wmlkit import tables
+from wmlkit import paths, tables
 from wmlkit.data import coverage, nursery
 from wmlkit.data.coverage import _kinds, count_whole, loss_floor, whole_words
 from wmlkit.data.encode import open_tokens
@@ -68,6 +68,8 @@ def test_a_floor_is_known_where_the_vocabulary_holds_every_word_of_the_nursery(t
     for objective, ratio in (("mlm", 0.2), ("clm", 0.2)):
         assert loss_floor(whole, "nursery", objective, ratio) == nursery.entropy_floor(objective, ratio)
     assert loss_floor(split, "nursery", "mlm", 0.2) is None is loss_floor(whole, "my_texts", "mlm", 0.2)
+    raw = prepare(sizes.model_copy(update={"clean": False}), tmp_path).folder  # with marks, which cost less than words
+    assert loss_floor(raw, "nursery", "mlm", 0.2) is None
     (run,) = read_runs(write_study(tmp_path / "nursery", (("wml", 2),), (0,), protocols=()))
     text = tmp_path / "data" / run.data["folder"]
     assert _floor([run]) is None  # a run without its tokens beside it
@@ -133,6 +135,7 @@ def test_parts_of_a_letter_belong_to_the_word() -> None:
 def test_one_domain_with_a_split_word_is_enough_to_have_no_floor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: tuple[int, int], known: bool
 ) -> None:
+    paths.write_json(tmp_path / "corpus.json", {"settings": {"cleaning_rules": 1}})
     monkeypatch.setattr(coverage, "read_statistics", lambda folder: {})
     monkeypatch.setattr(coverage, "whole_words", lambda *_: {("train", "a"): (9, 9), ("dev", "a"): held})
     expected = nursery.entropy_floor("mlm", 0.2) if known else None

@@ -562,12 +562,14 @@ def test_text_from_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     folder = tmp_path / "hub"
     folder.mkdir()
-    pd.DataFrame({"text": ["One line.", "Two\nlines.", None, "Élodie"]}).to_parquet(folder / "train.parquet")
+    pd.DataFrame({"text": ["One line.", "Two\nlines.", None, "Élodie", "Und", "x\ny", "ö\nü"]}).to_parquet(
+        folder / "train.parquet"
+    )
     pd.DataFrame({"text": ["Dev."]}).to_parquet(folder / "validation.parquet")
     monkeypatch.chdir(tmp_path)  # where the library finds the folder under its name
     found = fetch.fetch("hf:hub", tmp_path / "out")
     assert content(found) == {
-        "hub.train": "One line.\nTwo\nlines.\n\n\nÉlodie\n".encode(),
+        "hub.train": "One line.\n\nTwo\nlines.\n\n\nÉlodie\nUnd\n\nx\ny\n\nö\nü\n\n".encode(),
         "hub.dev": b"Dev.\n",
     }
     with pytest.raises(UserError, match="has the columns text; expected 'story'; choose another"):

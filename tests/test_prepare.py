@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from wmlkit import paths
 from wmlkit.data import prepare as prepare_module
@@ -248,6 +250,11 @@ def test_too_few_documents_and_what_mends_it(
         prepare(config(tmp_path / "mine", **changes), tmp_path)
 
 
+def test_too_few_words_of_the_nursery_are_mended_by_more_of_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which leaves none for held_out; .*; raise data.words, which is 300$"):
+        prepare(config("nursery", words=300), tmp_path)
+
+
 def test_text_files_of_a_user(tmp_path: Path) -> None:
     folder = tmp_path / "Texte"
     folder.mkdir()
@@ -265,6 +272,41 @@ def test_an_existing_tokenizer(tmp_path: Path) -> None:
     prepared = prepare(config(write_corpus(tmp_path / "mine"), tokenizer=str(folder)), tmp_path)
     assert tokenizer_hash(load_tokenizer(prepared.folder / "tokenizer")) == tokenizer_hash(existing)
     assert len(lines_of(prepared, "dev")) == 90
+
+
+def test_what_ends_a_text_is_part_of_a_corpus(tmp_path: Path) -> None:
+    """It stands beside the engine of a given tokenizer, and decides what is written."""
+    folder = save_tokenizer(train_tokenizer(["the child saw number 1 verse poem"] * 2, 290), tmp_path / "tokenizer")
+    data = config(write_corpus(tmp_path / "mine"), tokenizer=str(folder))
+    before = prepare(data, tmp_path)
+    told = paths.read_json(folder / "tokenizer_config.json")
+    paths.write_json(folder / "tokenizer_config.json", told | {"eos_token": "<unk>", "sep_token": "<unk>"})
+    after = prepare(data, tmp_path)
+    assert tokenizer_hash(load_tokenizer(folder)) == tokenizer_hash(load_tokenizer(before.folder / "tokenizer"))
+    assert after.hash != before.hash and load_tokenizer(after.folder / "tokenizer").eos_token == "<unk>"
+    ends = [set(open_tokens(one.folder / "dev.tokens")[0].tolist()) & {2, 3} for one in (before, after)]
+    assert ends == [{2}, {3}]  # </s> and <unk>
+
+
+def test_a_tokenizer_whose_numbers_have_gaps_is_refused(tmp_path: Path) -> None:
+    """A model has a row for each entry, so the last ids would have none."""
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    for step, refused in ((3, True), (1, False)):
+        entries = {
+            entry: step * index
+            for index, entry in enumerate([*special.values(), "the", "child", "dev", "line", "verse"])
+        }
+        backend = Tokenizer(models.WordLevel(entries, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        folder = tmp_path / f"tokenizer-{step}"
+        PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+        data = config(tmp_path / "mine", tokenizer=str(folder))
+        if refused:
+            write_corpus(tmp_path / "mine")
+            with pytest.raises(UserError, match="has 9 entries and ids up to 24; expected ids from 0 on without gaps"):
+                prepare(data, tmp_path)
+        else:
+            assert prepare(data, tmp_path).folder.is_dir()
 
 
 def test_no_cleaning(tmp_path: Path) -> None:

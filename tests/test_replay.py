@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from wmlkit import losses, paths
 from wmlkit.config import load_preset, preset_names
+from wmlkit.data import nursery
 from wmlkit.data.prepare import prepare
-from wmlkit.data.tokenizer import load_tokenizer, train_tokenizer
+from wmlkit.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from wmlkit.deviations import MARK, fill_marks, measured
 from wmlkit.device import setup
 from wmlkit.errors import UserError
@@ -359,6 +360,24 @@ def test_a_preset_with_averages_or_spans_is_replayed_without(out):
     for case in (Case(), Case("teacher")):
         train = replay.replay_config(config(train__ema_decay=0.9, train__mask_span=3), case, 0).train
         assert (train.ema_decay, train.mask_span) == (0, 1)
+
+
+def test_the_weights_of_a_study_are_not_those_of_its_replays(out):
+    """The released ones begin equal and have no floor."""
+    given = config(mutual__peer_weights=[0.1, 0.9], outer__min_weight=0.4)
+    used = replay.replay_config(given, Case(), 0)
+    assert (used.mutual.peer_weights, used.outer.min_weight) == (None, 0)
+    assert replay.run(given, out, "none", Case()) == replay.run(config(), out, "none", Case())
+
+
+def test_a_teacher_with_another_tokenizer_has_a_row_for_every_id_of_a_given_one(tmp_path):
+    """Also where that has more entries than `data.vocab_size`, which is of one that is trained."""
+    lines = [line for domain in nursery.DOMAINS for line in nursery.lines(domain, 3000, 5)]
+    save_tokenizer(train_tokenizer(lines, 1100), tmp_path / "tokenizer")
+    given = config(data__tokenizer=str(tmp_path / "tokenizer"), replay__num_epochs=2, replay__decay_epochs=3)
+    assert given.data.vocab_size < 1100
+    record = replay.run(given, tmp_path, "foreign_teacher", cases()["foreign_teacher"])
+    assert record["teacher"] == "foreign" and np.isfinite(record["dev_ce"]).all()
 
 
 def test_scoring_table_of_the_replayed_peers(out):

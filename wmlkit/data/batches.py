@@ -178,6 +178,11 @@ def word_starts(entries: Sequence[str]) -> NDArray[np.bool_]:
     return ~continues & np.array([any(map(str.isalnum, entry)) for entry in entries])
 
 
+def blank_entries(entries: Sequence[str]) -> NDArray[np.bool_]:
+    """(V,): whether each entry is white space alone, as stands before a word where text is indented or in columns."""
+    return np.array([bool(entry) and not entry.strip("ĠĉĊč▁ \t\r\n") for entry in entries])
+
+
 class Rows:
     """The rows of one text. `packing` "documents": pieces of documents side by side that do not attend to each
     other; "lines": the same with every line a document; "windows": `block_size` tokens from anywhere in the flat
@@ -202,7 +207,8 @@ class Rows:
         self.special = np.zeros(len(tokenizer), dtype=bool)
         self.special[tokenizer.all_special_ids] = True
         self.ordinary_ids = np.flatnonzero(~self.special)
-        self.starts_word = word_starts(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        entries = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.starts_word, self.blank = word_starts(entries), blank_entries(entries)
         if packing == "windows":
             if len(tokens) < block_size:
                 raise UserError(
@@ -310,8 +316,9 @@ class Rows:
     ) -> Batch:
         # Without the documents a causal model takes its own mask, which is causal in all rows
         apart = (document != document[:, :1]).any() or (causal is not None and not causal.all())
-        before = np.concatenate([np.ones((len(ids), 1), dtype=bool), self.special[ids[:, :-1]]], axis=1)
-        words = int(((self.starts_word[ids] | before) & ~self.special[ids]).sum())
+        no_text = self.special | self.blank
+        before = np.concatenate([np.ones((len(ids), 1), dtype=bool), no_text[ids[:, :-1]]], axis=1)
+        words = int(((self.starts_word[ids] | before) & ~no_text[ids]).sum())
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(document.astype(np.int32)) if apart else None,

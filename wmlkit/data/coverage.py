@@ -47,9 +47,10 @@ def whole_words(prepared_folder: Path, statistics: Mapping[str, Any]) -> dict[tu
 
 
 def loss_floor(prepared_folder: Path, corpus: str, objective: str, mask_ratio: float) -> tuple[float, float] | None:
-    """`nursery.entropy_floor` of a prepared corpus. None for other text than the nursery's, and where its vocabulary
-    splits words: those of several tokens cost less a token."""
-    if corpus != "nursery":
+    """`nursery.entropy_floor` of a prepared corpus. None for other text than the nursery's, for its text as it is
+    before cleaning, whose marks cost less than words, and where its vocabulary splits words: those of several tokens
+    cost less a token."""
+    if corpus != "nursery" or paths.read_json(prepared_folder / "corpus.json")["settings"]["cleaning_rules"] is None:
         return None
     counts = whole_words(prepared_folder, read_statistics(prepared_folder))
     split = any(whole < words for whole, words in counts.values())

@@ -305,7 +305,10 @@ def fetch_hub(repository: str, out: Path, revision: str | None = None, column: s
             if split not in dataset:
                 continue
             with (folder / f"{name}.{suffix}").open("a", encoding="utf-8", newline="\n") as file:
+                line_before = False  # a row of several lines is a document of its own, whatever stands before it
                 for text in _texts(dataset[split], column, repository):
-                    file.write(text + ("\n\n" if "\n" in text else "\n"))
+                    several = "\n" in text
+                    file.write("\n" * (several and line_before) + text + ("\n\n" if several else "\n"))
+                    line_before = not several
 
     return paths.write_folder(paths.fetched(out, name), write)

@@ -52,6 +52,8 @@ def prepare(data: DataConfig, out: Path, needs_mask: bool = False) -> Prepared:
     no text to work with, or a tokenizer that is given lacks a token.
     """
     tokenizer = None if data.tokenizer == "train" else load_tokenizer(data.tokenizer, needs_mask)
+    if tokenizer is not None:
+        _check_ids(tokenizer, data.tokenizer)
     text = (*_nursery_sizes(data), data.seed)
     source = None if data.corpus == "nursery" else find_source(data.corpus, out)
     if source is not None and source.name == "nursery":  # results and run folders know a corpus by its name
@@ -155,6 +157,16 @@ def _publish(folder: Path, final: Path) -> None:
             raise
 
 
+def _check_ids(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raises UserError where ids lie past the rows that a model has, one for each entry."""
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= len(tokenizer):
+        raise UserError(
+            f"the tokenizer {name!r} has {len(tokenizer):,} entries and ids up to {highest:,}; expected ids from 0 on "
+            "without gaps, as models have a row for each entry; number them anew, or choose another tokenizer"
+        )
+
+
 def _content_hash(sums: list[list[str]], data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> str:
     return digest(
         {
@@ -179,6 +191,8 @@ def _settings(data: DataConfig, tokenizer: PreTrainedTokenizerFast | None) -> di
         settings["tokenizer"] = {"vocab_size": data.vocab_size, "lowercase": data.lowercase, "nfkc": data.nfkc}
     else:
         settings["tokenizer"] = tokenizer_hash(tokenizer)
+        # Which of its entries begin, end, pad and mask texts is not in the engine, which is hashed above
+        settings["special_tokens"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return settings
 
 
@@ -195,7 +209,7 @@ def _fill(
         for number, domain in enumerate(source.domains())
         if source.of(domain, split)
     ]
-    chosen, told = splits.assign(parts, settings)
+    chosen, told = splits.assign(parts, settings, data.words if data.corpus == "nursery" else None)
     notes = told + not_read(source) + idle_settings(data) + white_space(parts) + cleaned_by_name(source, parts)
     notes += unspaced(parts)
     if data.corpus != "nursery":  # its small grammar repeats itself, as it is meant to

@@ -73,10 +73,13 @@ def draw(words: np.ndarray, budget: float, key: str) -> np.ndarray:
     return mask
 
 
-def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+def assign(
+    parts: list[Part], settings: dict[str, Any], written: int | None = None
+) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """Which documents of which part go where: for every split one mask a part; and what the user should know.
 
     The held-out slice, and a dev slice where the source has no dev text, are drawn from the training text.
+    written: data.words, where the text was written to that length and so has no more (the nursery).
     """
     if not any(part.counts.words for part in parts if part.split == "train"):
         raise UserError("the training text holds no words after cleaning; expected text; check data.corpus")
@@ -120,7 +123,7 @@ def assign(parts: list[Part], settings: dict[str, Any]) -> tuple[dict[str, list[
                 f"used: {key} is {limits[split]:,}, and documents are taken whole; {key}=none takes all"
             )
     limited = settings["words"] if settings["words"] is not None and settings["words"] < totals["train"] else None
-    _check_sizes(parts, chosen, limited, totals["train"])
+    _check_sizes(parts, chosen, limited, totals["train"], written)
     return chosen, notes + _coarse(parts, chosen, asked)
 
 
@@ -145,8 +148,11 @@ def _draw_among(free: np.ndarray, words: np.ndarray, budget: float, key: str) ->
     return mask
 
 
-def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: int | None, total: int) -> None:
-    """Raises UserError where a split has no document. limit: data.words, where it is less than the text's `total`."""
+def _check_sizes(
+    parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: int | None, total: int, written: int | None
+) -> None:
+    """Raises UserError where a split has no document. limit: data.words, where it is less than the text's `total`;
+    written: see `assign`."""
     empty = [split for split in SPLITS if not any(mask.any() for mask in chosen[split])]
     if not empty:
         return
@@ -159,7 +165,9 @@ def _check_sizes(parts: list[Part], chosen: dict[str, list[np.ndarray]], limit: 
     documents = sum(int(mask.sum()) for _, mask in used)
     words = sum(int(part.words()[mask].sum()) for part, mask in used)
     domains = f", in {len(used)} domains, each of which keeps one to train on" if len(used) > 1 else ""
-    if limit is not None and documents < sum(len(mask) for _, mask in used):
+    if written is not None:
+        remedy = f"raise data.words, which is {written:,}"
+    elif limit is not None and documents < sum(len(mask) for _, mask in used):
         remedy = f"raise data.words, which is {limit:,} where the text has {total:,} words"
     elif words >= ENOUGH_WORDS:
         remedy = "line ends and blank lines in the text make shorter documents"

@@ -56,6 +56,8 @@ def replay_config(config: Config, case: Case, seed: int) -> Config:
         "train.ema_decay": 0.0,  # the released code keeps no average, and the replay's own steps would not move it
         "mutual.arm": "wml" if case.mode == "mutual" else "distill",
         "mutual.num_peers": config.replay.num_peers,
+        "mutual.peer_weights": None,  # the released weights begin equal and have no floor
+        "outer.min_weight": 0.0,
     }
     if case.defects.lost_case:
         changes |= {"data.lowercase": True, "data.nfkc": True}

@@ -144,7 +144,7 @@ def _train(config: Config, kind: str, described: Prepared, device: Device, folde
         lines = [line for document in decoded_documents(described.folder / "train.tokens", own) for line in document]
         tokenizer, make = foreign_tokenizer(lines, config.data.vocab_size), _foreign_rows
         # Every id that students can be fed has a row, as RoBERTa-base has 50,265
-        missing = config.data.vocab_size + len(possible_pairs()) - len(tokenizer)
+        missing = max(config.data.vocab_size, len(own)) + len(possible_pairs()) - len(tokenizer)
         tokenizer.add_tokens([f"<row {number}>" for number in range(missing)])
 
     rows = make(config, described, "train", own, tokenizer)
