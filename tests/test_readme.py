@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from wmlkit import paths, results
 from wmlkit.cli import app
 from wmlkit.errors import UserError
-from wmlkit.reference import DOCUMENTS, GLANCE, RESULTS, glance, results_section, write_reference
+from wmlkit.evaluate.protocols import get_protocol
+from wmlkit.reference import DOCUMENTS, GLANCE, RESULTS, _ablations, glance, results_section, write_reference
 
 README, PAGE, _ = (paths.REPOSITORY / name for name in DOCUMENTS)
 
@@ -57,7 +58,8 @@ def test_a_glance_by_hand(tmp_path):
     ]
     for name, kept in (("both", rows), ("loss", [rows[1]])):
         tables = tmp_path / name / "tables"
-        paths.write_text(tables / "T4_differences.csv", pd.DataFrame(kept, columns=columns).to_csv(index=False))
+        differences = pd.DataFrame(kept, columns=columns).assign(protocol="")
+        paths.write_text(tables / "T4_differences.csv", differences.to_csv(index=False))
         costs = [("", "wml", 2, 2.0), ("", "distill", 2, 5.0 if name == "both" else None), ("", "distill", 4, 8.0)]
         cost = pd.DataFrame(costs, columns=["setting", "arm", "peers", "flops_with_teacher"])
         paths.write_text(tables / "T7.csv", cost.to_csv(index=False))
@@ -215,6 +217,36 @@ def test_what_it_says_of_45_comparisons_is_what_the_committed_table_has():
     assert "none of 30 between the ways of learning them" in text
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_learned_weights_gain_over_equal_ones_is_told(preset):
+    """Every difference that was shown and is more than 0.6 % of the loss stands in README, in percent."""
+    tables = paths.reference(preset) / "tables"
+    losses = pd.read_csv(tables / "T4.csv").query("suite == 'dev_ce'")
+    equal = losses[losses["arm"] == "dml"].set_index(["peers", "member"])["mean"]
+    shown = pd.read_csv(tables / "T4_differences.csv").query("suite == 'dev_ce' and a == 'wml' and b == 'dml'")
+    shares = {
+        f"{100 * abs(row.mean_) / equal[row.peers, row.member]:.1f} %"
+        for row in shown[shown["p_adjusted"] < 0.05].rename(columns={"mean": "mean_"}).itertuples()
+    }
+    text = README.read_text(encoding="utf-8").partition("**Learned weights")[2].partition("\n- **")[0]
+    assert [share for share in shares if float(share.split()[0]) > 0.6 and share not in text] == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_sentences_that_win_by_being_short_do_so_where_scores_are_sums(preset):
+    path = paths.reference(preset) / "tables" / "T4_lengths.csv"
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if not (len(table) and (table["suite"] == "blimp").any()):
+        pytest.skip("no pairs of unlike length")
+    table = table[table["suite"] == "blimp"].pivot_table(
+        index=["protocol", "arm", "member"], columns="tokens", values=["mean", "pairs"]
+    )
+    fewer, more = (next(name for name in table["mean"] if word in name) for word in ("fewer", "more"))
+    won = table["pairs"][fewer] * table["mean"][fewer] + table["pairs"][more] * (100 - table["mean"][more])
+    for (protocol, *_), share in (won / (table["pairs"][fewer] + table["pairs"][more])).items():
+        assert (share > 50) == (get_protocol(protocol).mlm_reduction == "sum" or "causal" in preset)
+
+
 def test_how_far_seeds_lie_apart_without_a_defect_is_what_the_committed_table_has():
     table = pd.read_csv(paths.reference("nursery") / "tables" / "T9.csv").set_index("case")
     values = [float(value) for value in table.loc["none", "values"].split(", ")]
@@ -301,6 +333,22 @@ def test_a_reference_without_a_comparison_and_one_that_cannot_be_read(root):
     with pytest.raises(FileNotFoundError):
         write_reference(new, target, root)
     assert (target / "tables" / "T4.csv").is_file() and read(root) == before
+
+
+def test_two_protocols_of_ablations_have_heads_of_their_own():
+    """Of the committed T8, and of the same with each accuracy under a second protocol."""
+    table = pd.read_csv(paths.reference("nursery") / "tables" / "T8.csv").fillna({"protocol": ""})
+    (head,) = (line for line in _ablations(table) if line.startswith("| change |"))
+    assert head == "| change | FLOP | accuracy on nursery | dev loss |"
+    scored = table[table["suite"] == "nursery"]
+    (own,) = set(scored["protocol"])
+    (head,) = (
+        line
+        for line in _ablations(pd.concat([table, scored.assign(protocol="babylm2024-fixed")]))
+        if line.startswith("| change |")
+    )
+    assert f"| accuracy on nursery under `{own}` |" in head and "nursery under `babylm2024-fixed` |" in head
+    assert head.count("accuracy on nursery") == 2 and head.count("| dev loss |") == 1
 
 
 def test_ablations_stand_below_the_arms(root):

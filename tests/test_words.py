@@ -193,3 +193,14 @@ def test_ties_are_told_where_every_row_has_many(tmp_path: Path) -> None:
         return any("ties in every row" in sentence for sentence in given_by(folder).basis)
 
     assert [told(wml=0.5, distill=3.0), told(wml=2.0, distill=3.0)] == [False, True]
+
+
+def test_accuracy_at_a_glance_is_under_the_runs_own_protocol(tmp_path: Path) -> None:
+    """Of several protocols that all runs were scored under; by name the first is another."""
+    folder = write_study(tmp_path / "nursery", BOTH, protocols=("babylm2025", "babylm2024-fixed"))
+    tables.write_tables(folder)
+    table = pd.read_csv(folder / "tables" / "T4_differences.csv")
+    table = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("protocol")["mean"]
+    own, other = table["babylm2025"], table["babylm2024-fixed"]
+    assert f"{own:+.1f}" != f"{other:+.1f}"
+    assert f"| {own:+.1f} [" in glance(tmp_path)

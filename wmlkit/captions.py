@@ -46,8 +46,9 @@ TABLES = {
     "mean over seeds with a 95 % t-interval. perfect_scorer prefers the good sentence of every pair; perfect_swapped "
     "does the same where each pair is followed by a copy in which the other sentence is right, as EWoK is written.",
     "T4_lengths": "Accuracy by whether the good sentence of a pair has fewer tokens than the bad one, as many, or "
-    "more: percent of these pairs, not a mean over paradigms; mean over seeds with a 95 % t-interval. A score is a sum "
-    "over tokens, so each token more costs, whatever the grammar.",
+    "more: percent of these pairs, not a mean over paradigms; mean over seeds with a 95 % t-interval. Where a score is "
+    "a sum over tokens, each token more costs, whatever the grammar; a masked model's under the protocols of 2024 is a "
+    "mean and has no such cost.",
     "T4_thirds": "Accuracy on BLiMP (percent) apart for the third of its paradigms on which a recipe may be chosen "
     "(tuning) and the other two thirds (untouched); mean over seeds with a 95 % t-interval.",
     "T4_text": "Loss on dev text by domain, in bits a byte (which compares tokenizers of causal models), mean over "

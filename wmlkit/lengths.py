@@ -1,8 +1,8 @@
 """Accuracy by which sentence of a pair has more tokens.
 
-A score is a sum over tokens, so each token more costs, and the flatter a model's distribution the more, up to log V.
+Where a score is a sum over tokens, each token more costs, and the flatter a model's distribution the more, up to log V.
 The small models of docs/log.md 39 prefer the shorter sentence in three quarters of the pairs of unlike length and more;
-pairs of one length are free of that.
+pairs of one length are free of that, and so is a score that is a mean (masked models under the protocols of 2024).
 """
 
 from __future__ import annotations

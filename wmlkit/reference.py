@@ -106,7 +106,11 @@ def _ablations(table: pd.DataFrame) -> list[str]:
         difference = "difference" if own == "mean" else f"difference_{own}"
         table[own] = table[difference].where(changed, table[own])
     measures = list(dict.fromkeys(table.set_index(["suite", "protocol"]).index))
-    names = ["dev loss" if suite == "dev_ce" else _score(suite) for suite, _ in measures]
+    several = {suite for suite, _ in measures if sum(suite == other for other, _ in measures) > 1}
+    names = [
+        "dev loss" if suite == "dev_ce" else _score(suite) + (f" under `{protocol}`" if suite in several else "")
+        for suite, protocol in measures
+    ]
     peers = "peer" if base["peers"] == 1 else "peers"
     lines = [
         f"Changes to the base, mean peer. The base is {base['arm']} with {base['peers']:.0f} {peers} and "
@@ -166,7 +170,9 @@ def glance(references: Path) -> str:
         table = most_peers_compared(main_setting(pd.read_csv(path)))
         table = table[table["member"] == "mean_peer"]
         peers, seeds = table["peers"].max(), table["n_seeds"].max()
-        pairs = _pairs_named_first(path.with_name("T2.csv"), list(table["suite"].unique()))
+        pairs, protocol = _pairs_named_first(path.with_name("T2.csv"), list(table["suite"].unique()))
+        # of several protocols the runs' own, as in the answer
+        table = table.sort_values("protocol", key=lambda of: of != protocol, kind="stable")
         cells = []
         for b, suite in (("independent", "dev_ce"), ("dml", "dev_ce"), ("distill", "dev_ce"), ("distill", pairs)):
             rows = table[(table["a"] == "wml") & (table["b"] == b) & (table["suite"] == suite)]
@@ -180,14 +186,16 @@ def glance(references: Path) -> str:
     return "\n".join(lines)
 
 
-def _pairs_named_first(settings: Path, suites: Sequence[str]) -> str | None:
-    """Of `suites` that of pairs which the runs' configuration, T2, names first; else any of pairs."""
+def _pairs_named_first(settings: Path, suites: Sequence[str]) -> tuple[str | None, str]:
+    """Of `suites` that of pairs which the runs' configuration, T2, names first, else any of pairs; its protocol."""
     named: list[str] = []
+    protocol = ""
     if settings.is_file():
         used = pd.read_csv(settings, keep_default_na=False).set_index(["section", "name"])["value"]
         named = json.loads(used.get(("evaluate", "suites"), "[]"))
+        protocol = used.get(("evaluate", "protocol"), "")
     pairs = [suite for suite in (*named, *suites) if suite in suites and suite not in ("dev_ce", "glue")]
-    return next(iter(pairs), None)
+    return next(iter(pairs), None), protocol
 
 
 def write_reference(folder: Path, target: Path, root: Path = paths.REPOSITORY) -> Path:
