@@ -12,7 +12,7 @@ from fake_runs import PARADIGMS, evaluated, write_evaluation, write_prepared, wr
 from scipy import stats
 
 from wmlkit import paths, results, tables, train
-from wmlkit.ablation_table import ablation_table, clear
+from wmlkit.ablation_table import ablation_table, clear, under
 from wmlkit.ablations import ablation_base, ablation_name, changes, note_plan, noted_plan
 from wmlkit.config import Config, load_preset
 from wmlkit.errors import UserError
@@ -252,6 +252,20 @@ def test_figure(folder, config):
     diamonds = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "D"]
     shown = table[(table["suite"] == "nursery") & (table["member"] == "mean_peer")].set_index("ablation")["difference"]
     assert diamonds == pytest.approx([shown["alpha = 0.9"], shown["arm = independent"]])
+
+
+def test_of_several_protocols_one_is_drawn(folder, config):
+    """Not the first by name: whoever asks knows which one the study is of."""
+    table = ablation_table(folder, config)
+    pairs = table["suite"] == "nursery"
+    other = table[pairs].assign(protocol="babylm2024-fixed", difference=table["difference"] + 50)
+    both = pd.concat([other, table], ignore_index=True)
+    with pytest.raises(UserError, match="scored on nursery under babylm2024-fixed and babylm2025; expected one"):
+        plot_ablations(both, "nursery")
+    pd.testing.assert_frame_equal(under(both, "babylm2025").reset_index(drop=True), table)
+    assert len(plot_ablations(under(both, "babylm2025"), "nursery").get_yticklabels()) == 2
+    read = table.assign(protocol=table["protocol"].replace("", np.nan))  # a file has no empty text
+    assert set(under(read, "babylm2024-fixed")["suite"]) == {"dev_ce"}
 
 
 def of_two_peers(ablation="base", by=np.nan, **changes):

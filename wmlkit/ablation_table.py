@@ -103,6 +103,11 @@ def _ends(runs: Sequence[Run], names: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def under(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows of T8 whose pairs were scored under `protocol`, and the dev losses, which have none."""
+    return table[table["protocol"].fillna("").isin(["", protocol])]
+
+
 def clear(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of T8 whose difference from the base is not explained by the seeds: its 95 % interval leaves out 0."""
     return table[(table["difference_low"] > 0) | (table["difference_high"] < 0)]

@@ -19,12 +19,17 @@ def plot_ablations(table: pd.DataFrame, suite: str, ax: Axes | None = None) -> A
     """Differences from the base of T8 (`ablation_table.ablation_table`) for the mean peer on one suite, a line each.
 
     Diamonds: mean over seeds; bars: its 95 % t-interval over seeds; grey dots: the seeds. Filled where the interval
-    leaves out 0. Raises UserError where there is no such row.
+    leaves out 0. Raises UserError where there is no such row, or where some are under another protocol than others.
     """
     rows = table[(table["suite"] == suite) & (table["member"] == "mean_peer") & table["difference"].notna()]
     if rows.empty:
         raise UserError(f"the ablations have no mean_peer on {suite}; expected a suite of T8; choose another")
-    rows = rows[rows["protocol"].fillna("") == rows["protocol"].fillna("").iloc[0]].iloc[::-1].reset_index(drop=True)
+    if len(several := rows["protocol"].fillna("").unique()) > 1:
+        raise UserError(
+            f"the ablations were scored on {suite} under {' and '.join(several)}; expected one protocol; keep the rows "
+            "of one, as `ablation_table.under` does"
+        )
+    rows = rows.iloc[::-1].reset_index(drop=True)
     ax = new_axes(ax, COLUMN, 1.05 + 0.19 * len(rows))
     ax.axvline(0, color="0.4", linewidth=0.8, zorder=1)
     colour = ARM_COLOURS["wml"]
