@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_runs import PARADIGMS, evaluated, set_weights, weigh, write_evaluation, write_glue, write_study
+from fake_runs import PARADIGMS, evaluated, set_weights, weigh, write_evaluation, write_glue, write_run, write_study
 
 from wmlkit import paths, tables
 from wmlkit.answer import Answer, answer
@@ -73,6 +73,10 @@ def test_without_any_pairs_the_question_is_told_in_dev_loss(tmp_path: Path) -> N
     alone = given_by(write_study(tmp_path / "alone", (("wml", 2), ("independent", 2)), protocols=()))
     assert alone.headline == "Not answered: no finished run has been evaluated yet."
     assert any(", wml minus independent, 2 peers" in sentence for sentence in alone.basis)
+    for seed in range(3):
+        write_evaluation(write_run(tmp_path / "alone", "wml", 2, seed, {"mutual.alpha": 0.9}), "wml", 2, seed,
+                         "nursery", "babylm2025", PARADIGMS[:3])  # fmt: skip
+    assert given_by(tmp_path / "alone").headline.startswith("Not answered: no run of the main setting has been")
     untaught = given_by(write_study(tmp_path / "3", (("wml", 2), ("dml", 2), ("independent", 2)), protocols=()))
     told = [re.search("wml minus [a-z]+, 2 peers, 3 seeds", one) for one in untaught.basis if " minus " in one]
     assert [found and found[0][10:].split(",")[0] for found in told] == ["independent", "dml"]

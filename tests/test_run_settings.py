@@ -153,3 +153,15 @@ def test_a_teacher_as_shipped_is_the_main_one_though_most_runs_have_another(tmp_
         write_run(folder, "distill", 2, seed, {**shipped, "mutual.num_peers": 2, **more, "train.seed": seed})
     other = "mutual.teacher_steps=7"
     assert {run.seed: run.setting for run in read_runs(folder)} == {0: "", 1: other, 2: other}
+
+
+def test_some_run_is_a_main_one_however_they_differ(tmp_path: Path) -> None:
+    """Each setting that most runs have, taken by itself, may be what no run has, and there would be nothing to draw."""
+    for seed, (steps, ratio) in enumerate(((100, 0.1), (200, 0.4), (300, 0.4))):
+        write_run(tmp_path / "masks", "wml", 2, seed, {"train.steps": steps, "train.mask_ratio": ratio})
+    assert [run.setting for run in read_runs(tmp_path / "masks")] == [
+        "", "train.steps=200 train.mask_ratio=0.4", "train.steps=300 train.mask_ratio=0.4",
+    ]  # fmt: skip
+    for seed, (ratio, alpha) in enumerate(((0.1, 0.5), (0.1, 0.7), (0.3, 0.9), (0.4, 0.9))):
+        write_run(tmp_path / "both", "wml", 2, seed, {"train.mask_ratio": ratio, "mutual.alpha": alpha})
+    assert [run.setting for run in read_runs(tmp_path / "both")].count("") == 1

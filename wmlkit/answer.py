@@ -49,6 +49,8 @@ def answer(runs: Sequence[Run], main_result: pd.DataFrame, differences: pd.DataF
     scored = measured[~measured["suite"].isin(["dev_ce", "glue"])]
     if not runs or scored.empty:
         nothing = "Not answered: no finished run has been evaluated yet."
+        if (main_result["setting"].fillna("").ne("") & ~main_result["suite"].isin(["dev_ce", "glue"])).any():
+            nothing = "Not answered: no run of the main setting has been evaluated yet; scores of others are in T4."
         if (measured["suite"] == "glue").any():  # a mean of correlations, F1 and accuracies: it has no chance level
             nothing = "Not answered: these runs have scores of (Super)GLUE alone (T6); evaluate them on pairs as well."
         told = _told_by_loss(differences)

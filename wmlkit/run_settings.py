@@ -149,7 +149,8 @@ def all_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Those of the preset as shipped where a run used it, else those that most runs share.
 
-    Not all runs have settings of a teacher or of masks: those are looked up one by one, among the runs that do.
+    Not all runs have settings of a teacher or of masks: those are looked up one by one, among the runs that do and are
+    like the main ones so far, so that some run has all of them.
     """
     plain = [{key: value for key, value in own.items() if key not in _NOT_OF_EVERY_RUN} for own in settings]
     preset, shipped = runs[0].config.get("preset"), {}
@@ -163,8 +164,10 @@ def _main_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -
         and all(all_settings(run.config)[key] == shipped.get(key) for key in PLACES)
     ]
     main = dict(most_common(as_shipped if shipped and as_shipped else plain))
+    alike = [own for own in settings if not difference(own, {**own, **main})]
     for key in _NOT_OF_EVERY_RUN:
-        values = [own[key] for own in settings if key in own]
+        values = [own[key] for own in alike if key in own] or [own[key] for own in settings if key in own]
         if values:
             main[key] = shipped[key] if shipped and shipped[key] in values else most_common(values)
+            alike = [own for own in alike if own.get(key, main[key]) == main[key]]
     return main
